@@ -1,0 +1,52 @@
+//===- HC.h - The hc dialect ------------------------------------*- C++ -*-===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// Types, operations and the few questions about values that every pass asks.
+//===----------------------------------------------------------------------===//
+#ifndef HYPERJIT_DIALECT_HC_IR_HC_H
+#define HYPERJIT_DIALECT_HC_IR_HC_H
+
+#include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/Dialect.h"
+#include "mlir/IR/OpImplementation.h"
+#include "mlir/IR/SymbolTable.h"
+#include "mlir/Interfaces/FunctionInterfaces.h"
+#include "mlir/Interfaces/InferTypeOpInterface.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "llvm/ADT/DenseMap.h"
+
+#include "hyperjit/Dialect/HC/IR/HCDialect.h.inc"
+
+#include "hyperjit/Dialect/HC/IR/HCInterfaces.h.inc"
+#define GET_TYPEDEF_CLASSES
+#include "hyperjit/Dialect/HC/IR/HCTypes.h.inc"
+#define GET_OP_CLASSES
+#include "hyperjit/Dialect/HC/IR/HCOps.h.inc"
+
+namespace hyperjit::hc {
+
+/// Width of rows and weights before hc-specialize binds it; printed as `d`.
+inline constexpr int64_t symbolicWidth = mlir::ShapedType::kDynamic;
+
+/// Which values are the same for all tokens. Computed once over a function in
+/// topological order; values made later are asked through their operands.
+class Uniformity {
+public:
+  bool isUniform(mlir::Value value);
+
+private:
+  llvm::DenseMap<mlir::Value, bool> known;
+};
+
+/// Numbers in a value of rank >= 1 coefficients, or rows/weights with a bound width.
+int64_t elementCount(mlir::Type type);
+
+/// The permutations of 0 .. n-1 in lexicographic order.
+llvm::SmallVector<llvm::SmallVector<int64_t>> permutations(int64_t n);
+
+} // namespace hyperjit::hc
+
+#endif

@@ -1,0 +1,83 @@
+//===- Passes.td - Passes over hc functions -----------------*- tablegen -*-===//
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HYPERJIT_HC_PASSES
+#define HYPERJIT_HC_PASSES
+
+include "mlir/Pass/PassBase.td"
+
+def Specialize : Pass<"hc-specialize", "::mlir::ModuleOp"> {
+  let summary = "Bind the row width and the storage types; rewrite norms";
+  let description = [{
+    Replaces the symbolic width `d` by an integer in every type, gives every
+    argument and result its storage type, binds `hc.round` edges to storage
+    types (and drops them where the storage type is the compute type), and
+    rewrites `hc.norm` into statistics, coefficient maths and, where the norm
+    feeds a projection, a scale of the product: a normed row is never stored.
+    Runs after canonical names are known, before differentiation.
+  }];
+  let options = [
+    Option<"width", "width", "int64_t", "0", "channels of a row (D / m)">,
+    Option<"stream", "stream", "std::string", "\"f32\"", "storage type of the streams">,
+    Option<"branchIn", "branch-in", "std::string", "\"f32\"", "storage type of the branch input">,
+    Option<"branchOut", "branch-out", "std::string", "\"f32\"", "storage type of the branch output">,
+    Option<"weight", "weight", "std::string", "\"f32\"", "storage type of parameters">];
+}
+
+def Split : Pass<"hc-split", "::mlir::ModuleOp"> {
+  let summary = "Cut sites at the hole into @before and @after";
+  let description = [{
+    Every function that holds an `hc.branch` becomes two: what leads to the
+    branch input and to the crossing values, and what makes the next streams
+    of them. Coefficients are made before the hole, wide rows after it: a
+    coefficient costs bytes, a row costs a whole u. Crossing values are packed
+    into one tensor a kind: `coefficients` (a token's), `uniform` (the whole
+    batch's) and `channels` (vectors over channels). Applied to the adjoint of
+    a site the same rule gives the backward cut in which everything the
+    branch's own cotangent does not need waits for the second part.
+  }];
+}
+
+def FuseBoundary : Pass<"hc-fuse-boundary", "::mlir::ModuleOp"> {
+  let summary = "Join @after of one site with @before of the next";
+  let description = [{
+    The streams that @after makes become the streams that @before reads, so
+    that they are written once and not read again. Arguments and results keep
+    the order of the kernel's operand list.
+  }];
+}
+
+def Differentiate : Pass<"hc-differentiate", "::mlir::ModuleOp"> {
+  let summary = "Reverse mode through the adjoint interface";
+  let description = [{
+    Replaces the function by its adjoint: arguments are the function's own,
+    the saved reductions, and the given cotangents; results are the wanted
+    cotangents. Forward values are recomputed from the arguments, reductions
+    over channels are read from what the forward kernel saved. A cotangent of
+    a uniform value is summed over tokens.
+  }];
+  let options = [
+    Option<"given", "given", "std::string", "\"xuck\"", "cotangents that exist: x streams, u branch input, c coefficients, k carries">,
+    Option<"want", "want", "std::string", "\"xycpk\"", "cotangents to make: x, y, c, p parameters, k">];
+}
+
+def SaveReductions : Pass<"hc-save-reductions", "::mlir::ModuleOp"> {
+  let summary = "Add the result `saved`: the reductions that backward would repeat";
+  let description = [{
+    Reductions over channels (projections, norm statistics) of a token are the
+    only forward values that cost a pass over the streams; they are packed
+    into one result. Everything else is recomputed in backward.
+  }];
+}
+
+def FormPhases : Pass<"hc-form-phases", "::mlir::ModuleOp"> {
+  let summary = "Assign phases and stages, count traffic, refuse what no skeleton covers";
+  let description = [{
+    Gives every op `phase` (P, M, R, C, W, E) and `stage`, sorts by stage, and
+    writes `hc.reads_u`, `hc.writes_u`, `hc.narrow_bytes`, `hc.saved_u` on the
+    function. Stage s maps use coefficients of stage s; reductions over rows
+    of stage s make coefficients of stage s + 1; a sum over tokens belongs to
+    the stage of its operands; what follows such a sum is the epilogue E.
+  }];
+}
+
+#endif
