@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "Console.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cctype>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <numeric>
+#include <unistd.h>
+
+namespace hyperjit::tools {
+
+std::string nearestWord(std::string_view word, const std::vector<std::string> &known) {
+  std::string best;
+  size_t bestDistance = std::max<size_t>(3, word.size() / 2 + 1);
+  for (const std::string &candidate : known) {
+    std::vector<size_t> row(candidate.size() + 1);
+    std::iota(row.begin(), row.end(), size_t(0));
+    for (size_t i = 1; i <= word.size(); ++i) {
+      size_t diagonal = row[0];
+      row[0] = i;
+      for (size_t j = 1; j <= candidate.size(); ++j) {
+        size_t substitute = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
+        diagonal = row[j];
+        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
+      }
+    }
+    if (row.back() < bestDistance) {
+      bestDistance = row.back();
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+std::string unknownWord(std::string_view kind, std::string_view word, const std::vector<std::string> &known) {
+  std::string near = nearestWord(word, known);
+  return fmt::format("{} '{}' is unknown{}; there are: {}", kind, word,
+                     near.empty() ? "" : fmt::format(", did you mean '{}'?", near), fmt::join(known, ", "));
+}
+
+Json jsonHead(std::string_view command, std::string_view device) {
+  return {{"schema", fmt::format("hyperjit.{}/1", command)}, {"version", HYPERJIT_VERSION}, {"device", device}};
+}
+
+void writeFileWhole(const std::filesystem::path &path, std::string_view content) {
+  std::filesystem::path temporary = path;
+  temporary += fmt::format(".{}.tmp", ::getpid());
+  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  file.write(content.data(), std::streamsize(content.size()));
+  file.close();
+  std::error_code error;
+  if (file)
+    std::filesystem::rename(temporary, path, error);
+  if (!file || error) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    throw EnvironmentProblem(fmt::format("cannot write '{}'{}", path.string(),
+                                         error ? ": " + error.message() : "; is its folder there and writable?"));
+  }
+}
+
+void writeJson(const Json &value, const std::string &destination) {
+  if (destination.empty())
+    return;
+  std::string text = value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  if (destination == "-")
+    std::cout << text << std::flush;
+  else
+    writeFileWhole(destination, text);
+}
+
+std::string Table::text() const {
+  // A cell's width is in code points, not bytes.
+  auto width = [](const std::string &cell) {
+    return size_t(std::count_if(cell.begin(), cell.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+  };
+  auto numeric = [](const std::string &cell) {
+    return !cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) || cell[0] == '-' || cell[0] == '.');
+  };
+  std::vector<size_t> widths(rows[0].size(), 0);
+  for (const auto &row : rows)
+    for (size_t i = 0; i < row.size() && i < widths.size(); ++i)
+      widths[i] = std::max(widths[i], width(row[i]));
+  std::string out;
+  for (size_t r = 0; r < rows.size(); ++r) {
+    std::string line;
+    for (size_t i = 0; i < rows[r].size() && i < widths.size(); ++i) {
+      const std::string &cell = rows[r][i];
+      std::string pad(widths[i] - width(cell), ' ');
+      bool right = numeric(cell) || (r == 0 && rows.size() > 1 && i < rows[1].size() && numeric(rows[1][i]));
+      line += (i ? "  " : "") + (right ? pad + cell : cell + pad);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+    if (r == 0) {
+      size_t all = std::accumulate(widths.begin(), widths.end(), size_t(0)) + 2 * (widths.size() - 1);
+      out += std::string(all, '-') + "\n";
+    }
+  }
+  return out;
+}
+
+Progress::Progress(std::string title, int64_t total)
+    : title(std::move(title)), total(total), terminal(::isatty(STDERR_FILENO)), begin(std::chrono::steady_clock::now()),
+      shown(begin) {}
+
+Progress::~Progress() {
+  if (!finished && terminal && total > 0)
+    std::fputs("\n", stderr);
+}
+
+void Progress::advance(int64_t now, std::string_view note) {
+  done = now;
+  auto time = std::chrono::steady_clock::now();
+  if (total <= 0 || time - shown < (terminal ? std::chrono::milliseconds(100) : std::chrono::milliseconds(5000)))
+    return;
+  shown = time;
+  draw(note, false);
+}
+
+void Progress::finish(std::string_view note) {
+  if (finished)
+    return;
+  finished = true;
+  if (total > 0)
+    draw(note, true);
+}
+
+void Progress::draw(std::string_view note, bool last) {
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  std::string line;
+  if (terminal) {
+    constexpr int width = 28;
+    int filled = int(width * std::min<int64_t>(done, total) / total);
+    line = fmt::format("\r\033[K{:<22} [{}{}] {}/{} {:.0f} s  {}", title, std::string(size_t(filled), '='),
+                       std::string(size_t(width - filled), ' '), done, total, seconds, note);
+    if (last)
+      line += "\n";
+  } else {
+    line = fmt::format("{}: {}/{}, {:.0f} s{}{}\n", title, done, total, seconds, note.empty() ? "" : ", ", note);
+  }
+  std::fputs(line.c_str(), stderr);
+  std::fflush(stderr);
+}
+
+static std::atomic<bool> interruptSeen{false};
+
+bool interrupted() { return interruptSeen.load(std::memory_order_relaxed); }
+
+void watchInterrupt() {
+  std::signal(SIGINT, [](int) {
+    interruptSeen.store(true, std::memory_order_relaxed);
+    std::signal(SIGINT, SIG_DFL);
+  });
+}
+
+std::string humanBytes(uint64_t bytes) {
+  if (bytes < 1024)
+    return fmt::format("{} B", bytes);
+  double value = double(bytes);
+  const char *units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int unit = 0;
+  while (value >= 1024 && unit < 4) {
+    value /= 1024;
+    ++unit;
+  }
+  return fmt::format("{:.1f} {}", value, units[unit]);
+}
+
+std::string humanCount(int64_t count) {
+  std::string digits = fmt::format("{}", count), out;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i && (digits.size() - i) % 3 == 0)
+      out += ',';
+    out += digits[i];
+  }
+  return out;
+}
+
+} // namespace hyperjit::tools

@@ -1,0 +1,87 @@
+// What the commands print with: tables, a progress bar, JSON with the common head, files written whole or not at all.
+// SPDX-License-Identifier: Apache-2.0
+//
+// stdout is data, stderr is progress and log. Nothing here knows LibTorch, LLVM or CUDA.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace hyperjit::tools {
+
+using Json = nlohmann::ordered_json;
+
+/// Exit codes of every command.
+enum ExitCode : int { exitOk = 0, exitProblem = 1, exitUsage = 2, exitEnvironment = 3 };
+
+/// What the user typed cannot be used: exit 2.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// What the machine lacks (a library, a device, a tool, a writable folder): exit 3.
+struct EnvironmentProblem : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The word of `known` with the smallest edit distance to `word`; empty if none is near.
+std::string nearestWord(std::string_view word, const std::vector<std::string> &known);
+
+/// "KIND 'WORD' is unknown; did you mean 'NEAR'? There are: a, b, c"
+std::string unknownWord(std::string_view kind, std::string_view word, const std::vector<std::string> &known);
+
+/// The head every JSON answer has: schema "hyperjit.<command>/1", version, device.
+Json jsonHead(std::string_view command, std::string_view device);
+
+/// Where JSON goes: nowhere (not asked for), stdout ("-"), or a file.
+void writeJson(const Json &value, const std::string &destination);
+
+/// Writes a file through a temporary name beside it, so that an interrupted run leaves no half of it.
+void writeFileWhole(const std::filesystem::path &path, std::string_view content);
+
+/// A table with a header row; columns are as wide as their widest cell, numbers align right.
+class Table {
+public:
+  explicit Table(std::vector<std::string> header) : rows{std::move(header)} {}
+  void add(std::vector<std::string> row) { rows.push_back(std::move(row)); }
+  std::string text() const;
+
+private:
+  std::vector<std::vector<std::string>> rows;
+};
+
+/// A bar on a terminal, a line every few seconds elsewhere. Writes to stderr only.
+class Progress {
+public:
+  /// `total` is in units of `advance`; zero draws nothing.
+  Progress(std::string title, int64_t total);
+  ~Progress();
+  Progress(const Progress &) = delete;
+  Progress &operator=(const Progress &) = delete;
+  void advance(int64_t done, std::string_view note = {});
+  void finish(std::string_view note = {});
+
+private:
+  void draw(std::string_view note, bool last);
+  std::string title;
+  int64_t total, done = 0;
+  bool terminal, finished = false;
+  std::chrono::steady_clock::time_point begin, shown;
+};
+
+/// True once Ctrl-C was pressed; long work looks at it between steps, finishes what it holds and prints it.
+bool interrupted();
+/// Installs the handler behind `interrupted`. A second Ctrl-C ends the process at once.
+void watchInterrupt();
+
+std::string humanBytes(uint64_t bytes);
+std::string humanCount(int64_t count);
+
+} // namespace hyperjit::tools
