@@ -1,0 +1,56 @@
+// Schedule.h - how a kernel is executed: a skeleton and its numbers, or "auto" (the cost model picks).
+//
+//   schedule ::= "auto" | skeleton [":" name "=" integer {"," name "=" integer}]       rows:cluster=2,stages=3,tokens=8
+//
+// Names are kept sorted, so that equal schedules have equal texts. Which names a skeleton takes, and which numbers are
+// legal, is the compiler's knowledge; it refuses others by name. Known names with their bounds are listed here so that a
+// tuner and `hyperjit autotune --list` can print them.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HYPERJIT_CORE_SCHEDULE_H
+#define HYPERJIT_CORE_SCHEDULE_H
+
+#include "hyperjit/core/Export.h"
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace hyperjit {
+
+struct Target;
+
+/// One number a schedule may hold.
+struct ScheduleParameter {
+  std::string_view name;
+  std::string_view meaning;
+  int64_t least;
+  int64_t most;
+};
+
+struct HYPERJIT_EXPORT Schedule {
+  std::string skeleton;                                    ///< empty: auto
+  std::vector<std::pair<std::string, int64_t>> parameters; ///< sorted by name, each name once
+
+  bool isAuto() const { return skeleton.empty(); }
+  std::optional<int64_t> parameter(std::string_view name) const;
+  /// Inserts or replaces.
+  void set(std::string_view name, int64_t value);
+
+  /// Throws UserError (InvalidSchedule).
+  static Schedule parse(std::string_view text);
+  std::string text() const;
+  /// Throws UserError (InvalidSchedule) where a known number is out of bounds or above what the target has.
+  void check(const Target &target) const;
+  /// The names that `check` knows.
+  static std::span<const ScheduleParameter> known();
+
+  bool operator==(const Schedule &) const = default;
+};
+
+} // namespace hyperjit
+
+#endif // HYPERJIT_CORE_SCHEDULE_H
