@@ -20,7 +20,7 @@ def HC_AdjointOpInterface : OpInterface<"AdjointOpInterface"> {
     }],
     "void", "buildAdjoint",
     (ins "::mlir::OpBuilder &":$builder, "::mlir::Value":$cotangent,
-         "::llvm::ArrayRef<bool>":$wanted, "::llvm::SmallVectorImpl<::mlir::Value> &":$cotangents)>];
+         "::llvm::ArrayRef<bool>":$wanted, "::llvm::SmallVector<::mlir::Value> &":$cotangents)>];
 }
 
 #endif

@@ -1,0 +1,177 @@
+//===- HCDialect.cpp - Dialect, types, function ops -----------------------===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Dialect/HC/IR/HC.h"
+
+#include "mlir/IR/DialectImplementation.h"
+#include "mlir/Interfaces/FunctionImplementation.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+#include <algorithm>
+#include <numeric>
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::hc;
+
+#include "hyperjit/Dialect/HC/IR/HCDialect.cpp.inc"
+#include "hyperjit/Dialect/HC/IR/HCInterfaces.cpp.inc"
+
+//===----------------------------------------------------------------------===//
+// Types
+//===----------------------------------------------------------------------===//
+
+/// width ::= `d` | integer
+static ParseResult parseWidth(AsmParser &parser, int64_t &width) {
+  if (succeeded(parser.parseOptionalKeyword("d"))) {
+    width = symbolicWidth;
+    return success();
+  }
+  return parser.parseInteger(width);
+}
+static void printWidth(AsmPrinter &printer, int64_t width) {
+  if (width == symbolicWidth)
+    printer << "d";
+  else
+    printer << width;
+}
+
+static ParseResult parseShape(AsmParser &parser, SmallVector<int64_t> &shape) {
+  return parser.parseCommaSeparatedList([&] { return parser.parseInteger(shape.emplace_back()); });
+}
+static void printShape(AsmPrinter &printer, ArrayRef<int64_t> shape) { llvm::interleaveComma(shape, printer); }
+
+static LogicalResult verifySizes(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width) {
+  if (rows < 1)
+    return emitError() << "needs at least one row, got " << rows;
+  if (width != symbolicWidth && width < 1)
+    return emitError() << "needs a width of at least one channel, got " << width;
+  return success();
+}
+
+LogicalResult RowsType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width) {
+  return verifySizes(emitError, rows, width);
+}
+LogicalResult WeightType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width,
+                                 int64_t columns) {
+  if (columns < 1)
+    return emitError() << "needs at least one column, got " << columns;
+  return verifySizes(emitError, rows, width);
+}
+LogicalResult CoeffsType::verify(function_ref<InFlightDiagnostic()> emitError, ArrayRef<int64_t> shape) {
+  if (shape.empty())
+    return emitError() << "coefficients have rank one at least";
+  if (llvm::any_of(shape, [](int64_t size) { return size < 1; }))
+    return emitError() << "coefficients have positive sizes";
+  return success();
+}
+
+#define GET_TYPEDEF_CLASSES
+#include "hyperjit/Dialect/HC/IR/HCTypes.cpp.inc"
+
+int64_t hc::elementCount(Type type) {
+  if (auto coeffs = dyn_cast<CoeffsType>(type))
+    return coeffs.getNumElements();
+  if (auto rows = dyn_cast<RowsType>(type))
+    return rows.getRows() * rows.getWidth();
+  auto weight = cast<WeightType>(type);
+  return weight.getRows() * weight.getWidth() * weight.getColumns();
+}
+
+SmallVector<SmallVector<int64_t>> hc::permutations(int64_t n) {
+  SmallVector<SmallVector<int64_t>> all;
+  SmallVector<int64_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  do {
+    all.push_back(order);
+  } while (std::next_permutation(order.begin(), order.end()));
+  return all;
+}
+
+//===----------------------------------------------------------------------===//
+// Dialect
+//===----------------------------------------------------------------------===//
+
+void HCDialect::initialize() {
+  addTypes<
+#define GET_TYPEDEF_LIST
+#include "hyperjit/Dialect/HC/IR/HCTypes.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "hyperjit/Dialect/HC/IR/HCOps.cpp.inc"
+      >();
+}
+
+Operation *HCDialect::materializeConstant(OpBuilder &builder, Attribute value, Type type, Location loc) {
+  auto elements = dyn_cast<ElementsAttr>(value);
+  return elements && isa<CoeffsType>(type) ? ConstantOp::create(builder, loc, type, elements) : nullptr;
+}
+
+//===----------------------------------------------------------------------===//
+// Uniformity
+//===----------------------------------------------------------------------===//
+
+bool Uniformity::isUniform(Value value) {
+  if (auto it = known.find(value); it != known.end())
+    return it->second;
+  bool uniform = false;
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
+    auto function = dyn_cast<FuncOp>(argument.getOwner()->getParentOp());
+    uniform = function && function.getArgAttr(argument.getArgNumber(), HCDialect::uniformAttrName);
+  } else {
+    Operation *op = value.getDefiningOp();
+    if (isa<TokenSumOp, WeightGradOp>(op))
+      uniform = true;
+    else if (auto branch = dyn_cast<BranchOp>(op)) {
+      unsigned index = cast<OpResult>(value).getResultNumber();
+      uniform = index > 0 && isUniform(branch.getCrossing()[index - 1]);
+    } else
+      uniform = llvm::all_of(op->getOperands(), [&](Value operand) { return isUniform(operand); });
+  }
+  return known[value] = uniform;
+}
+
+//===----------------------------------------------------------------------===//
+// hc.func, hc.return, hc.branch
+//===----------------------------------------------------------------------===//
+
+void FuncOp::build(OpBuilder &builder, OperationState &state, StringRef name, FunctionType type) {
+  state.addAttribute(SymbolTable::getSymbolAttrName(), builder.getStringAttr(name));
+  state.addAttribute(getFunctionTypeAttrName(state.name), TypeAttr::get(type));
+  Region *body = state.addRegion();
+  Block *entry = new Block();
+  body->push_back(entry);
+  for (Type input : type.getInputs())
+    entry->addArgument(input, state.location);
+}
+
+ParseResult FuncOp::parse(OpAsmParser &parser, OperationState &result) {
+  auto buildType = [](Builder &builder, ArrayRef<Type> inputs, ArrayRef<Type> results,
+                      function_interface_impl::VariadicFlag,
+                      std::string &) { return builder.getFunctionType(inputs, results); };
+  return function_interface_impl::parseFunctionOp(parser, result, /*allowVariadic=*/false,
+                                                  getFunctionTypeAttrName(result.name), buildType,
+                                                  getArgAttrsAttrName(result.name), getResAttrsAttrName(result.name));
+}
+
+void FuncOp::print(OpAsmPrinter &printer) {
+  function_interface_impl::printFunctionOp(printer, *this, /*isVariadic=*/false, getFunctionTypeAttrName(),
+                                           getArgAttrsAttrName(), getResAttrsAttrName());
+}
+
+LogicalResult ReturnOp::verify() {
+  auto function = cast<FuncOp>((*this)->getParentOp());
+  if (getOperandTypes() != TypeRange(function.getFunctionType().getResults()))
+    return emitOpError("operand types do not match the function's results ")
+           << function.getFunctionType().getResults();
+  return success();
+}
+
+LogicalResult BranchOp::verify() {
+  if (getCrossing().getTypes() != getCrossed().getTypes())
+    return emitOpError("crossing values come out with the types they went in with");
+  if (getInput().getType().getWidth() != getOutput().getType().getWidth())
+    return emitOpError("branch input and output differ in width");
+  return success();
+}

@@ -1,0 +1,515 @@
+//===- HCOps.cpp - Verifiers, folders, canonicalizations ------------------===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// Verifiers check what an op can see; folders and patterns are those that let
+// static variants, single streams, absent activations and zero cotangents fall
+// out of the general case.
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Dialect/HC/IR/HC.h"
+#include "hyperjit/Dialect/HC/IR/HCBuilder.h"
+
+#include "mlir/IR/Matchers.h"
+#include "mlir/IR/PatternMatch.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::hc;
+
+#define GET_OP_CLASSES
+#include "hyperjit/Dialect/HC/IR/HCOps.cpp.inc"
+
+namespace {
+/// Checks one size and names it when it is wrong.
+LogicalResult expect(Operation *op, StringRef what, int64_t found, int64_t wanted) {
+  if (found == wanted)
+    return success();
+  return op->emitOpError() << what << " is " << found << ", expected " << wanted;
+}
+LogicalResult expectShape(Operation *op, StringRef what, CoeffsType type, ArrayRef<int64_t> wanted) {
+  if (type.getShape() == wanted)
+    return success();
+  auto diagnostic = op->emitOpError() << what << " has shape <";
+  llvm::interleaveComma(type.getShape(), diagnostic);
+  diagnostic << ">, expected <";
+  llvm::interleaveComma(wanted, diagnostic);
+  return diagnostic << ">";
+}
+LogicalResult expectType(Operation *op, StringRef what, Type found, Type wanted) {
+  if (found == wanted)
+    return success();
+  return op->emitOpError() << what << " is " << found << ", expected " << wanted;
+}
+RowsType rows(MLIRContext *context, int64_t count, int64_t width) { return RowsType::get(context, count, width); }
+} // namespace
+
+//===----------------------------------------------------------------------===//
+// Verifiers: M
+//===----------------------------------------------------------------------===//
+
+LogicalResult MixOp::verify() {
+  RowsType input = getInput().getType(), result = getResult().getType();
+  if (failed(expect(*this, "width of the result", result.getWidth(), input.getWidth())))
+    return failure();
+  return expectShape(*this, "coefficients", getCoefficients().getType(), {result.getRows(), input.getRows()});
+}
+
+LogicalResult ScaleRowsOp::verify() {
+  if (failed(expectType(*this, "result", getResult().getType(), getInput().getType())))
+    return failure();
+  return expectShape(*this, "coefficients", getCoefficients().getType(), {getInput().getType().getRows()});
+}
+
+static LogicalResult verifyIndices(Operation *op, ArrayRef<int64_t> indices, int64_t count, int64_t bound) {
+  if (failed(expect(op, "number of indices", indices.size(), count)))
+    return failure();
+  for (int64_t index : indices)
+    if (index < 0 || index >= bound)
+      return op->emitOpError() << "index " << index << " is outside 0 .. " << bound - 1;
+  return success();
+}
+LogicalResult GatherRowsOp::verify() {
+  RowsType input = getInput().getType(), result = getResult().getType();
+  if (failed(expect(*this, "width of the result", result.getWidth(), input.getWidth())))
+    return failure();
+  return verifyIndices(*this, getIndices(), result.getRows(), input.getRows());
+}
+LogicalResult ScatterRowsOp::verify() {
+  RowsType input = getInput().getType(), result = getResult().getType();
+  if (failed(expect(*this, "width of the result", result.getWidth(), input.getWidth())))
+    return failure();
+  return verifyIndices(*this, getIndices(), input.getRows(), result.getRows());
+}
+
+LogicalResult FillRowsOp::verify() {
+  return expectShape(*this, "coefficients", getCoefficients().getType(), {getResult().getType().getRows()});
+}
+
+/// rows<G*R, d>, weight<R, d, K>, coeffs<G, K> of project, expand, outer and weight_grad.
+static LogicalResult verifyProjection(Operation *op, RowsType rows, WeightType weight, CoeffsType coefficients) {
+  if (failed(expect(op, "width of the weight", weight.getWidth(), rows.getWidth())))
+    return failure();
+  if (rows.getRows() % weight.getRows() != 0)
+    return op->emitOpError() << rows.getRows() << " rows are no multiple of the weight's " << weight.getRows();
+  return expectShape(op, "coefficients", coefficients, {rows.getRows() / weight.getRows(), weight.getColumns()});
+}
+LogicalResult ExpandOp::verify() {
+  return verifyProjection(*this, getResult().getType(), getWeight().getType(), getCoefficients().getType());
+}
+LogicalResult ProjectOp::verify() {
+  return verifyProjection(*this, getInput().getType(), getWeight().getType(), getResult().getType());
+}
+LogicalResult OuterOp::verify() {
+  return verifyProjection(*this, getInput().getType(), getResult().getType(), getCoefficients().getType());
+}
+LogicalResult WeightGradOp::verify() {
+  return verifyProjection(*this, getInput().getType(), getResult().getType(), getCoefficients().getType());
+}
+
+LogicalResult RoundOp::verify() {
+  if (getEdge().has_value() == getType().has_value())
+    return emitOpError("has either an edge (before hc-specialize) or a type (after it)");
+  if (getEdge() && *getEdge() != "streams" && *getEdge() != "branch_input")
+    return emitOpError() << "edge is \"" << *getEdge() << "\", expected \"streams\" or \"branch_input\"";
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Verifiers: R and norm
+//===----------------------------------------------------------------------===//
+
+LogicalResult DotOp::verify() {
+  RowsType lhs = getLhs().getType(), rhs = getRhs().getType();
+  if (failed(expect(*this, "width of the right operand", rhs.getWidth(), lhs.getWidth())))
+    return failure();
+  return expectShape(*this, "result", getResult().getType(), {lhs.getRows(), rhs.getRows()});
+}
+LogicalResult DotRowsOp::verify() {
+  if (failed(expectType(*this, "right operand", getRhs().getType(), getLhs().getType())))
+    return failure();
+  return expectShape(*this, "result", getResult().getType(), {getLhs().getType().getRows()});
+}
+LogicalResult RowSumOp::verify() {
+  return expectShape(*this, "result", getResult().getType(), {getInput().getType().getRows()});
+}
+
+LogicalResult NormOp::verify() {
+  if (!llvm::is_contained({"l2_unit_offset", "rms_inside", "rms_outside", "layernorm"}, getKind()))
+    return emitOpError() << "kind is \"" << getKind()
+                         << "\", expected l2_unit_offset, rms_inside, rms_outside or layernorm";
+  if (failed(expectType(*this, "result", getResult().getType(), getInput().getType())))
+    return failure();
+  int64_t group = getGroup();
+  if (group < 1 || getInput().getType().getRows() % group != 0)
+    return emitOpError() << getInput().getType().getRows() << " rows do not split into groups of " << group;
+  for (auto [name, operand] : {std::pair<StringRef, Value>{"gain", getGain()}, {"bias", getBias()}}) {
+    if (!operand)
+      continue;
+    auto type = cast<RowsType>(operand.getType());
+    if (type.getRows() != group && type.getRows() != 1)
+      return emitOpError() << name << " has " << type.getRows() << " rows, expected 1 or " << group;
+  }
+  if (getBias() && getKind() != "layernorm")
+    return emitOpError("only layernorm has a bias");
+  return success();
+}
+
+//===----------------------------------------------------------------------===//
+// Verifiers: C
+//===----------------------------------------------------------------------===//
+
+LogicalResult ConstantOp::verify() {
+  auto type = dyn_cast<ShapedType>(getValue().getType());
+  if (!type || !type.hasStaticShape() || !isa<Float64Type>(type.getElementType()))
+    return emitOpError("value is a tensor of f64 with a static shape");
+  return expectShape(*this, "result", getResult().getType(), type.getShape());
+}
+
+LogicalResult ReshapeOp::verify() {
+  return expect(*this, "number of elements", getResult().getType().getNumElements(),
+                getInput().getType().getNumElements());
+}
+
+LogicalResult TransposeOp::verify() {
+  ArrayRef<int64_t> permutation = getPermutation(), shape = getInput().getType().getShape();
+  if (failed(expect(*this, "length of the permutation", permutation.size(), shape.size())))
+    return failure();
+  SmallVector<bool> seen(shape.size());
+  SmallVector<int64_t> wanted;
+  for (int64_t axis : permutation) {
+    if (axis < 0 || axis >= static_cast<int64_t>(shape.size()) || seen[axis])
+      return emitOpError("needs a permutation of the axes");
+    seen[axis] = true;
+    wanted.push_back(shape[axis]);
+  }
+  return expectShape(*this, "result", getResult().getType(), wanted);
+}
+
+LogicalResult SliceOp::verify() {
+  SmallVector<int64_t> wanted(getInput().getType().getShape());
+  int64_t axis = getAxis(), offset = getOffset();
+  if (axis < 0 || axis >= static_cast<int64_t>(wanted.size()) ||
+      getResult().getType().getRank() != static_cast<int64_t>(wanted.size()))
+    return emitOpError() << "axis " << axis << " is not one of the operand's, or the ranks differ";
+  int64_t size = getResult().getType().getShape()[axis];
+  if (offset < 0 || offset + size > wanted[axis])
+    return emitOpError() << "range " << offset << " .. " << offset + size << " is outside 0 .. " << wanted[axis];
+  wanted[axis] = size;
+  return expectShape(*this, "result", getResult().getType(), wanted);
+}
+
+LogicalResult ConcatOp::verify() {
+  if (getInputs().empty())
+    return emitOpError("needs an operand");
+  SmallVector<int64_t> wanted(HCBuilder::coeffsType(getInputs().front()).getShape());
+  int64_t axis = getAxis();
+  if (axis < 0 || axis >= static_cast<int64_t>(wanted.size()))
+    return emitOpError() << "axis " << axis << " is not one of the operands'";
+  wanted[axis] = 0;
+  for (Value input : getInputs()) {
+    SmallVector<int64_t> shape(HCBuilder::coeffsType(input).getShape());
+    if (shape.size() != wanted.size())
+      return emitOpError("operands differ in rank");
+    wanted[axis] += shape[axis];
+    shape[axis] = wanted[axis];
+    if (ArrayRef<int64_t>(shape) != ArrayRef<int64_t>(wanted))
+      return emitOpError("operands differ outside the joined axis");
+  }
+  return expectShape(*this, "result", getResult().getType(), wanted);
+}
+
+LogicalResult BroadcastOp::verify() {
+  ArrayRef<int64_t> from = getInput().getType().getShape(), to = getResult().getType().getShape();
+  if (failed(expect(*this, "length of dims", getDims().size(), from.size())))
+    return failure();
+  int64_t last = -1;
+  for (auto [axis, place] : llvm::enumerate(getDims())) {
+    if (place <= last || place >= static_cast<int64_t>(to.size()))
+      return emitOpError("dims rise and are axes of the result");
+    if (from[axis] != 1 && from[axis] != to[place])
+      return emitOpError() << "axis " << axis << " has size " << from[axis] << ", the result has " << to[place];
+    last = place;
+  }
+  return success();
+}
+
+LogicalResult ReduceSumOp::verify() {
+  SmallVector<int64_t> wanted;
+  for (auto [axis, size] : llvm::enumerate(getInput().getType().getShape()))
+    if (!llvm::is_contained(getAxes(), static_cast<int64_t>(axis)))
+      wanted.push_back(size);
+  if (wanted.empty())
+    wanted.push_back(1);
+  return expectShape(*this, "result", getResult().getType(), wanted);
+}
+
+LogicalResult MatmulOp::verify() {
+  ArrayRef<int64_t> lhs = getLhs().getType().getShape(), rhs = getRhs().getType().getShape();
+  if (lhs.size() != 2 || rhs.size() != 2)
+    return emitOpError("multiplies matrices");
+  if (failed(expect(*this, "rows of the right operand", rhs[0], lhs[1])))
+    return failure();
+  return expectShape(*this, "result", getResult().getType(), {lhs[0], rhs[1]});
+}
+
+LogicalResult SinkhornOp::verify() {
+  ArrayRef<int64_t> shape = getInput().getType().getShape();
+  if (shape.size() != 2 || shape[0] != shape[1])
+    return emitOpError("needs a square matrix");
+  if (getIterations() < 1)
+    return emitOpError() << "iterations is " << getIterations() << ", expected at least 1";
+  if (!llvm::is_contained({"exp", "exp_raw", "softmax_eps"}, getStart()))
+    return emitOpError() << "start is \"" << getStart() << "\", expected exp, exp_raw or softmax_eps";
+  if (getFirst() != "row" && getFirst() != "col")
+    return emitOpError() << "first is \"" << getFirst() << "\", expected row or col";
+  if (!llvm::is_contained({"none", "clamp", "add"}, getPlace()))
+    return emitOpError() << "place is \"" << getPlace() << "\", expected none, clamp or add";
+  if (getLogDomain() && (getPlace() != "none" || getStart() == "softmax_eps"))
+    return emitOpError("the log domain knows no eps");
+  return success();
+}
+
+static LogicalResult verifyPermutations(Operation *op, CoeffsType list, CoeffsType matrix) {
+  ArrayRef<int64_t> shape = matrix.getShape();
+  if (shape.size() != 2 || shape[0] != shape[1])
+    return op->emitOpError("needs a square matrix");
+  int64_t count = 1;
+  for (int64_t i = 2; i <= shape[0]; ++i)
+    count *= i;
+  return expectShape(op, "list of permutations", list, {count});
+}
+LogicalResult PermutationMixOp::verify() {
+  return verifyPermutations(*this, getInput().getType(), getResult().getType());
+}
+LogicalResult PermutationDotOp::verify() {
+  return verifyPermutations(*this, getResult().getType(), getInput().getType());
+}
+
+//===----------------------------------------------------------------------===//
+// Verifiers: P
+//===----------------------------------------------------------------------===//
+
+LogicalResult ScaleWeightOp::verify() {
+  WeightType type = getWeight().getType();
+  if (failed(expectType(*this, "result", getResult().getType(), type)))
+    return failure();
+  return expectType(*this, "scale", getScale().getType(), rows(getContext(), type.getRows(), type.getWidth()));
+}
+LogicalResult WeightDotOp::verify() {
+  WeightType type = getLhs().getType();
+  if (failed(expectType(*this, "right operand", getRhs().getType(), type)))
+    return failure();
+  return expectType(*this, "result", getResult().getType(), rows(getContext(), type.getRows(), type.getWidth()));
+}
+LogicalResult ConcatWeightsOp::verify() {
+  if (getInputs().empty())
+    return emitOpError("needs an operand");
+  WeightType first = HCBuilder::weightType(getInputs().front());
+  int64_t columns = 0;
+  for (Value input : getInputs()) {
+    WeightType type = HCBuilder::weightType(input);
+    if (type.getRows() != first.getRows() || type.getWidth() != first.getWidth())
+      return emitOpError("operands differ in rows or width");
+    columns += type.getColumns();
+  }
+  return expectType(*this, "result", getResult().getType(),
+                    WeightType::get(getContext(), first.getRows(), first.getWidth(), columns));
+}
+LogicalResult SliceWeightOp::verify() {
+  WeightType from = getInput().getType(), to = getResult().getType();
+  if (from.getRows() != to.getRows() || from.getWidth() != to.getWidth())
+    return emitOpError("operand and result differ in rows or width");
+  int64_t offset = getOffset();
+  if (offset < 0 || offset + to.getColumns() > from.getColumns())
+    return emitOpError() << "columns " << offset << " .. " << offset + to.getColumns() << " are outside 0 .. "
+                         << from.getColumns();
+  return success();
+}
+LogicalResult WeightFromRowsOp::verify() {
+  WeightType weight = getResult().getType();
+  return expectType(*this, "operand", getInput().getType(),
+                    rows(getContext(), weight.getRows() * weight.getColumns(), weight.getWidth()));
+}
+LogicalResult RowsFromWeightOp::verify() {
+  WeightType weight = getInput().getType();
+  return expectType(*this, "result", getResult().getType(),
+                    rows(getContext(), weight.getRows() * weight.getColumns(), weight.getWidth()));
+}
+
+//===----------------------------------------------------------------------===//
+// Folders
+//===----------------------------------------------------------------------===//
+
+/// The value of a splat constant, if that is what it is.
+static std::optional<double> splatOf(Attribute attribute) {
+  auto elements = dyn_cast_or_null<DenseElementsAttr>(attribute);
+  if (!elements || !elements.isSplat())
+    return std::nullopt;
+  return elements.getSplatValue<APFloat>().convertToDouble();
+}
+static std::optional<double> splatOf(Value value) {
+  Attribute attribute;
+  return matchPattern(value, m_Constant(&attribute)) ? splatOf(attribute) : std::nullopt;
+}
+
+/// Folds two constants elementwise.
+template <typename Fn>
+static OpFoldResult foldBinary(Attribute lhs, Attribute rhs, Fn &&fn) {
+  auto a = dyn_cast_or_null<DenseElementsAttr>(lhs), b = dyn_cast_or_null<DenseElementsAttr>(rhs);
+  if (!a || !b || a.getType() != b.getType())
+    return {};
+  SmallVector<double> values;
+  for (auto [x, y] : llvm::zip(a.getValues<APFloat>(), b.getValues<APFloat>()))
+    values.push_back(fn(x.convertToDouble(), y.convertToDouble()));
+  return DenseElementsAttr::get(a.getType(), ArrayRef<double>(values));
+}
+
+OpFoldResult ConstantOp::fold(FoldAdaptor) { return getValue(); }
+
+OpFoldResult AddOp::fold(FoldAdaptor adaptor) {
+  if (splatOf(adaptor.getRhs()) == 0.0)
+    return getLhs();
+  if (splatOf(adaptor.getLhs()) == 0.0)
+    return getRhs();
+  return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a + b; });
+}
+OpFoldResult SubOp::fold(FoldAdaptor adaptor) {
+  if (splatOf(adaptor.getRhs()) == 0.0)
+    return getLhs();
+  return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a - b; });
+}
+OpFoldResult MulOp::fold(FoldAdaptor adaptor) {
+  if (splatOf(adaptor.getRhs()) == 1.0)
+    return getLhs();
+  if (splatOf(adaptor.getLhs()) == 1.0)
+    return getRhs();
+  return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a * b; });
+}
+OpFoldResult DivOp::fold(FoldAdaptor adaptor) {
+  if (splatOf(adaptor.getRhs()) == 1.0)
+    return getLhs();
+  return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a / b; });
+}
+OpFoldResult MaxOp::fold(FoldAdaptor adaptor) {
+  return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a >= b ? a : b; });
+}
+
+static bool isIdentity(ArrayRef<int64_t> indices) {
+  for (auto [i, index] : llvm::enumerate(indices))
+    if (index != static_cast<int64_t>(i))
+      return false;
+  return true;
+}
+OpFoldResult GatherRowsOp::fold(FoldAdaptor) {
+  return getInput().getType() == getResult().getType() && isIdentity(getIndices()) ? getInput() : Value();
+}
+OpFoldResult ScatterRowsOp::fold(FoldAdaptor) {
+  return getInput().getType() == getResult().getType() && isIdentity(getIndices()) ? getInput() : Value();
+}
+
+/// Splat constants keep their value through any change of shape.
+static OpFoldResult foldSplatTo(Attribute operand, CoeffsType result) {
+  auto value = splatOf(operand);
+  if (!value)
+    return {};
+  return DenseElementsAttr::get(RankedTensorType::get(result.getShape(), Float64Type::get(result.getContext())),
+                                *value);
+}
+OpFoldResult ReshapeOp::fold(FoldAdaptor adaptor) {
+  if (getInput().getType() == getResult().getType())
+    return getInput();
+  if (auto inner = getInput().getDefiningOp<ReshapeOp>()) {
+    setOperand(inner.getInput());
+    return getResult();
+  }
+  if (auto elements = dyn_cast_or_null<DenseElementsAttr>(adaptor.getInput()))
+    return elements.reshape(
+        RankedTensorType::get(getResult().getType().getShape(), Float64Type::get(getContext())));
+  return {};
+}
+OpFoldResult TransposeOp::fold(FoldAdaptor adaptor) {
+  if (isIdentity(getPermutation()))
+    return getInput();
+  if (auto inner = getInput().getDefiningOp<TransposeOp>()) {
+    SmallVector<int64_t> both;
+    for (int64_t axis : getPermutation())
+      both.push_back(inner.getPermutation()[axis]);
+    if (isIdentity(both))
+      return inner.getInput();
+  }
+  return foldSplatTo(adaptor.getInput(), getResult().getType());
+}
+OpFoldResult SliceOp::fold(FoldAdaptor adaptor) {
+  if (getInput().getType() == getResult().getType())
+    return getInput();
+  // A slice that is exactly one operand of a concat.
+  if (auto concat = getInput().getDefiningOp<ConcatOp>(); concat && concat.getAxis() == getAxis()) {
+    int64_t offset = 0;
+    for (Value part : concat.getInputs()) {
+      if (offset == static_cast<int64_t>(getOffset()) && part.getType() == getResult().getType())
+        return part;
+      offset += HCBuilder::coeffsType(part).getShape()[getAxis()];
+    }
+  }
+  return foldSplatTo(adaptor.getInput(), getResult().getType());
+}
+OpFoldResult ConcatOp::fold(FoldAdaptor) { return getInputs().size() == 1 ? getInputs().front() : Value(); }
+OpFoldResult BroadcastOp::fold(FoldAdaptor adaptor) {
+  if (getInput().getType() == getResult().getType())
+    return getInput();
+  return foldSplatTo(adaptor.getInput(), getResult().getType());
+}
+
+//===----------------------------------------------------------------------===//
+// Canonicalizations
+//===----------------------------------------------------------------------===//
+
+namespace {
+/// A single coefficient on a single row: mix(<1,1>, x) is a scale.
+struct MixOfOneRow : OpRewritePattern<MixOp> {
+  using OpRewritePattern::OpRewritePattern;
+  LogicalResult matchAndRewrite(MixOp op, PatternRewriter &rewriter) const override {
+    if (op.getInput().getType().getRows() != 1 || op.getResult().getType().getRows() != 1)
+      return rewriter.notifyMatchFailure(op, "more than one row");
+    HCBuilder b(rewriter, op.getLoc());
+    rewriter.replaceOp(op, b.scaleRows(b.reshape(op.getCoefficients(), {1}), op.getInput()));
+    return success();
+  }
+};
+
+/// c * (x_i + y_i) is left alone, but a scale by one goes.
+struct ScaleByOne : OpRewritePattern<ScaleRowsOp> {
+  using OpRewritePattern::OpRewritePattern;
+  LogicalResult matchAndRewrite(ScaleRowsOp op, PatternRewriter &rewriter) const override {
+    if (splatOf(op.getCoefficients()) != 1.0)
+      return rewriter.notifyMatchFailure(op, "the coefficients are not all one");
+    rewriter.replaceOp(op, op.getInput());
+    return success();
+  }
+};
+
+/// project(scale_rows(c, x), W) = c * project(x, W) where a group is one row:
+/// the row stays as it came from memory.
+struct ProjectOfScaled : OpRewritePattern<ProjectOp> {
+  using OpRewritePattern::OpRewritePattern;
+  LogicalResult matchAndRewrite(ProjectOp op, PatternRewriter &rewriter) const override {
+    auto scale = op.getInput().getDefiningOp<ScaleRowsOp>();
+    if (!scale || op.getWeight().getType().getRows() != 1)
+      return rewriter.notifyMatchFailure(op, "no scaled operand, or groups of several rows");
+    HCBuilder b(rewriter, op.getLoc());
+    Value product = b.project(scale.getInput(), op.getWeight());
+    rewriter.replaceOp(
+        op, b.mul(b.broadcast(scale.getCoefficients(), {0}, op.getResult().getType().getShape()), product));
+    return success();
+  }
+};
+} // namespace
+
+void MixOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
+  patterns.add<MixOfOneRow>(context);
+}
+void ScaleRowsOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
+  patterns.add<ScaleByOne>(context);
+}
+void ProjectOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
+  patterns.add<ProjectOfScaled>(context);
+}
