@@ -1,0 +1,258 @@
+//===- Differentiate.cpp - Reverse mode through the adjoint interface -----===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// The adjoint of a fused boundary is the cut "early dots with recompute": the
+// streams X' are made again from X and Y, so that what the kernel reads is
+// X, Y and two cotangents, and what it writes is dX and dY (3n + 3 u).
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Dialect/HC/IR/HCBuilder.h"
+#include "hyperjit/Dialect/HC/Transforms/Passes.h"
+
+#include "mlir/IR/IRMapping.h"
+
+namespace hyperjit::hc {
+#define GEN_PASS_DEF_DIFFERENTIATE
+#include "hyperjit/Dialect/HC/Transforms/Passes.h.inc"
+} // namespace hyperjit::hc
+
+using namespace mlir;
+using namespace hyperjit::hc;
+
+namespace {
+
+/// The letter that masks use for an operand: x streams, y branch output, u branch input, c crossing values,
+/// p parameters, k carries, s saved reductions.
+char groupOf(DictionaryAttr attrs) {
+  auto operand = attrs.getAs<StringAttr>(HCDialect::operandAttrName);
+  return llvm::StringSwitch<char>(operand ? operand.getValue() : "")
+      .Case("streams", 'x')
+      .Case("branch", 'y')
+      .Case("branch_input", 'u')
+      .Cases({"coefficients", "uniform", "channels"}, 'c')
+      .Case("parameter", 'p')
+      .Case("carry", 'k')
+      .Case("saved", 's')
+      .Default('?');
+}
+
+class Differentiator {
+public:
+  Differentiator(FuncOp forward, StringRef given, StringRef want)
+      : forward(forward), given(given), want(want), builder(forward) {}
+
+  LogicalResult run() {
+    makeSignature();
+    IRMapping map;
+    map.map(forward.getArguments(), ArrayRef<BlockArgument>(adjoint.getArguments()).take_front(forwardCount));
+    builder.setInsertionPointToStart(&adjoint.getEntry());
+    SmallVector<Operation *> recomputed;
+    for (Operation &op : forward.getEntry().without_terminator())
+      recomputed.push_back(builder.clone(op, map));
+    seed(map);
+    for (Operation *op : llvm::reverse(recomputed))
+      if (failed(propagate(op)))
+        return failure();
+    finish(map);
+    forward.erase();
+    return success();
+  }
+
+private:
+  bool isWanted(unsigned argument) { return want.contains(groupOf(forward.getArgAttrDict(argument))); }
+
+  DictionaryAttr cotangentAttrs(DictionaryAttr attrs) {
+    NamedAttrList list(attrs);
+    auto name = attrs.getAs<StringAttr>(HCDialect::nameAttrName);
+    list.set(HCDialect::nameAttrName, builder.getStringAttr("d_" + (name ? name.getValue() : StringRef("?")).str()));
+    list.set(HCDialect::operandAttrName,
+             builder.getStringAttr("d_" + attrs.getAs<StringAttr>(HCDialect::operandAttrName).getValue().str()));
+    return list.getDictionary(builder.getContext());
+  }
+
+  void makeSignature() {
+    SmallVector<Type> inputs(forward.getArgumentTypes()), results;
+    SmallVector<Attribute> inputAttrs, resultAttrs;
+    forwardCount = inputs.size();
+    for (unsigned i = 0; i < forwardCount; ++i) {
+      inputAttrs.push_back(forward.getArgAttrDict(i));
+      if (isWanted(i)) {
+        results.push_back(inputs[i]);
+        resultAttrs.push_back(cotangentAttrs(forward.getArgAttrDict(i)));
+      }
+    }
+    // First what was saved, then the given cotangents, both in the order of the forward results.
+    for (char wantedGroup : {'s', 'g'})
+      for (unsigned i = 0; i < forward.getNumResults(); ++i) {
+        char group = groupOf(forward.getResultAttrDict(i));
+        if ((group == 's') != (wantedGroup == 's') || (group != 's' && !given.contains(group)))
+          continue;
+        argumentOfResult[i] = inputs.size();
+        inputs.push_back(forward.getResultTypes()[i]);
+        inputAttrs.push_back(group == 's' ? forward.getResultAttrDict(i)
+                                          : cotangentAttrs(forward.getResultAttrDict(i)));
+      }
+    adjoint = FuncOp::create(builder, forward.getLoc(), (forward.getName() + "_backward").str(),
+                             builder.getFunctionType(inputs, results));
+    for (NamedAttribute attr : forward->getDiscardableAttrs())
+      adjoint->setAttr(attr.getName(), attr.getValue());
+    adjoint.setArgAttrsAttr(builder.getArrayAttr(inputAttrs));
+    adjoint.setResAttrsAttr(builder.getArrayAttr(resultAttrs));
+  }
+
+  /// Cotangents of the results; reductions are read from `saved` instead of being made again.
+  void seed(IRMapping &map) {
+    HCBuilder b(builder, forward.getLoc());
+    Operation *ret = forward.getReturn();
+    for (unsigned i = 0; i < forward.getNumResults(); ++i) {
+      auto argument = argumentOfResult.find(i);
+      if (argument == argumentOfResult.end())
+        continue;
+      Value value = map.lookup(ret->getOperand(i)), input = adjoint.getArgument(argument->second);
+      if (groupOf(forward.getResultAttrDict(i)) == 's')
+        restore(value, input);
+      else
+        accumulate(value, input);
+    }
+  }
+
+  /// `saved` is a concat of flattened reductions: each takes its slice.
+  void restore(Value packed, Value saved) {
+    SmallVector<Value> parts{packed};
+    if (auto concat = packed.getDefiningOp<ConcatOp>())
+      parts.assign(concat.getInputs().begin(), concat.getInputs().end());
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(&adjoint.getEntry());
+    int64_t offset = 0;
+    for (Value part : parts) {
+      Value reduction = part;
+      if (auto reshape = part.getDefiningOp<ReshapeOp>())
+        reduction = reshape.getInput();
+      HCBuilder b(builder, reduction.getLoc());
+      auto type = HCBuilder::coeffsType(reduction);
+      Value slice = b.reshape(b.slice(saved, 0, offset, type.getNumElements()), type.getShape());
+      offset += type.getNumElements();
+      // Every use sees the saved value, but the adjoint of the reduction itself still runs: the cotangent
+      // arrives at the slice and is handed to the reduction.
+      reduction.replaceAllUsesWith(slice);
+      restored[reduction] = slice;
+    }
+  }
+
+  void accumulate(Value value, Value contribution) {
+    if (!contribution)
+      return;
+    Value &sum = cotangents[value];
+    sum = sum ? HCBuilder(builder, value.getLoc()).add(sum, contribution) : contribution;
+  }
+
+  /// The cotangent of a uniform value is summed over tokens, unless its contributions already were.
+  void accumulateOver(Value value, Value contribution) {
+    if (!contribution)
+      return;
+    if (!uniformity.isUniform(value) || uniformity.isUniform(contribution))
+      return accumulate(value, contribution);
+    Value &sum = perToken[value];
+    sum = sum ? HCBuilder(builder, value.getLoc()).add(sum, contribution) : contribution;
+  }
+
+  /// Sum over tokens of what reached a uniform value from tokens; an outer product is summed without being stored.
+  void sumOverTokens(Value value) {
+    auto it = perToken.find(value);
+    if (it == perToken.end())
+      return;
+    SmallVector<Value> summands;
+    collectSummands(it->second, summands);
+    perToken.erase(it);
+    Value rest;
+    for (Value summand : summands) {
+      if (auto outer = summand.getDefiningOp<OuterOp>()) {
+        accumulate(value, WeightGradOp::create(builder, value.getLoc(), value.getType(), outer.getInput(),
+                                               outer.getCoefficients()));
+        continue;
+      }
+      rest = rest ? HCBuilder(builder, value.getLoc()).add(rest, summand) : summand;
+    }
+    if (rest)
+      accumulate(value, TokenSumOp::create(builder, value.getLoc(), value.getType(), rest));
+  }
+  /// Weights are summed term by term; coefficients and rows are cheaper summed before the tokens are.
+  static void collectSummands(Value value, SmallVectorImpl<Value> &summands) {
+    auto add = value.getDefiningOp<AddOp>();
+    if (!add || !isa<WeightType>(value.getType()))
+      return void(summands.push_back(value));
+    collectSummands(add.getLhs(), summands);
+    collectSummands(add.getRhs(), summands);
+  }
+
+  LogicalResult propagate(Operation *op) {
+    if (op->getNumResults() != 1)
+      return op->emitOpError("has no single result to differentiate");
+    Value result = op->getResult(0);
+    if (auto slice = restored.find(result); slice != restored.end())
+      result = slice->second;
+    sumOverTokens(result);
+    auto it = cotangents.find(result);
+    if (it == cotangents.end() || isa<ConstantOp>(op))
+      return success();
+    auto adjointOp = dyn_cast<AdjointOpInterface>(op);
+    if (!adjointOp)
+      return op->emitOpError("has no adjoint: it cannot be differentiated (a second derivative is not available)");
+    SmallVector<bool> wanted(op->getNumOperands(), true);
+    SmallVector<Value> operandCotangents;
+    adjointOp.buildAdjoint(builder, it->second, wanted, operandCotangents);
+    for (auto [operand, cotangent] : llvm::zip(op->getOperands(), operandCotangents))
+      accumulateOver(operand, cotangent);
+    return success();
+  }
+
+  void finish(IRMapping &map) {
+    SmallVector<Value> results;
+    HCBuilder b(builder, forward.getLoc());
+    for (unsigned i = 0; i < forwardCount; ++i) {
+      if (!isWanted(i))
+        continue;
+      Value argument = adjoint.getArgument(i);
+      sumOverTokens(argument);
+      Value value = cotangents.lookup(argument);
+      if (!value)
+        value = zero(argument.getType());
+      // What leaves towards the edge is rounded there, like what came from it.
+      Attribute dtype = forward.getArgAttr(i, HCDialect::dtypeAttrName);
+      if (isa<RowsType>(argument.getType()) && !uniformity.isUniform(argument) && dtype &&
+          dtype != forward->getAttr("hc.compute"))
+        value = RoundOp::create(builder, forward.getLoc(), value.getType(), value, StringAttr(), cast<TypeAttr>(dtype));
+      results.push_back(value);
+    }
+    ReturnOp::create(builder, forward.getLoc(), results);
+  }
+
+  Value zero(Type type) {
+    HCBuilder b(builder, forward.getLoc());
+    if (auto coeffs = dyn_cast<CoeffsType>(type))
+      return b.constant(0.0, coeffs.getShape());
+    if (auto rows = dyn_cast<RowsType>(type))
+      return b.fillRows(b.constant(0.0, {rows.getRows()}), rows.getWidth());
+    auto weight = cast<WeightType>(type);
+    return b.outer(b.fillRows(b.constant(0.0, {weight.getRows()}), weight.getWidth()),
+                   b.constant(0.0, {1, weight.getColumns()}));
+  }
+
+  FuncOp forward, adjoint;
+  StringRef given, want;
+  OpBuilder builder;
+  Uniformity uniformity;
+  unsigned forwardCount = 0;
+  llvm::DenseMap<unsigned, unsigned> argumentOfResult;
+  llvm::DenseMap<Value, Value> cotangents, perToken, restored;
+};
+
+struct DifferentiatePass : hyperjit::hc::impl::DifferentiateBase<DifferentiatePass> {
+  using DifferentiateBase::DifferentiateBase;
+  void runOnOperation() override {
+    for (FuncOp function : llvm::make_early_inc_range(getOperation().getOps<FuncOp>()))
+      if (failed(Differentiator(function, given, want).run()))
+        return signalPassFailure();
+  }
+};
+
+} // namespace

@@ -1,0 +1,155 @@
+//===- FormPhases.cpp - Phases, stages, traffic ---------------------------===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Dialect/HC/Transforms/Passes.h"
+
+namespace hyperjit::hc {
+#define GEN_PASS_DEF_FORMPHASES
+#include "hyperjit/Dialect/HC/Transforms/Passes.h.inc"
+} // namespace hyperjit::hc
+
+using namespace mlir;
+using namespace hyperjit::hc;
+
+namespace {
+
+/// Streams times fracs that fused kernels keep in registers.
+constexpr int64_t maxRows = 32;
+/// Reductions that follow one another inside one kernel.
+constexpr int64_t maxStages = 6;
+
+class PhaseFormer {
+public:
+  explicit PhaseFormer(FuncOp function) : function(function) {}
+
+  LogicalResult run() {
+    for (Operation &op : function.getEntry().without_terminator())
+      if (failed(place(&op)))
+        return failure();
+    sortOps();
+    return countTraffic();
+  }
+
+private:
+  struct Place {
+    char phase;
+    int64_t stage;
+  };
+
+  LogicalResult place(Operation *op) {
+    if (isa<NormOp, BranchOp>(op))
+      return op->emitOpError("belongs to a recorded program, not to a kernel: run hc-specialize and hc-split first");
+    Value result = op->getResult(0);
+    bool afterSum = llvm::any_of(op->getOperands(), [&](Value operand) { return isAfterSum(operand); });
+    int64_t stage = 0;
+    for (Value operand : op->getOperands())
+      stage = std::max(stage, stageOf(operand));
+    char phase;
+    if (isa<TokenSumOp, WeightGradOp>(op) && !operandsUniform(op))
+      phase = 'W';
+    else if (afterSum)
+      phase = 'E';
+    else if (uniformity.isUniform(result))
+      phase = 'P';
+    else if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op))
+      phase = 'R';
+    else
+      phase = isa<RowsType>(result.getType()) ? 'M' : 'C';
+    if (isa<WeightType>(result.getType()) && (phase == 'M' || phase == 'C'))
+      return op->emitOpError("makes a weight for every token, which no skeleton stores");
+    if (phase == 'E' && llvm::any_of(op->getOperands(), [&](Value operand) { return !uniformity.isUniform(operand); }))
+      return op->emitOpError("needs a sum over all tokens in every token: that is a second pass over the streams, "
+                             "which no skeleton covers");
+    stages[result] = phase == 'R' ? stage + 1 : stage;
+    if (stages[result] > maxStages)
+      return op->emitOpError() << "is behind " << stages[result] << " reductions; skeletons cover " << maxStages;
+    if (auto rows = dyn_cast<RowsType>(result.getType()); rows && phase == 'M' && rows.getRows() > 3 * maxRows)
+      return op->emitOpError() << "makes " << rows.getRows() << " rows a token; skeletons cover " << 3 * maxRows;
+    places[op] = {phase, stage};
+    OpBuilder builder(op);
+    op->setAttr("phase", builder.getStringAttr(StringRef(&phase, 1)));
+    op->setAttr("stage", builder.getI64IntegerAttr(stage));
+    if (phase == 'W' || phase == 'E')
+      sums.insert(result);
+    lastStage = std::max(lastStage, stages[result]);
+    return success();
+  }
+
+  bool operandsUniform(Operation *op) {
+    return llvm::all_of(op->getOperands(), [&](Value operand) { return uniformity.isUniform(operand); });
+  }
+  bool isAfterSum(Value value) { return sums.contains(value); }
+  int64_t stageOf(Value value) { return uniformity.isUniform(value) ? 0 : stages.lookup(value); }
+
+  /// Prologue, then stage by stage coefficients, maps, reductions, sums; then the epilogue.
+  void sortOps() {
+    auto key = [&](Operation *op) -> std::pair<int64_t, int> {
+      auto [phase, stage] = places.lookup(op);
+      if (phase == 'P')
+        return {-1, 0};
+      if (phase == 'E')
+        return {maxStages + 1, 0};
+      return {stage, phase == 'C' ? 0 : phase == 'M' ? 1 : phase == 'R' ? 2 : 3};
+    };
+    SmallVector<Operation *> ops;
+    for (Operation &op : function.getEntry().without_terminator())
+      ops.push_back(&op);
+    llvm::stable_sort(ops, [&](Operation *a, Operation *b) { return key(a) < key(b); });
+    for (Operation *op : ops)
+      op->moveBefore(function.getReturn());
+  }
+
+  LogicalResult countTraffic() {
+    auto fracs = function->getAttrOfType<IntegerAttr>("hc.m");
+    int64_t m = fracs ? fracs.getInt() : 1;
+    int64_t reads = 0, writes = 0, saved = 0, narrow = 0;
+    bool wide = isa<Float64Type>(cast<TypeAttr>(function->getAttr("hc.compute")).getValue());
+    auto narrowBytes = [&](Type type) { return elementCount(type) * (wide ? 8 : 4); };
+    for (BlockArgument argument : function.getArguments()) {
+      if (uniformity.isUniform(argument))
+        continue;
+      if (auto rows = dyn_cast<RowsType>(argument.getType())) {
+        if (rows.getRows() > maxRows)
+          return function.emitError() << "streams times fracs is " << rows.getRows()
+                                      << "; fused kernels cover up to " << maxRows;
+        reads += argument.use_empty() ? 0 : rows.getRows();
+        auto operand = function.getArgAttrOfType<StringAttr>(argument.getArgNumber(), HCDialect::operandAttrName);
+        if (operand && (operand.getValue() == "streams" || operand.getValue() == "branch"))
+          saved += rows.getRows();
+      } else if (!argument.use_empty())
+        narrow += narrowBytes(argument.getType());
+    }
+    for (Value value : function.getReturn()->getOperands()) {
+      if (uniformity.isUniform(value))
+        continue;
+      if (auto rows = dyn_cast<RowsType>(value.getType()))
+        writes += rows.getRows();
+      else
+        narrow += narrowBytes(value.getType());
+    }
+    OpBuilder builder(function);
+    function->setAttr("hc.reads_u", builder.getI64IntegerAttr(reads / m));
+    function->setAttr("hc.writes_u", builder.getI64IntegerAttr(writes / m));
+    function->setAttr("hc.saved_u", builder.getI64IntegerAttr(saved / m));
+    function->setAttr("hc.narrow_bytes", builder.getI64IntegerAttr(narrow));
+    function->setAttr("hc.stages", builder.getI64IntegerAttr(lastStage + 1));
+    return success();
+  }
+
+  FuncOp function;
+  Uniformity uniformity;
+  llvm::DenseMap<Value, int64_t> stages;
+  llvm::DenseMap<Operation *, Place> places;
+  llvm::DenseSet<Value> sums;
+  int64_t lastStage = 0;
+};
+
+struct FormPhasesPass : hyperjit::hc::impl::FormPhasesBase<FormPhasesPass> {
+  void runOnOperation() override {
+    for (FuncOp function : getOperation().getOps<FuncOp>())
+      if (failed(PhaseFormer(function).run()))
+        return signalPassFailure();
+  }
+};
+
+} // namespace

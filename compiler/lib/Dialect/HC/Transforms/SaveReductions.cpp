@@ -1,0 +1,67 @@
+//===- SaveReductions.cpp - What the forward kernel keeps for backward ----===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Dialect/HC/IR/HCBuilder.h"
+#include "hyperjit/Dialect/HC/Transforms/Passes.h"
+
+namespace hyperjit::hc {
+#define GEN_PASS_DEF_SAVEREDUCTIONS
+#include "hyperjit/Dialect/HC/Transforms/Passes.h.inc"
+} // namespace hyperjit::hc
+
+using namespace mlir;
+using namespace hyperjit::hc;
+
+namespace {
+
+struct SaveReductionsPass : hyperjit::hc::impl::SaveReductionsBase<SaveReductionsPass> {
+  void runOnOperation() override {
+    for (FuncOp function : getOperation().getOps<FuncOp>())
+      save(function);
+  }
+
+private:
+  /// Where a reduction is only summed further (squares of rows of one group), the sum is what is worth keeping.
+  static Value shrunk(Value value) {
+    Value best = value;
+    while (value.hasOneUse() && isa<ReshapeOp, ReduceSumOp>(*value.user_begin())) {
+      value = (*value.user_begin())->getResult(0);
+      if (elementCount(value.getType()) < elementCount(best.getType()))
+        best = value;
+    }
+    return best;
+  }
+
+  void save(FuncOp function) {
+    Uniformity uniformity;
+    SmallVector<Value> reductions;
+    for (Operation &op : function.getEntry())
+      if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op) && !uniformity.isUniform(op.getResult(0)))
+        reductions.push_back(shrunk(op.getResult(0)));
+    if (reductions.empty())
+      return;
+    Operation *ret = function.getReturn();
+    OpBuilder builder(ret);
+    HCBuilder b(builder, ret->getLoc());
+    SmallVector<Value> flat;
+    for (Value value : reductions)
+      flat.push_back(b.reshape(value, {elementCount(value.getType())}));
+    Value saved = b.concat(flat, 0);
+    ret->insertOperands(ret->getNumOperands(), saved);
+
+    NamedAttrList attrs;
+    attrs.append(HCDialect::operandAttrName, builder.getStringAttr("saved"));
+    attrs.append(HCDialect::nameAttrName, builder.getStringAttr("saved"));
+    attrs.append(HCDialect::dtypeAttrName, function->getAttr("hc.compute"));
+    SmallVector<Attribute> resultAttrs;
+    for (unsigned i = 0; i < function.getNumResults(); ++i)
+      resultAttrs.push_back(function.getResultAttrDict(i));
+    resultAttrs.push_back(attrs.getDictionary(builder.getContext()));
+    SmallVector<Type> results(function.getResultTypes());
+    results.push_back(saved.getType());
+    function.setFunctionType(builder.getFunctionType(function.getArgumentTypes(), results));
+    function.setResAttrsAttr(builder.getArrayAttr(resultAttrs));
+  }
+};
+
+} // namespace

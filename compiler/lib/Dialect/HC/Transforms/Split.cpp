@@ -1,0 +1,243 @@
+//===- Split.cpp - Cut sites at the hole ----------------------------------===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Dialect/HC/IR/HCBuilder.h"
+#include "hyperjit/Dialect/HC/Transforms/Passes.h"
+
+#include "mlir/IR/IRMapping.h"
+
+namespace hyperjit::hc {
+#define GEN_PASS_DEF_SPLIT
+#include "hyperjit/Dialect/HC/Transforms/Passes.h.inc"
+} // namespace hyperjit::hc
+
+using namespace mlir;
+using namespace hyperjit::hc;
+
+namespace {
+
+/// The three tensors that crossing values travel in.
+enum Kind { Coefficients, Uniform, Channels };
+constexpr StringLiteral kindNames[] = {"coefficients", "uniform", "channels"};
+
+/// One crossing value's place: which tensor, and where in it (numbers, or rows for channels).
+struct Place {
+  Kind kind;
+  int64_t offset;
+};
+
+NamedAttrList operandAttrs(OpBuilder &builder, StringRef operand, StringRef name, Type dtype, bool uniform) {
+  NamedAttrList attrs;
+  attrs.append(HCDialect::operandAttrName, builder.getStringAttr(operand));
+  attrs.append(HCDialect::nameAttrName, builder.getStringAttr(name));
+  attrs.append(HCDialect::dtypeAttrName, TypeAttr::get(dtype));
+  if (uniform)
+    attrs.append(HCDialect::uniformAttrName, builder.getUnitAttr());
+  return attrs;
+}
+
+class SiteSplitter {
+public:
+  SiteSplitter(FuncOp site, BranchOp branch) : site(site), branch(branch), builder(site) {
+    compute = cast<TypeAttr>(site->getAttr("hc.compute")).getValue();
+  }
+
+  LogicalResult split() {
+    if (failed(placeCrossing()) || failed(checkAfter()))
+      return failure();
+    builder.setInsertionPoint(site);
+    makeBefore();
+    makeAfter();
+    site.erase();
+    return success();
+  }
+
+private:
+  LogicalResult placeCrossing() {
+    Uniformity uniformity;
+    for (Value value : branch.getCrossing()) {
+      if (isa<WeightType>(value.getType()))
+        return branch.emitOpError("a weight cannot cross the hole: the second part reads no parameter");
+      bool uniform = uniformity.isUniform(value), rows = isa<RowsType>(value.getType());
+      if (rows && !uniform)
+        return branch.emitOpError("rows of a token cannot cross the hole: make them again from the streams");
+      Kind kind = rows ? Channels : uniform ? Uniform : Coefficients;
+      places.push_back({kind, sizes[kind]});
+      sizes[kind] += rows ? cast<RowsType>(value.getType()).getRows() : elementCount(value.getType());
+    }
+    return success();
+  }
+
+  /// After the hole: its results and the streams, nothing else.
+  LogicalResult checkAfter() {
+    LogicalResult result = success();
+    for (Operation *op = branch->getNextNode(); op; op = op->getNextNode())
+      for (Value operand : op->getOperands()) {
+        if (operand == site.getArgument(0))
+          continue;
+        Operation *source = operand.getDefiningOp();
+        bool isCarry = isa<ReturnOp>(op) && operand != op->getOperand(0);
+        if (!isCarry && (!source || (source != branch && source->isBeforeInBlock(branch))))
+          result = op->emitOpError("uses a value from before the hole that does not cross it");
+        if (isCarry && source && !source->isBeforeInBlock(branch))
+          result = op->emitOpError("a carry depends on the branch output");
+      }
+    return result;
+  }
+
+  FuncOp makeFunction(StringRef suffix, StringRef role, ArrayRef<Type> inputs, ArrayRef<Type> results) {
+    auto function = FuncOp::create(builder, site.getLoc(), (site.getName() + suffix).str(),
+                                   builder.getFunctionType(inputs, results));
+    for (NamedAttribute attr : site->getDiscardableAttrs())
+      function->setAttr(attr.getName(), attr.getValue());
+    function->setAttr("hc.role", builder.getStringAttr(role));
+    return function;
+  }
+  Type crossingType(Kind kind) {
+    if (kind == Channels)
+      return RowsType::get(builder.getContext(), sizes[kind], branch.getInput().getType().getWidth());
+    return CoeffsType::get(builder.getContext(), {sizes[kind]});
+  }
+  DictionaryAttr crossingAttrs(Kind kind) {
+    return operandAttrs(builder, kindNames[kind], kindNames[kind], compute, kind != Coefficients)
+        .getDictionary(builder.getContext());
+  }
+  void cloneRange(Operation *first, Operation *last, IRMapping &map) {
+    for (Operation *op = first; op != last; op = op->getNextNode())
+      builder.clone(*op, map);
+  }
+
+  void makeBefore() {
+    auto ret = cast<ReturnOp>(site.getReturn());
+    SmallVector<Type> inputs(site.getArgumentTypes()), results{branch.getInput().getType()};
+    SmallVector<Attribute> resultAttrs{
+        operandAttrs(builder, "branch_input", "u", cast<TypeAttr>(site->getAttr("hc.branch_in")).getValue(), false)
+            .getDictionary(builder.getContext())};
+    for (Kind kind : {Coefficients, Uniform, Channels})
+      if (sizes[kind] > 0) {
+        results.push_back(crossingType(kind));
+        resultAttrs.push_back(crossingAttrs(kind));
+      }
+    for (unsigned i = 1; i < site.getNumResults(); ++i) {
+      results.push_back(site.getResultTypes()[i]);
+      resultAttrs.push_back(site.getResultAttrDict(i));
+    }
+    FuncOp before = makeFunction("_before", "before", inputs, results);
+    before.setAllArgAttrs(ArrayRef<DictionaryAttr>(argAttrs(site)));
+    before.setResAttrsAttr(builder.getArrayAttr(resultAttrs));
+    before.setArgAttr(0, HCDialect::nameAttrName, builder.getStringAttr("x"));
+
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(&before.getEntry());
+    IRMapping map;
+    map.map(site.getArguments(), before.getArguments());
+    cloneRange(&site.getEntry().front(), branch, map);
+
+    HCBuilder b(builder, branch.getLoc());
+    SmallVector<Value> values{map.lookup(branch.getInput())};
+    for (Kind kind : {Coefficients, Uniform, Channels}) {
+      SmallVector<Value> parts;
+      for (auto [value, place] : llvm::zip(branch.getCrossing(), places)) {
+        if (place.kind != kind)
+          continue;
+        Value inside = map.lookup(value);
+        if (kind == Channels) {
+          SmallVector<int64_t> indices;
+          for (int64_t i = 0, rows = HCBuilder::rowsType(inside).getRows(); i < rows; ++i)
+            indices.push_back(place.offset + i);
+          parts.push_back(b.scatterRows(inside, indices, sizes[kind]));
+        } else
+          parts.push_back(b.reshape(inside, {elementCount(inside.getType())}));
+      }
+      if (parts.empty())
+        continue;
+      Value packed = parts.front();
+      if (kind != Channels)
+        packed = b.concat(parts, 0);
+      else
+        for (Value part : ArrayRef<Value>(parts).drop_front())
+          packed = b.add(packed, part);
+      values.push_back(packed);
+    }
+    for (Value carry : ret.getOperands().drop_front())
+      values.push_back(map.lookup(carry));
+    ReturnOp::create(builder, branch.getLoc(), values);
+  }
+
+  void makeAfter() {
+    auto ret = cast<ReturnOp>(site.getReturn());
+    SmallVector<Type> inputs{site.getArgument(0).getType(), branch.getOutput().getType()};
+    SmallVector<Attribute> attrs{site.getArgAttrDict(0),
+                                 operandAttrs(builder, "branch", "y",
+                                              cast<TypeAttr>(site->getAttr("hc.branch_out")).getValue(), false)
+                                     .getDictionary(builder.getContext())};
+    for (Kind kind : {Coefficients, Uniform, Channels})
+      if (sizes[kind] > 0) {
+        inputs.push_back(crossingType(kind));
+        attrs.push_back(crossingAttrs(kind));
+      }
+    FuncOp after = makeFunction("_after", "after", inputs, {site.getResultTypes()[0]});
+    after.setArgAttrsAttr(builder.getArrayAttr(attrs));
+    after.setArgAttr(0, HCDialect::nameAttrName, builder.getStringAttr("x"));
+    after.setResAttrsAttr(builder.getArrayAttr({site.getResultAttrDict(0)}));
+    after.setResultAttr(0, HCDialect::nameAttrName, builder.getStringAttr("x_next"));
+
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(&after.getEntry());
+    IRMapping map;
+    map.map(site.getArgument(0), after.getArgument(0));
+    map.map(branch.getOutput(), after.getArgument(1));
+    Value packed[3];
+    unsigned next = 2;
+    for (Kind kind : {Coefficients, Uniform, Channels})
+      if (sizes[kind] > 0)
+        packed[kind] = after.getArgument(next++);
+    HCBuilder b(builder, branch.getLoc());
+    for (auto [value, place] : llvm::zip(branch.getCrossed(), places)) {
+      if (place.kind == Channels) {
+        SmallVector<int64_t> indices;
+        for (int64_t i = 0, rows = HCBuilder::rowsType(value).getRows(); i < rows; ++i)
+          indices.push_back(place.offset + i);
+        map.map(value, b.gatherRows(packed[Channels], indices));
+      } else {
+        auto type = HCBuilder::coeffsType(value);
+        map.map(value, b.reshape(b.slice(packed[place.kind], 0, place.offset, type.getNumElements()),
+                                 type.getShape()));
+      }
+    }
+    cloneRange(branch->getNextNode(), ret, map);
+    ReturnOp::create(builder, branch.getLoc(), map.lookup(ret.getOperands()[0]));
+  }
+
+  static SmallVector<DictionaryAttr> argAttrs(FuncOp function) {
+    SmallVector<DictionaryAttr> attrs;
+    for (unsigned i = 0; i < function.getNumArguments(); ++i)
+      attrs.push_back(function.getArgAttrDict(i));
+    return attrs;
+  }
+
+  FuncOp site;
+  BranchOp branch;
+  OpBuilder builder;
+  Type compute;
+  SmallVector<Place> places;
+  int64_t sizes[3] = {0, 0, 0};
+};
+
+struct SplitPass : hyperjit::hc::impl::SplitBase<SplitPass> {
+  void runOnOperation() override {
+    for (FuncOp function : llvm::make_early_inc_range(getOperation().getOps<FuncOp>())) {
+      auto branches = llvm::to_vector(function.getBody().getOps<BranchOp>());
+      if (branches.empty())
+        continue;
+      if (branches.size() > 1) {
+        branches[1].emitOpError("a site has one hole");
+        return signalPassFailure();
+      }
+      if (failed(SiteSplitter(function, branches.front()).split()))
+        return signalPassFailure();
+    }
+  }
+};
+
+} // namespace
