@@ -1,0 +1,254 @@
+//===- Plugin.cpp - The one exported symbol of the compiler ---------------===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// JSON in, meta JSON and payload out (Compiler.h). A fresh MLIRContext per
+// request, no thread pool: requests may come from any thread.
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Compiler.h"
+#include "hyperjit/Pipeline.h"
+#include "hyperjit/Target/CpuImage.h"
+#include "hyperjit/Target/CudaSource.h"
+
+#include "mlir/IR/Diagnostics.h"
+#include "llvm/Config/llvm-config.h"
+#include "llvm/Support/JSON.h"
+#include "llvm/Support/xxhash.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using llvm::StringRef;
+
+namespace json = llvm::json;
+
+namespace {
+
+/// How the runtime spells a storage type, and how MLIR does.
+constexpr std::pair<StringLiteral, StringLiteral> typeNames[] = {
+    {"bf16", "bf16"}, {"fp16", "f16"}, {"fp32", "f32"}, {"fp64", "f64"}};
+
+std::string mlirTypeName(StringRef name) {
+  for (auto [runtime, mlir] : typeNames)
+    if (runtime == name)
+      return mlir.str();
+  return name.str();
+}
+StringRef runtimeTypeName(Type type) {
+  return isa<BFloat16Type>(type) ? "bf16" : isa<Float16Type>(type) ? "fp16" : isa<Float32Type>(type) ? "fp32" : "fp64";
+}
+
+std::string text(const json::Object &object, StringRef key) { return object.getString(key).value_or("").str(); }
+
+std::optional<SiteRequest> siteOf(const json::Object *object) {
+  if (!object)
+    return std::nullopt;
+  SiteRequest site;
+  site.program = text(*object, "program");
+  site.width = object->getInteger("d").value_or(0);
+  site.fracs = object->getInteger("m").value_or(1);
+  site.stream = mlirTypeName(text(*object, "stream"));
+  site.branchIn = mlirTypeName(text(*object, "branch_in"));
+  site.branchOut = mlirTypeName(text(*object, "branch_out"));
+  site.weight = mlirTypeName(text(*object, "weight"));
+  return site;
+}
+
+/// A kernel's name says what it is; the digest keeps two kernels of one role apart in a profile.
+std::string kernelName(const json::Object &request, StringRef role, bool backward) {
+  std::string key = text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule");
+  return llvm::formatv("hc_{0}_{1}_{2}", role, backward ? "backward" : "forward",
+                       llvm::utohexstr(llvm::xxh3_64bits(key), /*LowerCase=*/true, /*Width=*/16).substr(0, 8));
+}
+
+json::Array describeOperands(hc::FuncOp kernel) {
+  json::Array operands;
+  hc::Uniformity uniformity;
+  auto describe = [&](Type type, DictionaryAttr attrs, bool uniform, bool output, bool used) {
+    auto name = attrs.getAs<StringAttr>(hc::HCDialect::nameAttrName);
+    auto dtype = attrs.getAs<TypeAttr>(hc::HCDialect::dtypeAttrName);
+    operands.push_back(json::Object{
+        {"name", name ? name.getValue() : ""},
+        {"kind", isa<hc::RowsType>(type) ? "rows" : isa<hc::CoeffsType>(type) ? "coeffs" : "weight"},
+        {"scope", uniform ? "uniform" : "token"},
+        {"elements", hc::elementCount(type)},
+        {"dtype", dtype ? runtimeTypeName(dtype.getValue()) : "fp32"},
+        {"output", output},
+        {"used", used}});
+  };
+  for (BlockArgument argument : kernel.getArguments())
+    describe(argument.getType(), kernel.getArgAttrDict(argument.getArgNumber()), uniformity.isUniform(argument), false,
+             !argument.use_empty());
+  for (unsigned i = 0; i < kernel.getNumResults(); ++i) {
+    DictionaryAttr attrs = kernel.getResultAttrDict(i);
+    describe(kernel.getResultTypes()[i], attrs, attrs && attrs.contains(hc::HCDialect::uniformAttrName), true, true);
+  }
+  return operands;
+}
+
+class Request {
+public:
+  Request(StringRef source, HyperjitSink sink, void *sinkContext)
+      : source(source), sink(sink), sinkContext(sinkContext), context(MLIRContext::Threading::DISABLED) {
+    context.getOrLoadDialect<hc::HCDialect>();
+  }
+
+  int run() {
+    ScopedDiagnosticHandler handler(&context, [&](Diagnostic &diagnostic) {
+      llvm::raw_string_ostream os(errors);
+      os << (errors.empty() ? "" : "\n") << diagnostic;
+      for (Diagnostic &note : diagnostic.getNotes())
+        os << "\n  " << note;
+      return success();
+    });
+    llvm::Expected<json::Value> parsed = json::parse(source);
+    if (!parsed)
+      return fail("internal", "request", "the request is no JSON: " + llvm::toString(parsed.takeError()));
+    const json::Object *object = parsed->getAsObject();
+    if (!object)
+      return fail("internal", "request", "the request is no JSON object");
+    read(*object);
+
+    if (stage == "recipe")
+      return reply({{"stage", stage}}, (request.after ? request.after->program : "") +
+                                           (request.before ? request.before->program : ""));
+    std::string printed;
+    bool found = false;
+    StageCallback onStage = [&](StringRef name, ModuleOp module) {
+      if (name != stage)
+        return true;
+      llvm::raw_string_ostream os(printed);
+      module.print(os);
+      os << "\n";
+      found = true;
+      return false;
+    };
+    OwningOpRef<ModuleOp> module = buildKernel(&context, request, onStage, failedPass);
+    if (found)
+      return reply({{"stage", stage}}, printed);
+    if (!module)
+      return fail("user", failedPass, errors);
+    hc::FuncOp kernel = *module->getOps<hc::FuncOp>().begin();
+    if (!markUniformResults(kernel))
+      return fail("internal", "hc-form-phases", "a result of a parameter belongs to a token");
+    kernel->setAttr("hc.target", StringAttr::get(&context, request.target));
+    kernel->setAttr("hc.bucket", StringAttr::get(&context, request.bucket));
+    return StringRef(request.target).starts_with("sm_") ? buildCuda(kernel) : buildCpu(kernel);
+  }
+
+private:
+  void read(const json::Object &object) {
+    stage = text(object, "stage");
+    spec = text(object, "spec");
+    request.role = text(object, "role");
+    request.backward = text(object, "direction") == "backward";
+    request.save = object.getBoolean("save").value_or(false);
+    request.given = text(object, "given");
+    request.want = text(object, "want");
+    request.bucket = text(object, "bucket");
+    request.target = text(object, "target");
+    request.schedule = text(object, "schedule");
+    request.after = siteOf(object.getObject("after"));
+    request.before = siteOf(object.getObject("before"));
+    if (request.role == "before")
+      request.after.reset();
+    if (request.role == "after")
+      request.before.reset();
+    request.name = kernelName(object, request.role, request.backward);
+  }
+
+  /// Results carry hc.uniform like arguments do; only the function's body knows.
+  bool markUniformResults(hc::FuncOp kernel) {
+    hc::Uniformity uniformity;
+    for (auto [i, value] : llvm::enumerate(kernel.getReturn()->getOperands())) {
+      bool declared = static_cast<bool>(kernel.getResultAttr(i, hc::HCDialect::uniformAttrName));
+      if (declared && !uniformity.isUniform(value))
+        return false;
+    }
+    return true;
+  }
+
+  json::Object meta(hc::FuncOp kernel) {
+    auto number = [&](StringRef name) { return kernel->getAttrOfType<IntegerAttr>(name).getInt(); };
+    return json::Object{{"spec", spec},
+                        {"target", request.target},
+                        {"operands", describeOperands(kernel)},
+                        {"traffic", json::Object{{"reads_u", number("hc.reads_u")},
+                                                 {"writes_u", number("hc.writes_u")},
+                                                 {"saved_u", number("hc.saved_u")},
+                                                 {"narrow_bytes", number("hc.narrow_bytes")}}},
+                        {"stages", number("hc.stages")}};
+  }
+
+  int buildCpu(hc::FuncOp kernel) {
+    std::string vector, llvmText, assembly;
+    cpu::CpuTexts texts;
+    if (stage == "vector")
+      texts.vector = &vector;
+    if (stage == "llvm")
+      texts.llvm = &llvmText;
+    if (stage == "asm")
+      texts.assembly = &assembly;
+    cpu::CpuImage image;
+    if (failed(cpu::buildCpuImage(kernel, request.target, image, texts)))
+      return fail("internal", "cpu", errors);
+    if (!stage.empty())
+      return texts.vector || texts.llvm || texts.assembly
+                 ? reply({{"stage", stage}}, vector + llvmText + assembly)
+                 : fail("user", "", "stage \"" + stage + "\" does not exist for " + request.target +
+                                        "; there are recipe, hc, specialized, split, fused, adjoint, phases, vector, "
+                                        "llvm, asm");
+    json::Object object = meta(kernel);
+    object["schedule"] = "auto";
+    json::Array launches;
+    for (const cpu::ImageLaunch &launch : image.launches)
+      launches.push_back(json::Object{
+          {"entry", launch.entry}, {"grid", launch.grid}, {"offset", static_cast<int64_t>(launch.offset)}});
+    object["launches"] = std::move(launches);
+    object["workspace"] = json::Object{{"fixed", image.layout.workspaceFixed},
+                                       {"per_chunk", image.layout.workspacePerChunk},
+                                       {"per_token", int64_t(0)}};
+    object["chunks"] =
+        json::Object{{"block_tokens", image.layout.blockTokens}, {"max_chunks", image.layout.maxChunks}};
+    object["scratch_bytes"] = image.layout.scratchBytes;
+    return reply(std::move(object), StringRef(image.bytes.data(), image.bytes.size()));
+  }
+
+  int buildCuda(hc::FuncOp kernel);
+
+  int reply(json::Object object, StringRef payload) {
+    std::string out;
+    llvm::raw_string_ostream(out) << json::Value(std::move(object));
+    sink(sinkContext, out.data(), out.size(), payload.data(), payload.size());
+    return 0;
+  }
+  int fail(StringRef kind, StringRef pass, StringRef message) {
+    std::string out;
+    llvm::raw_string_ostream(out) << json::Value(json::Object{
+        {"error", message.empty() ? StringRef("no diagnostic was given") : message}, {"kind", kind}, {"pass", pass}});
+    sink(sinkContext, out.data(), out.size(), nullptr, 0);
+    return 1;
+  }
+
+  StringRef source;
+  HyperjitSink sink;
+  void *sinkContext;
+  MLIRContext context;
+  KernelRequest request;
+  std::string stage, spec, errors, failedPass;
+};
+
+int runRequest(const char *request, size_t size, HyperjitSink sink, void *sinkContext) {
+  return Request(StringRef(request, size), sink, sinkContext).run();
+}
+
+const HyperjitCompiler compiler = {HYPERJIT_COMPILER_ABI, "llvm " LLVM_VERSION_STRING, runRequest};
+
+} // namespace
+
+int Request::buildCuda(hc::FuncOp kernel) {
+  (void)kernel;
+  return 1;
+}
+
+extern "C" const HyperjitCompiler *hyperjit_compiler(uint32_t abi) {
+  return abi == HYPERJIT_COMPILER_ABI ? &compiler : nullptr;
+}
