@@ -1,0 +1,49 @@
+// Skeletons over tiles of tokens: `rowReduced` where later stages need sums over a token's whole row, `streaming`
+// where none does, `tokenwise` for coefficient maths alone.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HYPERJIT_ROW_REDUCED_CUH
+#define HYPERJIT_ROW_REDUCED_CUH
+
+#include "hyperjit/sinkhorn.cuh"
+#include "hyperjit/tiles.cuh"
+
+namespace hyperjit {
+
+/// One CTA owns all channels of a tile; rows that a later stage needs again come from L1 or L2. Persistent grid.
+template <class S, class Uniform, class... Stages, class L> HYPERJIT_DEVICE void rowReduced(const L &launch) {
+  int slots = 0;
+  ((slots = slotsOf(Stages()) > slots ? slotsOf(Stages()) : slots), ...);
+  const SharedMemory<S> memory(S::warps * S::tile * slots);
+  uniformOfKernel<S, Uniform>(launch, memory);
+  for (long long first = static_cast<long long>(blockIdx.x) * S::tile; first < launch.tokens;
+       first += static_cast<long long>(gridDim.x) * S::tile) {
+    (runStage<S>(launch, memory, first, 0, 1, Stages()), ...);
+    __syncthreads();
+  }
+}
+
+/// No sums over channels: `blockIdx.y` of `gridDim.y` CTAs share the channels of a tile.
+template <class S, class Uniform, class OnlyStage, class L> HYPERJIT_DEVICE void streaming(const L &launch) {
+  const SharedMemory<S> memory(0);
+  uniformOfKernel<S, Uniform>(launch, memory);
+  for (long long first = static_cast<long long>(blockIdx.x) * S::tile; first < launch.tokens;
+       first += static_cast<long long>(gridDim.x) * S::tile) {
+    runStage<S>(launch, memory, first, blockIdx.y, gridDim.y, OnlyStage());
+    __syncthreads();
+  }
+}
+
+/// Coefficient maths of every token, one warp a token, off the path of the wide kernels.
+template <class S, class Maths, class L> HYPERJIT_DEVICE void tokenwise(const L &launch) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  const int warp = threadIdx.x / 32;
+  Token<typename S::T, L> token{launch, 0, nullptr, reinterpret_cast<typename S::T *>(memory) + warp * S::scratch,
+                                static_cast<int>(threadIdx.x % 32)};
+  for (token.token = static_cast<long long>(blockIdx.x) * S::warps + warp; token.token < launch.tokens;
+       token.token += static_cast<long long>(gridDim.x) * S::warps)
+    Maths::run(token);
+}
+
+} // namespace hyperjit
+
+#endif

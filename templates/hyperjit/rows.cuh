@@ -1,0 +1,353 @@
+// Rows of a few neighbouring channels in registers, and the maps and reductions over channels that sweeps are made of.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A lane owns V neighbouring channels of all rows of `Tokens` tokens. Maps are local. Reductions add into the lane's
+// slots; the skeleton sums slots over lanes and warps in a fixed order. Every loop is unrolled and every index known
+// when compiling, so nothing here needs local memory.
+#ifndef HYPERJIT_ROWS_CUH
+#define HYPERJIT_ROWS_CUH
+
+#include "hyperjit/numeric.cuh"
+
+namespace hyperjit {
+
+template <class T_, int Tokens_, int R_, int V_> struct Rows {
+  using T = T_;
+  static constexpr int R = R_;
+  T v[Tokens_][R_][V_];
+};
+
+template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_> struct Lane {
+  using T = T_;
+  static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_;
+  template <int R> using RowsOf = Rows<T, Tokens_, R, V_>;
+  const L &launch;
+  long long token[Tokens_];
+  bool live[Tokens_];         // the token exists; rows of others read as zero and are not stored
+  const T *record[Tokens_];   // the token's numbers in shared memory, 16-byte aligned
+  const T *uniform;           // numbers that all tokens share, in shared memory
+  int channel;                // first of V
+  bool active;                // channel < width
+  T slot[Tokens_][Slots_ > 0 ? Slots_ : 1];
+};
+
+/// Where a map finds its coefficients.
+template <int Offset> struct InRecord {
+  template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int t) { return lane.record[t] + Offset; }
+  static constexpr bool aligned = Offset % 4 == 0;
+};
+template <int Offset> struct InUniform {
+  template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int) { return lane.uniform + Offset; }
+  static constexpr bool aligned = Offset % 4 == 0;
+};
+
+template <bool Aligned, int N, class T> HYPERJIT_DEVICE void readShared(const T *source, T (&target)[N]) {
+  if constexpr (Aligned && N % 4 == 0 && sizeof(T) == 4) {
+    loadVector(source, target);
+  } else if constexpr (Aligned && N > 4 && sizeof(T) == 4) {
+    constexpr int whole = N / 4 * 4;
+    T head[whole];
+    loadVector(source, head);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      target[i] = i < whole ? head[i < whole ? i : 0] : source[i];
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      target[i] = source[i];
+  }
+}
+
+//===-- memory ------------------------------------------------------------===//
+
+template <class Ref, int R, class N> HYPERJIT_DEVICE auto loadRows(N &lane) {
+  typename N::template RowsOf<R> x;
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t) {
+    const auto *source = Ref::at(lane.launch, lane.token[t]) + lane.channel;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (lane.active && lane.live[t])
+        loadVector(source + static_cast<long long>(r) * N::width, x.v[t][r]);
+      else
+#pragma unroll
+        for (int v = 0; v < N::V; ++v)
+          x.v[t][r][v] = 0;
+    }
+  }
+  return x;
+}
+
+template <class Ref, class N, class X> HYPERJIT_DEVICE void storeRows(N &lane, const X &x) {
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t) {
+    auto *target = Ref::at(lane.launch, lane.token[t]) + lane.channel;
+#pragma unroll
+    for (int r = 0; r < X::R; ++r)
+      if (lane.active && lane.live[t])
+        storeVector(target + static_cast<long long>(r) * N::width, x.v[t][r]);
+  }
+}
+
+//===-- maps --------------------------------------------------------------===//
+
+#define HYPERJIT_EACH(rows)                                                                                            \
+  _Pragma("unroll") for (int t = 0; t < N::tokens; ++t) _Pragma("unroll") for (int r = 0; r < (rows); ++r)             \
+      _Pragma("unroll") for (int v = 0; v < N::V; ++v)
+
+/// out_i = sum_j c[i, j] x_j
+template <class Source, int R, class N, class X> HYPERJIT_DEVICE auto mix(N &lane, const X &x) {
+  typename N::template RowsOf<R> out;
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t) {
+    const typename N::T *source = Source::at(lane, t);
+    constexpr int block = R * X::R <= 16 ? R : 1; // rows of coefficients read at once
+#pragma unroll
+    for (int r0 = 0; r0 < R; r0 += block) {
+      typename N::T c[block * X::R];
+      readShared<Source::aligned && (block == R || X::R % 4 == 0)>(source + r0 * X::R, c);
+#pragma unroll
+      for (int r = 0; r < block; ++r)
+#pragma unroll
+        for (int v = 0; v < N::V; ++v) {
+          typename N::T sum = c[r * X::R] * x.v[t][0][v];
+#pragma unroll
+          for (int s = 1; s < X::R; ++s)
+            sum += c[r * X::R + s] * x.v[t][s][v];
+          out.v[t][r0 + r][v] = sum;
+        }
+    }
+  }
+  return out;
+}
+
+/// out_i = c[i] x_i
+template <class Source, class N, class X> HYPERJIT_DEVICE X scaleRows(N &lane, const X &x) {
+  X out;
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t) {
+    typename N::T c[X::R];
+    readShared<Source::aligned>(Source::at(lane, t), c);
+#pragma unroll
+    for (int r = 0; r < X::R; ++r)
+#pragma unroll
+      for (int v = 0; v < N::V; ++v)
+        out.v[t][r][v] = c[r] * x.v[t][r][v];
+  }
+  return out;
+}
+
+/// out_i = c[i] in every channel
+template <class Source, int R, class N> HYPERJIT_DEVICE auto fillRows(N &lane) {
+  typename N::template RowsOf<R> out;
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t) {
+    typename N::T c[R];
+    readShared<Source::aligned>(Source::at(lane, t), c);
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int v = 0; v < N::V; ++v)
+        out.v[t][r][v] = lane.active ? c[r] : typename N::T(0);
+  }
+  return out;
+}
+
+/// out_i = x_{indices[i]}
+template <int... Indices, class N, class X> HYPERJIT_DEVICE auto gatherRows(N &lane, const X &x) {
+  typename N::template RowsOf<sizeof...(Indices)> out;
+  constexpr int indices[] = {Indices...};
+  HYPERJIT_EACH(static_cast<int>(sizeof...(Indices))) out.v[t][r][v] = x.v[t][indices[r]][v];
+  return out;
+}
+
+/// out_j = sum of x_i over indices[i] = j
+template <int R, int... Indices, class N, class X> HYPERJIT_DEVICE auto scatterRows(N &lane, const X &x) {
+  typename N::template RowsOf<R> out;
+  constexpr int indices[] = {Indices...};
+  HYPERJIT_EACH(R) {
+    typename N::T sum = 0;
+#pragma unroll
+    for (int i = 0; i < X::R; ++i)
+      if (indices[i] == r)
+        sum += x.v[t][i][v];
+    out.v[t][r][v] = sum;
+  }
+  return out;
+}
+
+template <class S, class N, class X> HYPERJIT_DEVICE X roundRows(N &lane, const X &x) {
+  X out;
+  HYPERJIT_EACH(X::R) out.v[t][r][v] = roundTo<S>(x.v[t][r][v]);
+  return out;
+}
+
+#define HYPERJIT_BINARY(name, op)                                                                                      \
+  template <class T, int K, int R, int V>                                                                              \
+  HYPERJIT_DEVICE Rows<T, K, R, V> name(const Rows<T, K, R, V> &a, const Rows<T, K, R, V> &b) {                        \
+    Rows<T, K, R, V> out;                                                                                              \
+    _Pragma("unroll") for (int t = 0; t < K; ++t) _Pragma("unroll") for (int r = 0; r < R; ++r)                        \
+        _Pragma("unroll") for (int v = 0; v < V; ++v) out.v[t][r][v] = a.v[t][r][v] op b.v[t][r][v];                   \
+    return out;                                                                                                        \
+  }
+HYPERJIT_BINARY(add, +)
+HYPERJIT_BINARY(subtract, -)
+HYPERJIT_BINARY(multiply, *)
+#undef HYPERJIT_BINARY
+
+//===-- projections with weights as stored --------------------------------===//
+
+/// A weight [R, width, K] in memory, row-major. Every lane reads its own channels' columns.
+template <class Ref_, int R_, int K_> struct PlainWeight {
+  using Ref = Ref_;
+  static constexpr int R = R_, K = K_;
+};
+
+/// Columns are read in groups of up to four.
+template <int K, int K0, int KN> struct ColumnGroup {
+  static constexpr int size = (K % 4 == 0 && K0 % 4 == 0 && KN % 4 == 0) ? 4 : (K % 2 == 0 && K0 % 2 == 0 && KN % 2 == 0) ? 2 : 1;
+};
+
+/// slots [Slot + g KN + k] += sum over r, c of x_{gR+r}[c] W[r, c, K0 + k], for k < KN and groups G0 .. G0 + GN - 1
+template <int Slot, class Weight, int G0, int GN, int K0, int KN, class N, class X>
+HYPERJIT_DEVICE void project(N &lane, const X &x) {
+  constexpr int group = ColumnGroup<Weight::K, K0, KN>::size;
+  const auto *weight = Weight::Ref::at(lane.launch, 0);
+#pragma unroll
+  for (int r = 0; r < Weight::R; ++r)
+#pragma unroll
+    for (int v = 0; v < N::V; ++v) {
+      const auto *column = weight + (static_cast<long long>(r) * N::width + lane.channel + v) * Weight::K + K0;
+#pragma unroll
+      for (int k = 0; k < KN; k += group) {
+        typename N::T w[group];
+        loadVector(column + k, w);
+#pragma unroll
+        for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+          for (int g = 0; g < GN; ++g)
+#pragma unroll
+            for (int i = 0; i < group; ++i)
+              lane.slot[t][Slot + g * KN + k + i] += x.v[t][(G0 + g) * Weight::R + r][v] * w[i];
+      }
+    }
+}
+
+/// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
+template <class Source, class Weight, int G, class N> HYPERJIT_DEVICE auto expand(N &lane) {
+  typename N::template RowsOf<G * Weight::R> out;
+  HYPERJIT_EACH(G * Weight::R) out.v[t][r][v] = 0;
+  constexpr int group = ColumnGroup<Weight::K, 0, Weight::K>::size;
+  const auto *weight = Weight::Ref::at(lane.launch, 0);
+#pragma unroll(Weight::K / group <= 8 ? Weight::K / group : 1)
+  for (int k = 0; k < Weight::K; k += group) {
+    typename N::T p[N::tokens][G][group];
+#pragma unroll
+    for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+      for (int g = 0; g < G; ++g)
+        readShared<Source::aligned && group == 4>(Source::at(lane, t) + g * Weight::K + k, p[t][g]);
+#pragma unroll
+    for (int r = 0; r < Weight::R; ++r)
+#pragma unroll
+      for (int v = 0; v < N::V; ++v) {
+        typename N::T w[group];
+        loadVector(weight + (static_cast<long long>(r) * N::width + lane.channel + v) * Weight::K + k, w);
+#pragma unroll
+        for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+          for (int g = 0; g < G; ++g)
+#pragma unroll
+            for (int i = 0; i < group; ++i)
+              out.v[t][g * Weight::R + r][v] += p[t][g][i] * w[i];
+      }
+  }
+  return out;
+}
+
+//===-- reductions over channels ------------------------------------------===//
+
+/// slots [Slot + i S + j] += <a_{I0+i}, b_j> for i < IN
+template <int Slot, int I0, int IN, class N, class A, class B> HYPERJIT_DEVICE void dot(N &lane, const A &a, const B &b) {
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+    for (int i = 0; i < IN; ++i)
+#pragma unroll
+      for (int j = 0; j < B::R; ++j)
+#pragma unroll
+        for (int v = 0; v < N::V; ++v)
+          lane.slot[t][Slot + i * B::R + j] += a.v[t][I0 + i][v] * b.v[t][j][v];
+}
+
+/// slots [Slot + i] += <a_{I0+i}, b_{I0+i}>
+template <int Slot, int I0, int IN, class N, class A, class B>
+HYPERJIT_DEVICE void dotRows(N &lane, const A &a, const B &b) {
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+    for (int i = 0; i < IN; ++i)
+#pragma unroll
+      for (int v = 0; v < N::V; ++v)
+        lane.slot[t][Slot + i] += a.v[t][I0 + i][v] * b.v[t][I0 + i][v];
+}
+
+/// slots [Slot + i] += sum over channels of x_{I0+i}
+template <int Slot, int I0, int IN, class N, class X> HYPERJIT_DEVICE void rowSum(N &lane, const X &x) {
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+    for (int i = 0; i < IN; ++i)
+#pragma unroll
+      for (int v = 0; v < N::V; ++v)
+        lane.slot[t][Slot + i] += x.v[t][I0 + i][v];
+}
+
+//===-- sums over tokens, one lane per channel ----------------------------===//
+
+/// slots [Slot + (r KN + k) V + v] += sum over groups of x_{gR+r}[v] p[g, K0 + k]
+template <int Slot, class Source, int R, int K, int K0, int KN, class N, class X>
+HYPERJIT_DEVICE void weightGradient(N &lane, const X &x) {
+  constexpr int groups = X::R / R;
+#pragma unroll
+  for (int g = 0; g < groups; ++g) {
+    typename N::T p[KN];
+    readShared<Source::aligned && K % 4 == 0 && K0 % 4 == 0>(Source::at(lane, 0) + g * K + K0, p);
+#pragma unroll
+    for (int r = 0; r < R; ++r)
+#pragma unroll
+      for (int k = 0; k < KN; ++k)
+#pragma unroll
+        for (int v = 0; v < N::V; ++v)
+          lane.slot[0][Slot + (r * KN + k) * N::V + v] += x.v[0][g * R + r][v] * p[k];
+  }
+}
+
+/// slots [Slot + i V + v] += x_{I0+i}[v]
+template <int Slot, int I0, int IN, class N, class X> HYPERJIT_DEVICE void rowsSum(N &lane, const X &x) {
+#pragma unroll
+  for (int i = 0; i < IN; ++i)
+#pragma unroll
+    for (int v = 0; v < N::V; ++v)
+      lane.slot[0][Slot + i * N::V + v] += x.v[0][I0 + i][v];
+}
+
+/// Partial sums of rows R0 .. R0 + RN - 1 and columns K0 .. K0 + KN - 1 of a weight with K columns, from the slots.
+template <class Ref, int Slot, int R0, int RN, int K, int K0, int KN, class N>
+HYPERJIT_DEVICE void storeColumns(N &lane, long long chunk) {
+  auto *target = Ref::at(lane.launch, chunk);
+#pragma unroll
+  for (int r = 0; r < RN; ++r)
+#pragma unroll
+    for (int v = 0; v < N::V; ++v)
+#pragma unroll
+      for (int k = 0; k < KN; ++k)
+        target[(static_cast<long long>(R0 + r) * N::width + lane.channel + v) * K + K0 + k] =
+            lane.slot[0][Slot + (r * KN + k) * N::V + v];
+}
+
+#undef HYPERJIT_EACH
+
+} // namespace hyperjit
+
+#endif

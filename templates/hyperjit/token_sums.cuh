@@ -1,0 +1,94 @@
+// Sums over tokens in a fixed order: the tokens are split into chunks that depend on the token count alone, every
+// chunk's partial sum goes to the workspace, and whoever reads the sum adds the chunks in order. No atomics.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HYPERJIT_TOKEN_SUMS_CUH
+#define HYPERJIT_TOKEN_SUMS_CUH
+
+#include "hyperjit/row_reduced.cuh"
+
+namespace hyperjit {
+
+/// Sums of rows and weight gradients. blockIdx.x = block of channels, .y = chunk, .z = pass; a lane owns V channels of
+/// all rows and keeps their sums in registers over the whole chunk. Records of a tile of tokens are staged in shared
+/// memory by `Maths`.
+template <class S, class Uniform, class Maths, class... Passes, class L> HYPERJIT_DEVICE void columns(const L &launch) {
+  const SharedMemory<S> memory(0);
+  uniformOfKernel<S, Uniform>(launch, memory);
+  const long long begin = blockIdx.y * launch.chunkTokens;
+  const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
+  auto body = [&](auto pass) {
+    using P = decltype(pass);
+    Lane<typename S::T, L, S::width, 1, S::v, P::slots> lane{launch};
+    lane.channel = (blockIdx.x * S::threads + threadIdx.x) * S::v;
+    lane.active = lane.channel < S::width;
+    lane.uniform = memory.uniform;
+    lane.live[0] = true;
+#pragma unroll
+    for (int s = 0; s < P::slots; ++s)
+      lane.slot[0][s] = 0;
+    for (long long first = begin; first < end; first += S::tokens) {
+      const int count = end - first < S::tokens ? static_cast<int>(end - first) : S::tokens;
+      if constexpr (!IsNothing<Maths>::value) {
+        __syncthreads();
+        Token<typename S::T, L> token{launch, 0, nullptr, memory.scratch + threadIdx.x / 32 * S::scratch,
+                                      static_cast<int>(threadIdx.x % 32)};
+        for (int i = threadIdx.x / 32; i < count; i += S::warps) {
+          token.token = first + i;
+          token.record = memory.records + i * S::record;
+          Maths::run(token);
+        }
+        __syncthreads();
+      }
+      if (lane.active) {
+#pragma unroll 2
+        for (int i = 0; i < count; ++i) {
+          lane.token[0] = first + i;
+          lane.record[0] = memory.records + i * S::record;
+          P::Sweep::run(lane);
+        }
+      }
+    }
+    if (lane.active)
+      P::Sweep::store(lane, blockIdx.y);
+  };
+  int index = 0;
+  ((static_cast<int>(blockIdx.z) == index++ ? body(Passes()) : void()), ...);
+}
+
+/// One sweep of the columns kernel with its number of sums a lane.
+template <class Sweep_, int Slots> struct ColumnPass {
+  using Sweep = Sweep_;
+  static constexpr int slots = Slots;
+};
+
+/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. One CTA of 256 threads a chunk;
+/// eight rows of threads take every eighth token and are added in order.
+template <class T, class Source, class Target, int Count, class L> HYPERJIT_DEVICE void tokenSums(const L &launch) {
+  __shared__ T partial[8][33];
+  const long long begin = blockIdx.x * launch.chunkTokens;
+  const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
+  const int column = threadIdx.x % 32, row = threadIdx.x / 32;
+  for (int base = 0; base < Count; base += 32) {
+    const int index = base + column;
+    T sum = 0;
+    if (index < Count) {
+#pragma unroll 4
+      for (long long token = begin + row; token < end; token += 8)
+        sum += Source::template read<T>(launch, token, index);
+    }
+    partial[row][column] = sum;
+    __syncthreads();
+    if (row == 0 && index < Count) {
+      T total = 0;
+#pragma unroll
+      for (int r = 0; r < 8; ++r)
+        total += partial[r][column];
+      Target::at(launch, blockIdx.x)[index] = total;
+    }
+    __syncthreads();
+  }
+}
+
+} // namespace hyperjit
+
+#endif
