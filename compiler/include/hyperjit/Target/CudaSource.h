@@ -1,0 +1,47 @@
+//===- CudaSource.h - A kernel as CUDA C++ ----------------------*- C++ -*-===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// The CUDA exit: plans the launches of one kernel in phases form, converts
+// each body to EmitC (HCToEmitC.h) and prints a translation unit that
+// instantiates templates/hyperjit. The runtime's NVRTC does the rest.
+//===----------------------------------------------------------------------===//
+#ifndef HYPERJIT_TARGET_CUDASOURCE_H
+#define HYPERJIT_TARGET_CUDASOURCE_H
+
+#include "hyperjit/Dialect/HC/IR/HC.h"
+
+#include "llvm/ADT/StringRef.h"
+#include "llvm/Support/JSON.h"
+
+#include <string>
+
+namespace hyperjit::cuda {
+
+struct CudaSource {
+  /// The translation unit.
+  std::string text;
+  /// In order; keys as in the artifact's meta, and for grids of more than one
+  /// axis "grid_y", "grid_z" (numbers, or "chunks").
+  llvm::json::Array launches;
+  /// Bytes: workspace = fixed + perChunk * chunks + perToken * tokens.
+  int64_t workspaceFixed = 0, workspacePerChunk = 0, workspacePerToken = 0;
+  /// Split of sums over tokens: at most maxChunks chunks of a multiple of blockTokens.
+  int64_t blockTokens = 1, maxChunks = 1;
+  /// The schedule that was used, as text: skeleton and numbers.
+  std::string schedule;
+};
+
+/// `kernel` is one hc.func in phases form; `target` a name such as
+/// "sm_90a/h200" or "sm_80"; `schedule` is "auto" or text such as
+/// "rows:tokens=1,vector=4,warps=8". Errors are diagnostics at the kernel; an
+/// illegal schedule names the number and its bounds.
+mlir::LogicalResult buildCudaSource(hc::FuncOp kernel, llvm::StringRef target, llvm::StringRef schedule,
+                                    CudaSource &result);
+
+/// The EmitC module that the text is printed from, for `--stage emitc`.
+mlir::OwningOpRef<mlir::ModuleOp> buildCudaModule(hc::FuncOp kernel, llvm::StringRef target,
+                                                  llvm::StringRef schedule, CudaSource &result);
+
+} // namespace hyperjit::cuda
+
+#endif
