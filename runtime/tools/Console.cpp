@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Console.h"
 
+#include <hyperjit/core/CacheKey.h>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,37 +17,8 @@
 
 namespace hyperjit::tools {
 
-std::string nearestWord(std::string_view word, const std::vector<std::string> &known) {
-  std::string best;
-  size_t bestDistance = std::max<size_t>(3, word.size() / 2 + 1);
-  for (const std::string &candidate : known) {
-    std::vector<size_t> row(candidate.size() + 1);
-    std::iota(row.begin(), row.end(), size_t(0));
-    for (size_t i = 1; i <= word.size(); ++i) {
-      size_t diagonal = row[0];
-      row[0] = i;
-      for (size_t j = 1; j <= candidate.size(); ++j) {
-        size_t substitute = diagonal + (word[i - 1] == candidate[j - 1] ? 0 : 1);
-        diagonal = row[j];
-        row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
-      }
-    }
-    if (row.back() < bestDistance) {
-      bestDistance = row.back();
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-std::string unknownWord(std::string_view kind, std::string_view word, const std::vector<std::string> &known) {
-  std::string near = nearestWord(word, known);
-  return fmt::format("{} '{}' is unknown{}; there are: {}", kind, word,
-                     near.empty() ? "" : fmt::format(", did you mean '{}'?", near), fmt::join(known, ", "));
-}
-
 Json jsonHead(std::string_view command, std::string_view device) {
-  return {{"schema", fmt::format("hyperjit.{}/1", command)}, {"version", HYPERJIT_VERSION}, {"device", device}};
+  return {{"schema", fmt::format("hyperjit.{}/1", command)}, {"version", version()}, {"device", device}};
 }
 
 void writeFileWhole(const std::filesystem::path &path, std::string_view content) {

@@ -31,12 +31,6 @@ struct EnvironmentProblem : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The word of `known` with the smallest edit distance to `word`; empty if none is near.
-std::string nearestWord(std::string_view word, const std::vector<std::string> &known);
-
-/// "KIND 'WORD' is unknown; did you mean 'NEAR'? There are: a, b, c"
-std::string unknownWord(std::string_view kind, std::string_view word, const std::vector<std::string> &known);
-
 /// The head every JSON answer has: schema "hyperjit.<command>/1", version, device.
 Json jsonHead(std::string_view command, std::string_view device);
 

@@ -1,0 +1,298 @@
+// hyperjit bench: a chain of sites forward and backward, against plain ATen, with the copy bandwidth of the same run.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A row's time is that of a whole chain divided by its sites: expand and reduce are outside, the branches return what they
+// are given. The counted traffic u comes from the compiler's own kernels; share = bytes of u / time / copy bandwidth.
+#include "Console.h"
+#include "Measure.h"
+#include "Plot.h"
+#include "TorchTools.h"
+
+#include <hyperjit/core/KernelManager.h>
+#include <hyperjit/torch/Connection.h>
+#include <hyperjit/torch/Reference.h>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <fstream>
+#include <map>
+
+namespace hyperjit::tools {
+
+namespace {
+
+at::ScalarType scalarType(DType type) {
+  switch (type) {
+  case DType::BFloat16: return at::kBFloat16;
+  case DType::Float16: return at::kHalf;
+  case DType::Float32: return at::kFloat;
+  case DType::Float64: return at::kDouble;
+  }
+  return at::kFloat;
+}
+
+struct Row {
+  std::string implementation, spec, direction, mode;
+  int64_t tokens = 0;
+  Timing us; ///< of one site
+  double u = 0, share = 0, speedup = 1;
+};
+
+/// The counted traffic of one site of a chain: its two halves meet their neighbours' in boundary kernels; the chain's ends are
+/// single halves. Read from the compiled kernels.
+struct CountedTraffic {
+  double forward = 0, backward = 0;
+};
+
+struct Chain {
+  SiteSpec spec;
+  std::vector<nn::Connection> layers;
+  at::Tensor x, cotangent;
+
+  Chain(const SiteSpec &spec, int64_t sites, int64_t tokens, at::Device device) : spec(spec) {
+    torch::manual_seed(1);
+    for (int64_t i = 0; i < sites; ++i) {
+      nn::Connection layer(nn::ConnectionOptions(spec).layerIndex(i));
+      layer->to(device);
+      torch::NoGradGuard noGradients;
+      // Initial values make many coefficients zero or one; a trained layer's are neither.
+      for (at::Tensor &parameter : layer->parameters())
+        parameter.add_(at::randn_like(parameter), 0.02);
+      layers.push_back(layer);
+    }
+    auto options = at::device(device).dtype(scalarType(spec.stream));
+    x = at::randn({tokens, spec.n, spec.d}, options).requires_grad_();
+    cotangent = at::randn({tokens, spec.n, spec.d}, options);
+  }
+
+  at::Tensor jit() const {
+    nn::Stream stream(x);
+    for (const nn::Connection &layer : layers)
+      stream = nn::Connection(layer)->forward(stream, [](const at::Tensor &u) { return u; });
+    return stream.tensor();
+  }
+  at::Tensor eager() const {
+    Reference reference(spec);
+    Reference::Tensors carries;
+    at::Tensor streams = x;
+    for (const nn::Connection &layer : layers) {
+      Reference::Width width = reference.width(streams, layer->namedSiteParameters(), carries);
+      streams = reference.depth(width.u, width);
+      for (auto &[name, value] : width.carries)
+        carries[name] = value;
+    }
+    return streams;
+  }
+};
+
+/// u of one site in the chain as it is really run: K - 1 boundaries and the two single ends, divided by K.
+CountedTraffic countTraffic(const SiteSpec &given, int64_t sites, int64_t tokens, const Target &target) {
+  KernelManager &manager = KernelManager::global();
+  ProgramSource &programs = ProgramSource::global();
+  SiteSpec spec = programs.normalise(given);
+  auto program = programs.site(spec);
+  const SiteSignature &signature = program->signature;
+  bool crosses = signature.tokenCoefficients + signature.uniformCoefficients + signature.channelRows > 0;
+  std::string c = crosses ? "c" : "", p = program->parameters.empty() ? "" : "p";
+  std::string kOut = signature.carriesOut.empty() ? "" : "k", kIn = signature.carriesIn.empty() ? "" : "k";
+  Bucket bucket = bucketOf(tokens);
+  auto wide = [&](const KernelSpec &kernel) {
+    const TrafficInfo traffic = manager.artifact(kernel, target).artifact->meta.traffic;
+    return double(traffic.readsU + traffic.writesU);
+  };
+  CountedTraffic counted;
+  double inner = double(sites - 1);
+  counted.forward = wide(KernelSpec::beforeForward(spec, true, bucket)) + wide(KernelSpec::afterForward(spec, bucket));
+  counted.backward = wide(KernelSpec::backward({}, spec, "u" + c + kOut, "x" + p + kIn, bucket)) +
+                     wide(KernelSpec::backward(spec, {}, "x", "xy" + c, bucket));
+  if (sites > 1) {
+    counted.forward += inner * wide(KernelSpec::boundaryForward(spec, spec, true, bucket));
+    counted.backward += inner * wide(KernelSpec::backward(spec, spec, "xu" + c + kOut, "xy" + c + p + kIn, bucket));
+  }
+  counted.forward /= double(sites);
+  counted.backward /= double(sites);
+  return counted;
+}
+
+/// Forward, backward, and both of one chain; backward alone is what both take beyond forward.
+std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &options, int64_t tokens, at::Device device) {
+  auto forward = [&] { return eager ? chain.eager() : chain.jit(); };
+  double scale = 1e3 / double(options.sites); // ms of a chain to us of a site
+  auto clear = [&] {
+    for (const nn::Connection &layer : chain.layers)
+      nn::Connection(layer)->zero_grad();
+    chain.x.mutable_grad() = at::Tensor();
+  };
+  Timing ahead = timed(device, options.repeats, [&] { forward(); });
+  Timing both = timed(device, options.repeats, [&] {
+    clear();
+    forward().backward(chain.cotangent);
+  });
+  clear();
+  auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
+  Timing back{both.median - ahead.median, both.min - ahead.min, both.max - ahead.max};
+  std::vector<Row> rows;
+  std::string name = eager ? "eager" : "hyperjit", spec = chain.spec.text();
+  rows.push_back({name, spec, "forward", "chain", tokens, scaled(ahead)});
+  rows.push_back({name, spec, "backward", "chain", tokens, scaled(back)});
+  rows.push_back({name, spec, "both", "chain", tokens, scaled(both)});
+  return rows;
+}
+
+double millisecondsOf(const std::function<void()> &work) {
+  auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// First call of one kernel: compiled, from disk in a fresh manager, from memory.
+Json firstCall(const SiteSpec &given, const Target &target) {
+  ProgramSource &programs = ProgramSource::global();
+  SiteSpec spec = programs.normalise(given);
+  // A namespace of its own makes the kernel new to the cache.
+  KernelManagerOptions fresh;
+  fresh.settings.cacheNamespace += fmt::format("bench-{}", std::chrono::steady_clock::now().time_since_epoch().count());
+  KernelSpec kernel = KernelSpec::boundaryForward(spec, spec, true, Bucket::Large);
+  Json answer = {{"cold", nullptr}, {"disk", nullptr}, {"memory", nullptr}};
+  std::string path;
+  {
+    KernelManager cold(fresh);
+    answer["cold"] = millisecondsOf([&] { cold.get(kernel, target); });
+    double memory = millisecondsOf([&] {
+      for (int i = 0; i < 1000; ++i)
+        cold.get(kernel, target);
+    });
+    answer["memory"] = memory / 1000;
+    path = cold.cache().pathOf(CacheKey::of(cold.keyFields(kernel, target)));
+  }
+  KernelManager disk(fresh);
+  double milliseconds = millisecondsOf([&] { disk.get(kernel, target); });
+  if (disk.statistics().diskHits == 1)
+    answer["disk"] = milliseconds;
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  return answer;
+}
+
+/// Host time of a forward call through the dispatcher with almost no work in it.
+double hostMicroseconds(const SiteSpec &given, at::Device device) {
+  SiteSpec spec = given;
+  Chain chain(spec, 2, 1, device);
+  torch::NoGradGuard noGradients;
+  chain.jit();
+  synchronise(device);
+  constexpr int calls = 200;
+  double milliseconds = millisecondsOf([&] {
+    for (int i = 0; i < calls; ++i)
+      chain.jit();
+  });
+  synchronise(device);
+  return milliseconds * 1e3 / (calls * 3); // before, boundary, after
+}
+
+int64_t peakBytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:"))
+      return std::stoll(line.substr(6)) * 1024;
+  return 0;
+}
+
+int bench(const BenchOptions &options) {
+  at::Device device = chooseDevice(options.device);
+  std::string name = deviceName(device);
+  std::vector<SiteSpec> specs;
+  for (const std::string &text : options.specs) {
+    SiteSpec spec = SiteSpec::parse(text);
+    spec.validate();
+    specs.push_back(spec);
+    ProgramSource::global().site(spec);
+  }
+  // Traffic does not depend on the target's details; the host's is always at hand.
+  Target target = Target::native();
+  bool eager = std::find(options.against.begin(), options.against.end(), "eager") != options.against.end();
+  double copy = copyBandwidth(device);
+  std::vector<Row> rows;
+  Progress progress("bench", int64_t(specs.size() * options.tokens.size()));
+  int64_t done = 0;
+  for (const SiteSpec &spec : specs)
+    for (int64_t tokens : options.tokens) {
+      if (interrupted())
+        break;
+      Chain chain(spec, options.sites, tokens, device);
+      CountedTraffic counted = countTraffic(spec, options.sites, tokens, target);
+      std::vector<Row> mine = measure(chain, false, options, tokens, device), theirs;
+      if (eager)
+        theirs = measure(chain, true, options, tokens, device);
+      double bytes = double(sizeOf(spec.stream)) * double(spec.d) * double(tokens);
+      for (std::vector<Row> *list : {&mine, &theirs})
+        for (size_t i = 0; i < list->size(); ++i) {
+          Row &row = (*list)[i];
+          row.u = row.direction == "forward" ? counted.forward : row.direction == "backward" ? counted.backward : counted.forward + counted.backward;
+          row.share = row.u * bytes / (row.us.median * 1e3) / copy;
+          row.speedup = eager ? theirs[i].us.median / row.us.median : 1;
+          rows.push_back(row);
+        }
+      progress.advance(++done, spec.text());
+    }
+  progress.finish();
+
+  Json answer = jsonHead("bench", name);
+  answer["copy_gbps"] = copy;
+  answer["sites"] = options.sites;
+  answer["rows"] = Json::array();
+  Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "u", "share", "speedup"});
+  for (const Row &row : rows) {
+    table.add({row.spec, fmt::format("{}", row.tokens), row.direction, row.implementation, fmt::format("{:.1f}", row.us.median),
+               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max), fmt::format("{:.2f}", row.u),
+               fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
+    answer["rows"].push_back({{"implementation", row.implementation}, {"spec", row.spec}, {"tokens", row.tokens},
+                              {"direction", row.direction}, {"mode", row.mode},
+                              {"us", {{"median", row.us.median}, {"min", row.us.min}, {"max", row.us.max}}}, {"u", row.u},
+                              {"share", row.share}, {"speedup", row.speedup}});
+  }
+  answer["first_call_ms"] = firstCall(specs.back(), target);
+  answer["host_us_per_call"] = hostMicroseconds(specs.back(), device);
+  answer["peak_bytes"] = peakBytes();
+  if (options.json != "-") {
+    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site\n\n{}\n", name, copy, options.sites, table.text());
+    const Json &first = answer["first_call_ms"];
+    fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
+    if (first["disk"].is_number())
+      fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
+    fmt::print(", from memory {:.2f} us; host {:.1f} us a call at 1 token\n", 1e3 * first["memory"].get<double>(),
+               answer["host_us_per_call"].get<double>());
+  }
+  if (!options.plot.empty()) {
+    Plot plot;
+    plot.title = "Share of copy bandwidth, forward + backward";
+    plot.subtitle = fmt::format("{}, copy {:.1f} GB/s, chains of {} sites", name, copy, options.sites);
+    plot.xLabel = "tokens";
+    plot.yLabel = "share";
+    plot.yFromZero = true;
+    std::map<std::string, Curve> curves;
+    for (const Row &row : rows)
+      if (row.direction == "both") {
+        Curve &curve = curves[row.implementation + " " + row.spec.substr(0, row.spec.find(':'))];
+        curve.dashed = row.implementation == "eager";
+        curve.x.push_back(double(row.tokens));
+        curve.y.push_back(row.share);
+      }
+    for (auto &[title, curve] : curves) {
+      curve.name = title;
+      plot.curves.push_back(curve);
+    }
+    writeFileWhole(options.plot, plot.svg());
+  }
+  writeJson(answer, options.json);
+  return interrupted() ? exitProblem : exitOk;
+}
+
+} // namespace
+
+} // namespace hyperjit::tools
+
+extern "C" __attribute__((visibility("default"))) int hyperjit_tools_bench(const hyperjit::tools::BenchOptions &options) {
+  return hyperjit::tools::bench(options);
+}

@@ -1,0 +1,34 @@
+// hyperjit bench: time and share of copy bandwidth of chained sites, against plain ATen.
+// SPDX-License-Identifier: Apache-2.0
+#include "Tool.h"
+#include "TorchTools.h"
+
+namespace hyperjit::tools {
+
+void addBench(CLI::App &app, int &exit) {
+  auto options = std::make_shared<BenchOptions>();
+  auto specs = std::make_shared<SpecArguments>();
+  CLI::App *command = app.add_subcommand("bench", "time chained sites forward and backward against plain ATen, with the copy bandwidth of the same run");
+  specs->add(*command, true);
+  command->add_option("--tokens", options->tokens, "comma list of token counts")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--against", options->against, "comma list: eager (plain ATen formulas); none")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"eager", "none"}))
+      ->capture_default_str();
+  command->add_option("--sites", options->sites, "sites of a chain")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
+  command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth");
+  addJson(*command, options->json);
+  command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --json bench.json"));
+  command->callback([options, specs, &exit] {
+    specs->openLibraries();
+    if (specs->specs.empty() && specs->specsFile.empty())
+      options->specs = {"static:n=4,d=512", "dynamic:n=4,d=512", "frac:n=1,m=4,d=512", "manifold:n=4,d=512"};
+    else
+      options->specs = specs->read();
+    exit = reinterpret_cast<BenchEntry>(torchToolsEntry(benchEntryName))(*options);
+  });
+}
+
+} // namespace hyperjit::tools

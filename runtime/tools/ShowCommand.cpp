@@ -1,0 +1,208 @@
+// hyperjit show SPEC: what becomes of a spec: parameters, kernels with their wide traffic, any stage of the compiler.
+// SPDX-License-Identifier: Apache-2.0
+#include "Tool.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <unistd.h>
+
+namespace hyperjit::tools {
+
+namespace {
+
+// sass is not a stage of the compiler: it is read from the finished cubin.
+const std::vector<std::string> stages = {"recipe", "hc",     "specialized", "adjoint", "split", "fused",
+                                         "phases", "emitc",  "cuda",        "llvm",    "asm",   "sass"};
+
+struct Options {
+  SpecArguments specs;
+  std::string stage, role, direction, tokens = "large", target, json;
+  bool traffic = false;
+};
+
+struct Traffic {
+  int64_t wide = 0, narrow = 0;
+  void add(const TrafficInfo &info) {
+    wide += info.readsU + info.writesU;
+    narrow += info.narrowBytes;
+  }
+};
+
+std::string disassemble(const ResolvedArtifact &resolved) {
+  if (resolved.artifact->kind != PayloadKind::Cubin)
+    throw UsageError("--stage sass needs a CUDA target, for example --target sm_90a");
+  if (std::system("command -v nvdisasm >/dev/null 2>&1") != 0)
+    throw EnvironmentProblem("nvdisasm is not on PATH; it comes with the CUDA toolkit (package cuda-nvdisasm-13-0). "
+                             "--stage cuda shows the source");
+  std::string path = fmt::format("{}/hyperjit-{}.cubin", std::filesystem::temp_directory_path().string(), ::getpid());
+  writeFileWhole(path, {reinterpret_cast<const char *>(resolved.artifact->payload.data()), resolved.artifact->payload.size()});
+  std::string text;
+  if (FILE *pipe = ::popen(fmt::format("nvdisasm -c '{}'", path).c_str(), "r")) {
+    char block[4096];
+    while (size_t count = std::fread(block, 1, sizeof block, pipe))
+      text.append(block, count);
+    ::pclose(pipe);
+  }
+  std::filesystem::remove(path);
+  return text;
+}
+
+KernelSpec kernelOf(const Options &options, const std::string &text) {
+  if (isKernelText(text))
+    return parseKernel(text);
+  Part part = parsePart(text);
+  Role role = options.role == "before" ? Role::Before : options.role == "after" ? Role::After : Role::Boundary;
+  Direction direction = options.direction == "backward" ? Direction::Backward : Direction::Forward;
+  return trainingKernel(part, role, direction, options.tokens == "small" ? Bucket::Small : Bucket::Large);
+}
+
+int showStage(const Options &options, const std::string &text) {
+  KernelManager &manager = KernelManager::global();
+  KernelSpec kernel = kernelOf(options, text);
+  // A CUDA stage without a target means the newest table entry that most people have.
+  std::string wanted = options.target.empty() && (options.stage == "cuda" || options.stage == "emitc" || options.stage == "sass")
+                           ? "sm_90a"
+                           : options.target;
+  Target target = targetOf(wanted);
+  std::string content = options.stage == "sass" ? disassemble(manager.artifact(kernel, target))
+                                                : manager.stage(kernel, target, options.stage);
+  if (options.json.empty()) {
+    std::cout << content;
+    if (content.empty() || content.back() != '\n')
+      std::cout << '\n';
+  } else {
+    Json answer = jsonHead("show", target.text());
+    answer["spec"] = kernel.text();
+    answer["target"] = target.text();
+    answer["stage"] = options.stage;
+    answer["text"] = content;
+    writeJson(answer, options.json);
+  }
+  return exitOk;
+}
+
+int showSummary(const Options &options, const std::string &text) {
+  KernelManager &manager = KernelManager::global();
+  Target target = targetOf(options.target);
+  Bucket bucket = options.tokens == "small" ? Bucket::Small : Bucket::Large;
+  std::vector<KernelSpec> kernels;
+  Json answer = jsonHead("show", target.text());
+  answer["spec"] = text;
+  answer["target"] = target.text();
+  answer["schedule"] = "auto";
+  answer["parameters"] = Json::array();
+  Table parameters({"parameter", "shape", "dtype", "initialisation"});
+  size_t parameterCount = 0;
+  std::string title;
+  if (isKernelText(text)) {
+    kernels = {parseKernel(text)};
+    title = kernels[0].text();
+  } else {
+    Part part = parsePart(text);
+    title = part.text();
+    for (const ParameterInfo &p : ProgramSource::global().parameters(part.before)) {
+      parameters.add({p.name, fmt::format("({})", fmt::join(p.shape, ", ")), std::string(name(p.dtype)), p.initialisation.text});
+      answer["parameters"].push_back({{"name", p.name}, {"shape", p.shape}, {"dtype", std::string(name(p.dtype))},
+                                      {"initialisation", p.initialisation.text}});
+      ++parameterCount;
+    }
+    for (Role role : {Role::Before, Role::Boundary, Role::After})
+      for (Direction direction : {Direction::Forward, Direction::Backward}) {
+        bool wanted = (options.role.empty() || name(role) == options.role) &&
+                      (options.direction.empty() || name(direction) == options.direction);
+        if (wanted)
+          kernels.push_back(trainingKernel(part, role, direction, bucket));
+      }
+  }
+  answer["spec"] = title;
+  answer["kernels"] = Json::array();
+
+  Traffic chained[2], alone[2];
+  Table table({"kernel", "direction", "reads u", "writes u", "saved u", "narrow B", "stages", "registers", "spills", "schedule"});
+  Progress progress("kernels", int64_t(kernels.size()));
+  int64_t done = 0;
+  for (const KernelSpec &kernel : kernels) {
+    ResolvedArtifact resolved = manager.artifact(kernel, target);
+    const ArtifactMeta &meta = resolved.artifact->meta;
+    Traffic *sums = kernel.role == Role::Boundary ? chained : alone;
+    sums[kernel.direction == Direction::Backward].add(meta.traffic);
+    int registers = 0;
+    int64_t shared = 0, spills = 0;
+    for (const EntryInfo &entry : meta.entries) {
+      registers = std::max(registers, entry.registers);
+      shared = std::max(shared, entry.sharedBytes);
+      spills += entry.spills;
+    }
+    table.add({std::string(name(kernel.role)), std::string(name(kernel.direction)), fmt::format("{}", meta.traffic.readsU),
+               fmt::format("{}", meta.traffic.writesU), fmt::format("{}", meta.traffic.savedU),
+               fmt::format("{}", meta.traffic.narrowBytes), fmt::format("{}", meta.stages), fmt::format("{}", registers),
+               fmt::format("{}", spills), meta.schedule});
+    answer["schedule"] = meta.schedule;
+    std::string entry = meta.launches.empty() ? "" : meta.launches.front().entry;
+    answer["kernels"].push_back({{"entry", entry}, {"role", std::string(name(kernel.role))},
+                                 {"direction", std::string(name(kernel.direction))}, {"spec", kernel.text()},
+                                 {"reads_u", meta.traffic.readsU}, {"writes_u", meta.traffic.writesU},
+                                 {"saved_u", meta.traffic.savedU}, {"narrow_bytes", meta.traffic.narrowBytes},
+                                 {"registers", registers}, {"shared_bytes", shared}, {"spills", spills},
+                                 {"schedule", meta.schedule}, {"launches", meta.launches.size()}});
+    progress.advance(++done);
+  }
+  auto both = [](const Traffic sums[2]) {
+    return Json{{"forward_u", sums[0].wide}, {"backward_u", sums[1].wide}, {"narrow_bytes", sums[0].narrow + sums[1].narrow}};
+  };
+  answer["chained"] = both(chained);
+  answer["alone"] = both(alone);
+  if (options.json.empty()) {
+    if (!options.traffic) {
+      fmt::print("{}\ntarget {}\n\n", title, target.text());
+      if (parameterCount)
+        fmt::print("{}\n", parameters.text());
+      fmt::print("{}\n", table.text());
+    }
+    auto line = [](const char *what, const Traffic sums[2]) {
+      if (sums[0].wide && sums[1].wide)
+        fmt::print("{} {:.1f}u forward, {:.1f}u backward\n", what, double(sums[0].wide), double(sums[1].wide));
+      else if (sums[0].wide || sums[1].wide)
+        fmt::print("{} {:.1f}u {}\n", what, double(sums[0].wide + sums[1].wide), sums[0].wide ? "forward" : "backward");
+    };
+    line("chained", chained);
+    line("alone", alone);
+  }
+  writeJson(answer, options.json);
+  return exitOk;
+}
+
+int run(const Options &options) {
+  std::string text = options.specs.read().front();
+  if (options.stage.empty())
+    return showSummary(options, text);
+  if (std::find(stages.begin(), stages.end(), options.stage) == stages.end())
+    throw UsageError(unknownWord("stage", options.stage, stages));
+  return showStage(options, text);
+}
+
+} // namespace
+
+void addShow(CLI::App &app, int &exit) {
+  auto options = std::make_shared<Options>();
+  CLI::App *command = app.add_subcommand("show", "what becomes of a spec: parameters, kernels, traffic, any stage of the compiler");
+  options->specs.add(*command, false);
+  command->add_option("--stage", options->stage, "print this stage: " + fmt::format("{}", fmt::join(stages, "|")));
+  command->add_option("--role", options->role, "before|boundary|after (with --stage: boundary)")
+      ->check(CLI::IsMember({"before", "boundary", "after"}));
+  command->add_option("--direction", options->direction, "forward|backward (with --stage: forward)")
+      ->check(CLI::IsMember({"forward", "backward"}));
+  command->add_option("--tokens", options->tokens, "small|large: the token count the kernel is made for")
+      ->check(CLI::IsMember({"small", "large"}))
+      ->capture_default_str();
+  command->add_option("--target", options->target, "native, x86-64-v3, sm_90a/h100, ... (native; sm_90a for a CUDA stage)");
+  command->add_flag("--traffic", options->traffic, "only the wide traffic of a site, in u");
+  addJson(*command, options->json);
+  command->footer(examples("show manifold:n=4,d=4096,dtype=bf16 --traffic",
+                           "show dynamic:n=4,d=512 --stage cuda --role boundary --direction backward --target sm_90a"));
+  command->callback([options, &exit] { exit = run(*options); });
+}
+
+} // namespace hyperjit::tools

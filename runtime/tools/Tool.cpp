@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "Tool.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <dlfcn.h>
+#include <fstream>
+
+namespace hyperjit::tools {
+
+std::string examples(std::string_view first, std::string_view second) {
+  return fmt::format("\nExamples:\n  hyperjit {}\n  hyperjit {}\n", first, second);
+}
+
+void SpecArguments::add(CLI::App &command, bool many) {
+  if (many) {
+    command.add_option("SPEC", specs, "recipe:key=value,... or boundary(spec|spec) or a kernel's text");
+    command.add_option("--specs", specsFile, "file with one spec a line; # starts a comment");
+  } else {
+    command.add_option("SPEC", specs, "recipe:key=value,... or boundary(spec|spec)")->expected(1)->required();
+  }
+  command.add_option("--load", libraries, "library that calls hyperjit::define, opened first");
+}
+
+void SpecArguments::openLibraries() const {
+  for (const std::string &library : libraries) {
+    // A name without a slash would be searched on the loader's path; what is meant is the file.
+    std::string path = library.find('/') == std::string::npos ? "./" + library : library;
+    if (!::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL))
+      throw UsageError(fmt::format("--load {}: {}", library, ::dlerror()));
+  }
+}
+
+std::vector<std::string> SpecArguments::read() const {
+  openLibraries();
+  std::vector<std::string> all = specs;
+  if (!specsFile.empty()) {
+    std::ifstream file(specsFile);
+    if (!file)
+      throw UsageError(fmt::format("--specs {}: the file cannot be read", specsFile));
+    for (std::string line; std::getline(file, line);) {
+      line.erase(std::min(line.find('#'), line.size()));
+      line.erase(line.find_last_not_of(" \t\r") + 1);
+      line.erase(0, line.find_first_not_of(" \t"));
+      if (!line.empty())
+        all.push_back(line);
+    }
+  }
+  if (all.empty())
+    throw UsageError("no spec given; write one like manifold:n=4,d=4096,dtype=bf16 (hyperjit recipes lists the recipes)");
+  return all;
+}
+
+std::string Part::text() const { return pair ? fmt::format("boundary({}|{})", after.text(), before.text()) : before.text(); }
+
+static SiteSpec parseSite(const std::string &text) {
+  SiteSpec spec = ProgramSource::global().normalise(SiteSpec::parse(text));
+  spec.validate();
+  return spec;
+}
+
+Part parsePart(const std::string &text) {
+  Part part;
+  if (text.starts_with("boundary(") && text.ends_with(")")) {
+    size_t bar = text.find('|');
+    if (bar == std::string::npos)
+      throw UsageError(fmt::format("'{}' names one site; a boundary is written boundary(spec|spec)", text));
+    part.after = parseSite(text.substr(9, bar - 9));
+    part.before = parseSite(text.substr(bar + 1, text.size() - bar - 2));
+    part.pair = true;
+  } else {
+    part.after = part.before = parseSite(text);
+  }
+  return part;
+}
+
+bool isKernelText(const std::string &text) {
+  return text.find("):") != std::string::npos &&
+         (text.starts_with("before(") || text.starts_with("boundary(") || text.starts_with("after("));
+}
+
+KernelSpec parseKernel(const std::string &text) {
+  KernelSpec kernel = KernelSpec::parse(text);
+  for (auto *site : {&kernel.after, &kernel.before})
+    if (*site)
+      **site = ProgramSource::global().normalise(**site);
+  kernel.validate();
+  return kernel;
+}
+
+KernelSpec trainingKernel(const Part &part, Role role, Direction direction, Bucket bucket) {
+  ProgramSource &programs = ProgramSource::global();
+  std::optional<SiteSpec> after, before;
+  if (role != Role::Before)
+    after = part.after;
+  if (role != Role::After)
+    before = part.before;
+  if (direction == Direction::Forward)
+    return role == Role::Before     ? KernelSpec::beforeForward(*before, true, bucket)
+           : role == Role::Boundary ? KernelSpec::boundaryForward(*after, *before, true, bucket)
+                                    : KernelSpec::afterForward(*after, bucket);
+  auto crosses = [](const SiteSignature &s) { return s.tokenCoefficients + s.uniformCoefficients + s.channelRows > 0; };
+  std::string given, want = "x";
+  if (after) {
+    given += "x";
+    want += "y";
+    if (crosses(programs.site(*after)->signature))
+      want += "c";
+  }
+  if (before) {
+    auto program = programs.site(*before);
+    given += "u";
+    if (crosses(program->signature))
+      given += "c";
+    if (!program->signature.carriesOut.empty())
+      given += "k";
+    if (!program->parameters.empty())
+      want += "p";
+    if (!program->signature.carriesIn.empty())
+      want += "k";
+  }
+  return KernelSpec::backward(after, before, given, want, bucket);
+}
+
+std::vector<KernelSpec> allKernels(const Part &part) {
+  std::vector<KernelSpec> kernels;
+  for (Bucket bucket : {Bucket::Large, Bucket::Small})
+    for (Role role : {Role::Before, Role::Boundary, Role::After}) {
+      kernels.push_back(trainingKernel(part, role, Direction::Forward, bucket));
+      // After saves nothing, so its two forward kernels are one.
+      if (role != Role::After) {
+        kernels.push_back(kernels.back());
+        kernels.back().save = false;
+      }
+      kernels.push_back(trainingKernel(part, role, Direction::Backward, bucket));
+    }
+  return kernels;
+}
+
+Target targetOf(const std::string &text) { return text.empty() ? Target::native() : Target::parse(text); }
+
+std::vector<Target> targetsOf(const std::string &text) {
+  if (text.empty())
+    return {Target::native()};
+  std::vector<Target> targets;
+  for (const std::string &word : CLI::detail::split(text, ','))
+    targets.push_back(Target::parse(word));
+  return targets;
+}
+
+void addJson(CLI::App &command, std::string &destination) {
+  command.add_option("--json", destination, "print JSON, or write it to this file")->expected(0, 1)->default_str("-")->type_name("[FILE]");
+}
+
+int report(const std::exception &error) {
+  std::fprintf(stderr, "hyperjit: %s\n", error.what());
+  if (dynamic_cast<const UsageError *>(&error))
+    return exitUsage;
+  if (dynamic_cast<const EnvironmentProblem *>(&error))
+    return exitEnvironment;
+  if (const auto *known = dynamic_cast<const hyperjit::Error *>(&error)) {
+    switch (known->id()) {
+    case ErrorId::InvalidSetting:
+    case ErrorId::MissingKernel:
+    case ErrorId::CompilerMissing:
+    case ErrorId::BackendMissing:
+    case ErrorId::LibraryMissing:
+    case ErrorId::DeviceFailure:
+      return exitEnvironment;
+    case ErrorId::Internal:
+    case ErrorId::CompilerBug:
+    case ErrorId::ImageRejected:
+      return exitProblem;
+    default:
+      return exitUsage;
+    }
+  }
+  return exitProblem;
+}
+
+} // namespace hyperjit::tools

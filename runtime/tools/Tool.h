@@ -1,0 +1,73 @@
+// The commands of `hyperjit`, one file each, and what they share: how a spec on the command line becomes kernels.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "Console.h"
+
+#include <hyperjit/core/Error.h>
+#include <hyperjit/core/KernelManager.h>
+
+#include <CLI/CLI.hpp>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hyperjit::tools {
+
+/// Each adds its sub-command; the sub-command's callback sets `exit`.
+void addRecipes(CLI::App &app, int &exit);
+void addShow(CLI::App &app, int &exit);
+void addPrecompile(CLI::App &app, int &exit);
+void addBench(CLI::App &app, int &exit);
+void addDemo(CLI::App &app, int &exit);
+void addCache(CLI::App &app, int &exit);
+void addEnv(CLI::App &app, int &exit);
+void addDoctor(CLI::App &app, int &exit);
+
+/// "\nExamples:\n  hyperjit FIRST\n  hyperjit SECOND\n", the footer of a command's --help.
+std::string examples(std::string_view first, std::string_view second);
+
+/// Where specs come from in every command that takes them.
+struct SpecArguments {
+  std::vector<std::string> specs;
+  std::string specsFile;            ///< one a line, `#` starts a comment
+  std::vector<std::string> libraries; ///< opened first: they call hyperjit::define
+
+  void add(CLI::App &command, bool many);
+  /// Opens the libraries, reads the file; UsageError if there is no spec at all.
+  std::vector<std::string> read() const;
+  void openLibraries() const;
+};
+
+/// One or two sites: "spec", or "boundary(spec|spec)". Normalised.
+struct Part {
+  SiteSpec after, before;
+  bool pair = false; ///< the text named two sites
+  /// A site's own text; boundary(a|b) for two.
+  std::string text() const;
+};
+Part parsePart(const std::string &text);
+
+/// True for the text of one kernel ("before(...):forward:save:tokens=large"), false for a site or a boundary.
+bool isKernelText(const std::string &text);
+/// The kernel's spec with its sites normalised.
+KernelSpec parseKernel(const std::string &text);
+
+/// The kernel that training asks for: forward that saves, or the backward of everything the sites have.
+KernelSpec trainingKernel(const Part &part, Role role, Direction direction, Bucket bucket);
+/// Every kernel that training and inference of a part ask for: all roles, forward saving and not, backward, both buckets.
+std::vector<KernelSpec> allKernels(const Part &part);
+
+/// The target of --target; native without it.
+Target targetOf(const std::string &text);
+/// A comma list of them.
+std::vector<Target> targetsOf(const std::string &text);
+
+/// How --json works everywhere: given without a file it means stdout.
+void addJson(CLI::App &command, std::string &destination);
+
+/// Maps an exception to a message on stderr and an exit code.
+int report(const std::exception &error);
+
+} // namespace hyperjit::tools

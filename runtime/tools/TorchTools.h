@@ -1,0 +1,49 @@
+// The door to libhyperjit-tools.so, which holds what needs LibTorch (demo, bench). It is opened when such a command runs:
+// the other commands start without mapping a gigabyte of LibTorch, and work where there is none.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace hyperjit::tools {
+
+struct DemoOptions {
+  std::string text;                             ///< file or folder; empty: the project's own text
+  int64_t steps = 250;
+  std::string variants = "plain,static,dynamic,frac,manifold";
+  int64_t streams = 4;
+  int64_t fracs = 4;
+  int64_t dim = 128;
+  int64_t layers = 4;
+  int64_t batch = 8;
+  int64_t context = 128;
+  std::string device = "auto";                  ///< auto | cpu | cuda
+  uint64_t seed = 1;
+  std::string plot = "hyperjit-demo.svg";       ///< "none": no plot
+  std::string json = "hyperjit-demo.json";      ///< "-": stdout, "none": no JSON
+};
+
+struct BenchOptions {
+  std::vector<std::string> specs;
+  std::vector<int64_t> tokens = {4096};
+  std::vector<std::string> against = {"eager"};
+  int64_t sites = 4;
+  std::string device = "auto";
+  int repeats = 7;
+  std::string plot, json;
+};
+
+/// Exported by the library under these names; both throw what the commands throw.
+using DemoEntry = int (*)(const DemoOptions &);
+using BenchEntry = int (*)(const BenchOptions &);
+inline constexpr const char *demoEntryName = "hyperjit_tools_demo";
+inline constexpr const char *benchEntryName = "hyperjit_tools_bench";
+
+/// The library's file; empty when this build has none.
+std::string torchToolsPath();
+/// The entry; EnvironmentProblem that says why there is none.
+void *torchToolsEntry(const char *name);
+
+} // namespace hyperjit::tools

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "Measure.h"
+#include "Console.h"
+
+#include <ATen/Parallel.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <dlfcn.h>
+#include <fstream>
+
+namespace hyperjit::tools {
+
+Timing summarise(std::vector<double> samples) {
+  if (samples.empty())
+    return {};
+  std::sort(samples.begin(), samples.end());
+  size_t half = samples.size() / 2;
+  return {samples.size() % 2 ? samples[half] : (samples[half - 1] + samples[half]) / 2, samples.front(), samples.back()};
+}
+
+at::Device chooseDevice(const std::string &word) {
+  bool cuda = torch::cuda::is_available();
+  if (word == "cuda" && !cuda)
+    throw EnvironmentProblem("--device cuda: LibTorch sees no CUDA device; hyperjit doctor says what is missing");
+  return word == "cpu" || !cuda ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
+}
+
+std::string deviceName(at::Device device) {
+  if (device.is_cuda()) {
+    // The name is in the driver; LibTorch's own function for it needs CUDA headers.
+    if (void *driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL))
+      if (auto name = reinterpret_cast<int (*)(char *, int, int)>(::dlsym(driver, "cuDeviceGetName"))) {
+        char text[128] = "";
+        if (name(text, sizeof text, device.index()) == 0)
+          return text;
+      }
+    return "CUDA device";
+  }
+  std::ifstream information("/proc/cpuinfo");
+  std::string model = "CPU";
+  for (std::string line; std::getline(information, line);)
+    if (line.starts_with("model name")) {
+      model = line.substr(line.find(':') + 2);
+      break;
+    }
+  return fmt::format("{}, {} threads", model, at::get_num_threads());
+}
+
+void synchronise(at::Device device) {
+  if (device.is_cuda())
+    torch::cuda::synchronize(device.index());
+}
+
+Timing timed(at::Device device, int repeats, const std::function<void()> &work) {
+  work();
+  synchronise(device);
+  std::vector<double> samples;
+  for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i) {
+    if (device.is_cuda()) {
+      c10::impl::VirtualGuardImpl guard(device.type());
+      c10::Stream stream = guard.getStream(device);
+      c10::Event begin(device.type(), c10::EventFlag::BACKEND_DEFAULT), end(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+      begin.record(stream);
+      work();
+      end.record(stream);
+      end.synchronize();
+      samples.push_back(begin.elapsedTime(end));
+    } else {
+      auto start = std::chrono::steady_clock::now();
+      work();
+      samples.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    }
+  }
+  return summarise(samples);
+}
+
+double copyBandwidth(at::Device device) {
+  // Far above the last cache of either kind of device.
+  int64_t bytes = device.is_cuda() ? int64_t(1) << 30 : int64_t(256) << 20;
+  at::Tensor from = at::ones({bytes / 4}, at::device(device).dtype(at::kFloat)), to = at::empty_like(from);
+  Timing timing = timed(device, 7, [&] { to.copy_(from); });
+  return 2.0 * double(bytes) / (timing.median * 1e6);
+}
+
+double relativeDifference(const at::Tensor &a, const at::Tensor &b) {
+  if (b.numel() == 0)
+    return 0;
+  double difference = (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  double scale = b.to(at::kDouble).abs().max().item<double>();
+  return difference == 0 ? 0 : difference / std::max(scale, 1e-30);
+}
+
+} // namespace hyperjit::tools

@@ -1,0 +1,35 @@
+// Timing, bandwidth and differences: what a demonstration and a benchmark measure the same way.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <torch/torch.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace hyperjit::tools {
+
+/// Milliseconds (or whatever went in) of repeated runs.
+struct Timing {
+  double median = 0, min = 0, max = 0;
+};
+Timing summarise(std::vector<double> samples);
+
+/// "auto": CUDA where LibTorch sees a device. EnvironmentProblem for "cuda" without one.
+at::Device chooseDevice(const std::string &word);
+/// For people: GPU name, or CPU model with the number of threads.
+std::string deviceName(at::Device device);
+/// Waits for the device; nothing to do on the CPU.
+void synchronise(at::Device device);
+
+/// Runs `work` once to warm up, then `repeats` times; milliseconds each, by events on CUDA and by the clock on the CPU.
+Timing timed(at::Device device, int repeats, const std::function<void()> &work);
+
+/// Bytes read plus written per second by a large copy, in GB/s, median of several.
+double copyBandwidth(at::Device device);
+
+/// max |a - b| / max |b|; 0 for two zeros. Tensors of one shape.
+double relativeDifference(const at::Tensor &a, const at::Tensor &b);
+
+} // namespace hyperjit::tools
