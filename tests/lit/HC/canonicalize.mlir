@@ -1,0 +1,68 @@
+// RUN: hc-opt %s -canonicalize | FileCheck %s
+
+// A single stream: mix becomes a scale.
+// CHECK-LABEL: hc.func @one_stream(
+// CHECK: hc.scale_rows
+// CHECK-NOT: hc.mix
+hc.func @one_stream(%c: !hc.coeffs<1, 1>, %x: !hc.rows<1, d>) -> !hc.rows<1, d> {
+  %0 = hc.mix %c, %x : (!hc.coeffs<1, 1>, !hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return %0 : !hc.rows<1, d>
+}
+
+// Zero cotangents and unit scales disappear.
+// CHECK-LABEL: hc.func @zero_and_one(
+// CHECK-SAME: %[[X:.*]]: !hc.rows<2, d>, %[[A:.*]]: !hc.coeffs<2>)
+// CHECK-NEXT: hc.return %[[X]], %[[A]]
+hc.func @zero_and_one(%x: !hc.rows<2, d>, %a: !hc.coeffs<2>) -> (!hc.rows<2, d>, !hc.coeffs<2>) {
+  %one = hc.constant {value = dense<1.0> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %zero = hc.constant {value = dense<0.0> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %0 = hc.scale_rows %one, %x : (!hc.coeffs<2>, !hc.rows<2, d>) -> !hc.rows<2, d>
+  %1 = hc.mul %a, %one : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %2 = hc.add %zero, %1 : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  hc.return %0, %2 : !hc.rows<2, d>, !hc.coeffs<2>
+}
+
+// Shapes: identities go, splats keep their value.
+// CHECK-LABEL: hc.func @shapes(
+// CHECK-SAME: %[[A:.*]]: !hc.coeffs<2, 3>)
+// CHECK: %[[C:.*]] = hc.constant {value = dense<2.000000e+00> : tensor<3x4xf64>}
+// CHECK: hc.return %[[A]], %[[C]]
+hc.func @shapes(%a: !hc.coeffs<2, 3>) -> (!hc.coeffs<2, 3>, !hc.coeffs<3, 4>) {
+  %0 = hc.transpose %a {permutation = array<i64: 1, 0>} : (!hc.coeffs<2, 3>) -> !hc.coeffs<3, 2>
+  %1 = hc.transpose %0 {permutation = array<i64: 1, 0>} : (!hc.coeffs<3, 2>) -> !hc.coeffs<2, 3>
+  %2 = hc.reshape %1 : (!hc.coeffs<2, 3>) -> !hc.coeffs<6>
+  %3 = hc.reshape %2 : (!hc.coeffs<6>) -> !hc.coeffs<2, 3>
+  %c = hc.constant {value = dense<2.0> : tensor<4xf64>} : () -> !hc.coeffs<4>
+  %4 = hc.broadcast %c {dims = array<i64: 1>} : (!hc.coeffs<4>) -> !hc.coeffs<3, 4>
+  hc.return %3, %4 : !hc.coeffs<2, 3>, !hc.coeffs<3, 4>
+}
+
+// A slice that is one operand of a concat is that operand.
+// CHECK-LABEL: hc.func @slice_of_concat(
+// CHECK-SAME: %{{.*}}: !hc.coeffs<2>, %[[B:.*]]: !hc.coeffs<3>)
+// CHECK-NEXT: hc.return %[[B]]
+hc.func @slice_of_concat(%a: !hc.coeffs<2>, %b: !hc.coeffs<3>) -> !hc.coeffs<3> {
+  %0 = hc.concat %a, %b {axis = 0 : i64} : (!hc.coeffs<2>, !hc.coeffs<3>) -> !hc.coeffs<5>
+  %1 = hc.slice %0 {axis = 0 : i64, offset = 2 : i64} : (!hc.coeffs<5>) -> !hc.coeffs<3>
+  hc.return %1 : !hc.coeffs<3>
+}
+
+// Rounding stays, also twice.
+// CHECK-LABEL: hc.func @round(
+// CHECK-COUNT-2: hc.round
+hc.func @round(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> {
+  %0 = hc.round %x {type = bf16} : (!hc.rows<2, 8>) -> !hc.rows<2, 8>
+  %1 = hc.round %0 {type = bf16} : (!hc.rows<2, 8>) -> !hc.rows<2, 8>
+  hc.return %1 : !hc.rows<2, 8>
+}
+
+// A scale commutes with a projection of single rows: the row stays as it came from memory.
+// CHECK-LABEL: hc.func @project_of_scaled(
+// CHECK-SAME: %[[C:.*]]: !hc.coeffs<4>, %[[X:.*]]: !hc.rows<4, d>, %[[W:.*]]: !hc.weight<1, d, 6>
+// CHECK: %[[P:.*]] = hc.project %[[X]], %[[W]]
+// CHECK: hc.mul %{{.*}}, %[[P]]
+hc.func @project_of_scaled(%c: !hc.coeffs<4>, %x: !hc.rows<4, d>, %w: !hc.weight<1, d, 6>) -> !hc.coeffs<4, 6> {
+  %0 = hc.scale_rows %c, %x : (!hc.coeffs<4>, !hc.rows<4, d>) -> !hc.rows<4, d>
+  %1 = hc.project %0, %w : (!hc.rows<4, d>, !hc.weight<1, d, 6>) -> !hc.coeffs<4, 6>
+  hc.return %1 : !hc.coeffs<4, 6>
+}

@@ -1,0 +1,48 @@
+// RUN: hc-opt %s -split-input-file -hc-save-reductions -hc-differentiate="given=xuck want=xycpk" -canonicalize -cse | FileCheck %s
+
+// The cotangent of a mix: dc = <g, x>, dx = c^T g.
+// CHECK-LABEL: hc.func @mix_backward(
+// CHECK-SAME: %[[C:.*]]: !hc.coeffs<1, 2>{{.*}}, %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %[[G:.*]]: !hc.rows<1, 8>
+// CHECK-DAG: %[[CT:.*]] = hc.transpose %[[C]]
+// CHECK-DAG: %[[DC:.*]] = hc.dot %[[G]], %[[X]]
+// CHECK-DAG: %[[DX:.*]] = hc.mix %[[CT]], %[[G]]
+// CHECK: hc.return %[[DC]], %[[DX]]
+hc.func @mix(%c: !hc.coeffs<1, 2> {hc.operand = "coefficients"}, %x: !hc.rows<2, 8> {hc.operand = "streams"})
+    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
+  %0 = hc.mix %c, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
+  hc.return %0 : !hc.rows<1, 8>
+}
+
+// -----
+
+// Reductions are read from what forward saved; the weight's gradient is summed without storing outer products;
+// a uniform coefficient's gradient is a sum over tokens.
+// CHECK-LABEL: hc.func @projected_backward(
+// CHECK-SAME: %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %[[W:.*]]: !hc.weight<2, 8, 2>{{.*}}, %[[A:.*]]: !hc.coeffs<1, 2>
+// CHECK-SAME: %[[SAVED:.*]]: !hc.coeffs<2> {{.*}}"saved"
+// CHECK-SAME: %[[DU:.*]]: !hc.rows<1, 8>
+// CHECK-NOT: hc.project
+// CHECK: hc.reshape %[[SAVED]]
+// CHECK: hc.expand
+// CHECK: hc.weight_grad %[[X]]
+// CHECK-NOT: hc.outer
+// CHECK: hc.token_sum
+hc.func @projected(%x: !hc.rows<2, 8> {hc.operand = "streams"}, %w: !hc.weight<2, 8, 2> {hc.operand = "parameter", hc.uniform},
+                   %a: !hc.coeffs<1, 2> {hc.operand = "parameter", hc.uniform}) -> (!hc.rows<1, 8> {hc.operand = "branch_input"})
+    attributes {hc.compute = f32} {
+  %0 = hc.project %x, %w : (!hc.rows<2, 8>, !hc.weight<2, 8, 2>) -> !hc.coeffs<1, 2>
+  %1 = hc.mul %0, %a : (!hc.coeffs<1, 2>, !hc.coeffs<1, 2>) -> !hc.coeffs<1, 2>
+  %2 = hc.mix %1, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
+  hc.return %2 : !hc.rows<1, 8>
+}
+
+// -----
+
+// What leaves towards an edge has the edge's storage type.
+// CHECK-LABEL: hc.func @edge_backward(
+// CHECK: hc.round %{{.*}} {type = bf16}
+hc.func @edge(%x: !hc.rows<1, 8> {hc.operand = "streams", hc.dtype = bf16}, %c: !hc.coeffs<1> {hc.operand = "coefficients"})
+    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
+  %0 = hc.scale_rows %c, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %0 : !hc.rows<1, 8>
+}

@@ -1,0 +1,48 @@
+// RUN: hc-opt %s -split-input-file -hc-form-phases -verify-diagnostics | FileCheck %s
+
+// P once a call, C and M and R a token, W over tokens, E after it.
+// CHECK-LABEL: hc.func @phases(
+// CHECK-SAME: hc.narrow_bytes = 0 : i64, hc.reads_u = 2 : i64, hc.saved_u = 2 : i64, hc.stages = 2 : i64, hc.writes_u = 1 : i64
+// CHECK: hc.neg %{{.*}} {phase = "P", stage = 0 : i64}
+// CHECK: hc.dot_rows %{{.*}} {phase = "R", stage = 0 : i64}
+// CHECK: hc.mul %{{.*}} {phase = "C", stage = 1 : i64}
+// CHECK: hc.mix %{{.*}} {phase = "M", stage = 1 : i64}
+// CHECK: hc.token_sum %{{.*}} {phase = "W", stage = 1 : i64}
+// CHECK: hc.neg %{{.*}} {phase = "E", stage = 0 : i64}
+hc.func @phases(%x: !hc.rows<2, 8> {hc.operand = "streams"}, %a: !hc.coeffs<2> {hc.uniform}) -> (!hc.rows<1, 8>, !hc.coeffs<2>)
+    attributes {hc.compute = f32} {
+  %0 = hc.neg %a : (!hc.coeffs<2>) -> !hc.coeffs<2>
+  %1 = hc.dot_rows %x, %x : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.coeffs<2>
+  %2 = hc.mul %0, %1 : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %3 = hc.token_sum %2 : (!hc.coeffs<2>) -> !hc.coeffs<2>
+  %4 = hc.neg %3 : (!hc.coeffs<2>) -> !hc.coeffs<2>
+  %5 = hc.reshape %2 : (!hc.coeffs<2>) -> !hc.coeffs<1, 2>
+  %6 = hc.mix %5, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
+  hc.return %6, %4 : !hc.rows<1, 8>, !hc.coeffs<2>
+}
+
+// -----
+
+hc.func @second_pass(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.compute = f32} {
+  %0 = hc.row_sum %x : (!hc.rows<2, 8>) -> !hc.coeffs<2>
+  %1 = hc.token_sum %0 : (!hc.coeffs<2>) -> !hc.coeffs<2>
+  // expected-error @below {{needs a sum over all tokens in every token}}
+  %2 = hc.scale_rows %1, %x : (!hc.coeffs<2>, !hc.rows<2, 8>) -> !hc.rows<2, 8>
+  hc.return %2 : !hc.rows<2, 8>
+}
+
+// -----
+
+// expected-error @below {{streams times fracs is 40; fused kernels cover up to 32}}
+hc.func @too_many(%x: !hc.rows<40, 8> {hc.operand = "streams"}) -> !hc.coeffs<40> attributes {hc.compute = f32} {
+  %0 = hc.row_sum %x : (!hc.rows<40, 8>) -> !hc.coeffs<40>
+  hc.return %0 : !hc.coeffs<40>
+}
+
+// -----
+
+hc.func @recorded(%x: !hc.rows<1, 8>) -> !hc.rows<1, 8> attributes {hc.compute = f32} {
+  // expected-error @below {{belongs to a recorded program}}
+  %y = hc.branch %x : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %y : !hc.rows<1, 8>
+}

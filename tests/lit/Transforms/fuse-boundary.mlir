@@ -1,0 +1,36 @@
+// RUN: hc-opt %s -split-input-file -hc-fuse-boundary -canonicalize -cse -hc-form-phases -verify-diagnostics -mlir-print-op-on-diagnostic=false | FileCheck %s
+
+// after(static) + before(projected): the streams in between are written once and not read again.
+// CHECK-LABEL: hc.func @boundary(
+// CHECK-SAME: hc.narrow_bytes = 12 : i64, hc.reads_u = 3 : i64, hc.role = "boundary", hc.saved_u = 3 : i64, hc.stages = 2 : i64, hc.writes_u = 3 : i64
+// CHECK: %[[NEXT:.*]] = hc.add
+// CHECK: %[[P:.*]] = hc.project %[[NEXT]]
+// CHECK: %[[U:.*]] = hc.mix %{{.*}}, %[[NEXT]]
+// CHECK: hc.return %[[NEXT]], %[[U]]
+hc.func @a(%x: !hc.rows<2, 8> {hc.operand = "streams", hc.dtype = f32}, %y: !hc.rows<1, 8> {hc.operand = "branch", hc.dtype = f32},
+           %c: !hc.coeffs<1> {hc.operand = "coefficients"}) -> (!hc.rows<2, 8> {hc.operand = "streams", hc.dtype = f32})
+    attributes {hc.role = "after", hc.compute = f32} {
+  %0 = hc.broadcast %c {dims = array<i64: 0>} : (!hc.coeffs<1>) -> !hc.coeffs<2>
+  %1 = hc.gather_rows %y {indices = array<i64: 0, 0>} : (!hc.rows<1, 8>) -> !hc.rows<2, 8>
+  %2 = hc.scale_rows %0, %1 : (!hc.coeffs<2>, !hc.rows<2, 8>) -> !hc.rows<2, 8>
+  %3 = hc.add %x, %2 : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.rows<2, 8>
+  hc.return %3 : !hc.rows<2, 8>
+}
+hc.func @b(%x: !hc.rows<2, 8> {hc.operand = "streams", hc.dtype = f32}, %w: !hc.weight<2, 8, 2> {hc.operand = "parameter", hc.uniform})
+    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}, !hc.coeffs<2> {hc.operand = "coefficients"})
+    attributes {hc.role = "before", hc.compute = f32} {
+  %0 = hc.project %x, %w : (!hc.rows<2, 8>, !hc.weight<2, 8, 2>) -> !hc.coeffs<1, 2>
+  %1 = hc.mix %0, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
+  %2 = hc.reshape %0 : (!hc.coeffs<1, 2>) -> !hc.coeffs<2>
+  hc.return %1, %2 : !hc.rows<1, 8>, !hc.coeffs<2>
+}
+
+// -----
+
+// expected-error @below {{are not those that the next site reads}}
+hc.func @a(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "after", hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}
+hc.func @b(%x: !hc.rows<4, 4>) -> !hc.rows<4, 4> attributes {hc.role = "before", hc.compute = f32} {
+  hc.return %x : !hc.rows<4, 4>
+}

@@ -1,0 +1,28 @@
+// RUN: hc-opt %s -split-input-file -hc-specialize="width=64" -hc-split -verify-diagnostics
+
+hc.func @parameter(%x: !hc.rows<2, d> {hc.operand = "streams"}, %c: !hc.coeffs<2> {hc.operand = "parameter", hc.uniform}) -> !hc.rows<2, d> {
+  %0 = hc.gather_rows %x {indices = array<i64: 0>} : (!hc.rows<2, d>) -> !hc.rows<1, d>
+  %y = hc.branch %0 : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  %1 = hc.gather_rows %y {indices = array<i64: 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<2, d>
+  // expected-error @below {{uses a value from before the hole that does not cross it}}
+  %2 = hc.scale_rows %c, %1 : (!hc.coeffs<2>, !hc.rows<2, d>) -> !hc.rows<2, d>
+  hc.return %2 : !hc.rows<2, d>
+}
+
+// -----
+
+hc.func @rows(%x: !hc.rows<2, d> {hc.operand = "streams"}) -> !hc.rows<1, d> {
+  %0 = hc.gather_rows %x {indices = array<i64: 0>} : (!hc.rows<2, d>) -> !hc.rows<1, d>
+  // expected-error @below {{rows of a token cannot cross the hole: make them again from the streams}}
+  %y, %z = hc.branch %0, %0 : (!hc.rows<1, d>, !hc.rows<1, d>) -> (!hc.rows<1, d>, !hc.rows<1, d>)
+  hc.return %z : !hc.rows<1, d>
+}
+
+// -----
+
+hc.func @carry(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> (!hc.rows<1, d>, !hc.coeffs<1> {hc.operand = "carry"}) {
+  %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  %0 = hc.row_sum %y : (!hc.rows<1, d>) -> !hc.coeffs<1>
+  // expected-error @below {{a carry depends on the branch output}}
+  hc.return %x, %0 : !hc.rows<1, d>, !hc.coeffs<1>
+}
