@@ -1,0 +1,111 @@
+// Recipe names and options to formulas; defaults are those of the papers and of the named libraries.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "ReferenceFormulas.h"
+
+#include <cstdlib>
+
+namespace hyperjit::reference {
+namespace {
+
+struct Options {
+  const SiteSpec &spec;
+  std::string word(const char *name, const char *otherwise) const {
+    const std::string *value = spec.option(name);
+    return value ? *value : otherwise;
+  }
+  bool flag(const char *name, bool otherwise) const {
+    const std::string *value = spec.option(name);
+    return value ? *value == "true" || *value == "on" || *value == "yes" || *value == "1" : otherwise;
+  }
+  double number(const char *name, double otherwise) const {
+    const std::string *value = spec.option(name);
+    return value ? std::strtod(value->c_str(), nullptr) : otherwise;
+  }
+};
+
+double normEpsilon(const Options &options, const std::string &kind, double rmsDefault) {
+  if (options.word("norm_eps", "auto") != "auto")
+    return options.number("norm_eps", 0);
+  if (kind == "l2_unit_offset")
+    return 1e-12;
+  return kind == "layernorm" ? 1e-5 : rmsDefault;
+}
+
+SinkhornOptions sinkhornOf(const Options &options, SinkhornOptions::Place place, double eps) {
+  using Start = SinkhornOptions::Start;
+  using Place = SinkhornOptions::Place;
+  SinkhornOptions result;
+  result.iterations = static_cast<int>(options.number("iterations", 20));
+  const std::string start = options.word("start", "exp");
+  result.start = start == "exp" ? Start::Exp : start == "exp_raw" ? Start::ExpRaw : Start::SoftmaxEps;
+  result.rowFirst = options.word("first", "col") == "row";
+  const std::string where = options.word("place", "");
+  result.place = where.empty() ? place : where == "clamp" ? Place::Clamp : where == "add" ? Place::Add : Place::None;
+  result.eps = options.number("eps", eps);
+  result.tau = options.number("tau", 1);
+  result.logDomain = options.flag("log_domain", false);
+  return result;
+}
+
+} // namespace
+
+Formula formulaOf(const SiteSpec &spec) {
+  const Options options{spec};
+  Formula formula;
+  formula.spec = spec;
+  formula.postMultiplier = options.number("post_mult", 2);
+  if (spec.recipe == "static" || spec.recipe == "dynamic" || spec.recipe == "frac" || spec.recipe == "joint") {
+    formula.family = Family::Hyper;
+    formula.dynamic = spec.recipe == "dynamic" || (spec.recipe != "static" && options.flag("dynamic", true));
+    formula.tanh = options.flag("tanh", true);
+    formula.scale = options.flag("scale", true);
+    formula.norm = options.word("norm", spec.recipe == "frac" ? "layernorm" : "l2_unit_offset");
+    formula.normEps = normEpsilon(options, formula.norm, 1e-6);
+    return formula;
+  }
+  if (spec.recipe == "manifold") {
+    formula.family = Family::Manifold;
+    formula.dynamic = options.flag("dynamic", true);
+    formula.norm = options.word("norm", "rms_inside");
+    // The recipe's own default is the paper's 1e-20; "auto" asks for that of the norm.
+    formula.normEps = spec.option("norm_eps") ? normEpsilon(options, formula.norm, 1e-6) : 1e-20;
+    formula.sinkhorn = sinkhornOf(options, SinkhornOptions::Place::None, 0);
+    formula.outIn = options.word("orientation", "out_in") == "out_in";
+    formula.preEps = options.number("pre_eps", 0);
+    return formula;
+  }
+  if (spec.recipe == "deepseek" || spec.recipe == "delayed-pre") {
+    formula.family = Family::Manifold;
+    formula.deepSeek = true;
+    formula.delayed = spec.recipe == "delayed-pre";
+    formula.norm = "rms_inside";
+    formula.normEps = options.number("norm_eps", 1e-6);
+    formula.sinkhorn.start = SinkhornOptions::Start::SoftmaxEps;
+    formula.sinkhorn.place = SinkhornOptions::Place::Add;
+    formula.sinkhorn.eps = options.number("softmax_eps", 1e-6);
+    formula.sinkhorn.iterations = static_cast<int>(options.number("iterations", 20));
+    formula.outIn = false;
+    formula.preEps = options.number("pre_eps", 1e-6);
+    return formula;
+  }
+  if (spec.recipe == "manifold-streams") {
+    formula.family = Family::PerStream;
+    formula.norm = options.word("norm", "l2_unit_offset");
+    formula.normEps = normEpsilon(options, formula.norm, 1e-6);
+    formula.sinkhorn = sinkhornOf(options, SinkhornOptions::Place::Clamp, 1e-12);
+    formula.outIn = options.word("orientation", "in_out") == "out_in";
+    return formula;
+  }
+  if (spec.recipe == "permutation") {
+    formula.family = Family::Permutation;
+    formula.norm = options.word("norm", "l2_unit_offset");
+    formula.normEps = normEpsilon(options, formula.norm, 1e-6);
+    formula.outIn = false;
+    return formula;
+  }
+  throw UserError(ErrorId::UnknownRecipe, "reference: recipe '" + spec.recipe + "' has no plain ATen version; static, dynamic, "
+                                          "frac, joint, manifold, deepseek, delayed-pre, manifold-streams, permutation have one");
+}
+
+} // namespace hyperjit::reference

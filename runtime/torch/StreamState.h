@@ -1,0 +1,48 @@
+// What a Stream holds, shared by Stream.cpp and Connection.cpp.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <hyperjit/core/SiteSignature.h>
+#include <hyperjit/torch/Connection.h>
+#include <hyperjit/torch/Stream.h>
+
+namespace hyperjit::nn {
+
+/// A site with its dtypes: what its operators are called with.
+struct ConnectionImpl::Site {
+  at::ScalarType stream, branchOut, weight;
+  std::shared_ptr<const SiteProgram> program;
+  std::string text;
+};
+
+/// One of: finished (x alone), open (branch running), pending (y has come, the write has not run).
+struct Stream::State {
+  at::Tensor x;
+  at::Tensor y;
+  std::vector<at::Tensor> coefficients;
+  std::map<std::string, at::Tensor> carries;
+  /// Site text for `stream`, `branchOut` and the parameters' dtype; empty when finished.
+  std::string site;
+  SiteSpec spec;
+  /// The layer that opened it.
+  const void *owner = nullptr;
+  bool open = false;
+  /// The modes the pending site ran under: its write runs under the same, as if it had not waited.
+  bool gradMode = true, inferenceMode = false;
+  /// Version counters of x and the coefficients when the branch was opened, and of y when it came back.
+  std::vector<uint32_t> versions;
+  uint32_t yVersion = 0;
+  /// The next streams once tensor() has made them.
+  at::Tensor finished;
+
+  bool pending() const { return y.defined() && !finished.defined(); }
+  /// 0 for tensors of inference mode, which have no counter.
+  static uint32_t versionOf(const at::Tensor &tensor) { return tensor.is_inference() ? 0 : tensor._version(); }
+  void recordVersions();
+  /// Refuses operands that were changed in place while the write was pending.
+  void checkVersions() const;
+  /// Runs the pending write, or returns the streams.
+  at::Tensor materialise();
+};
+
+} // namespace hyperjit::nn

@@ -1,0 +1,7 @@
+// Everything hyperjit offers to LibTorch programs.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <hyperjit/torch/Modules.h>
+#include <hyperjit/torch/Ops.h>
+#include <hyperjit/torch/Reference.h>
