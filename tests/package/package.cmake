@@ -1,0 +1,30 @@
+# Installs this build, uses it from a project of its own, moves the installed tree, and uses it again.
+# cmake -DBUILD=DIR -DSOURCE=DIR -DWORK=DIR -DTORCH=ON|OFF -P package.cmake
+# SPDX-License-Identifier: Apache-2.0
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    list(JOIN ARGN " " text)
+    message(FATAL_ERROR "failed (${status}): ${text}")
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE "${WORK}")
+file(MAKE_DIRECTORY "${WORK}")
+run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/first" --strip)
+set(common -G Ninja -S "${SOURCE}/consumer" -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=${PYTHON} -DHYPERJIT_LIBTORCH=${LIBTORCH})
+set(ENV{HYPERJIT_CACHE_DIR} "${WORK}/cache")
+
+run("${CMAKE_COMMAND}" ${common} -B "${WORK}/core" -DCONSUMER_TORCH=OFF -Dhyperjit_ROOT=${WORK}/first)
+run("${CMAKE_COMMAND}" --build "${WORK}/core")
+run("${WORK}/core/consumer")
+
+file(RENAME "${WORK}/first" "${WORK}/moved")
+run("${CMAKE_COMMAND}" ${common} -B "${WORK}/all" -DCONSUMER_TORCH=${TORCH} -Dhyperjit_ROOT=${WORK}/moved)
+run("${CMAKE_COMMAND}" --build "${WORK}/all")
+run("${WORK}/all/consumer")
+if(TORCH)
+  run("${WORK}/all/consumer-torch")
+endif()
+run("${WORK}/moved/bin/hyperjit" recipes static)
+file(REMOVE_RECURSE "${WORK}")
