@@ -19,9 +19,32 @@ constexpr StringLiteral stageNames[] = {"hc", "specialized", "split", "fused", "
 class Pipeline {
 public:
   Pipeline(MLIRContext *context, const KernelRequest &request, const StageCallback &onStage, std::string &failedPass)
-      : context(context), request(request), onStage(onStage), failedPass(failedPass) {}
+      : context(context), request(request), shown(onStage), failedPass(failedPass) {}
 
   OwningOpRef<ModuleOp> run() {
+    if (!request.backward || request.role != "boundary" || request.cut == "early")
+      return build(/*late=*/false);
+    if (request.cut == "late")
+      return build(/*late=*/true);
+    // Both cuts, without showing their stages; then once more the one that was chosen.
+    StageCallback show;
+    std::swap(show, shown);
+    OwningOpRef<ModuleOp> early = build(false), late = build(true);
+    if (!early || !late)
+      return {};
+    std::swap(show, shown);
+    return build(cost(*late) < cost(*early));
+  }
+
+private:
+  /// Wide traffic first; then the coefficient maths that maps over channels wait for.
+  static std::pair<int64_t, int64_t> cost(ModuleOp kernel) {
+    hc::FuncOp function = *kernel.getOps<hc::FuncOp>().begin();
+    auto number = [&](StringRef name) { return function->getAttrOfType<IntegerAttr>(name).getInt(); };
+    return {number("hc.reads_u") + number("hc.writes_u"), number("hc.exposed")};
+  }
+
+  OwningOpRef<ModuleOp> build(bool late) {
     module = ModuleOp::create(UnknownLoc::get(context));
     OwningOpRef<ModuleOp> after, before;
     if ((request.after && !(after = parse(*request.after, "a"))) ||
@@ -33,7 +56,13 @@ public:
       return {};
     if (!stage("specialized", {after.get(), before.get()}))
       return {};
-    if ((after && !split(*after, "after")) || (before && !split(*before, "before")))
+    if (late) {
+      // Backward runs the sites the other way round: what the later site deferred, then what the earlier one needs first.
+      if (!adjointSite(*before) || !adjointSite(*after) || !stage("adjoint", {after.get(), before.get()}))
+        return {};
+      if (!split(*before, "after") || !split(*after, "before"))
+        return {};
+    } else if ((after && !split(*after, "after")) || (before && !split(*before, "before")))
       return {};
     if (!stage("split", {}))
       return {};
@@ -41,12 +70,18 @@ public:
       return {};
     if (!clean() || !stage("fused", {}))
       return {};
+    if (late)
+      return finish();
     if ((request.backward || request.save) && !passes("hc-save-reductions", hc::createSaveReductions()))
       return {};
     if (request.backward && !differentiate())
       return {};
     if (!clean() || !stage("adjoint", {}))
       return {};
+    return finish();
+  }
+
+  OwningOpRef<ModuleOp> finish() {
     if (!passes("hc-form-phases", hc::createFormPhases()))
       return {};
     for (hc::FuncOp function : module->getOps<hc::FuncOp>())
@@ -56,7 +91,6 @@ public:
     return std::move(module);
   }
 
-private:
   OwningOpRef<ModuleOp> parse(const SiteRequest &site, StringRef name) {
     failedPass = "parse";
     OwningOpRef<ModuleOp> parsed = parseSourceString<ModuleOp>(site.program, ParserConfig(context));
@@ -111,6 +145,15 @@ private:
     return true;
   }
 
+  /// The whole site's adjoint, with the branch's own backward as its hole.
+  bool adjointSite(ModuleOp site) {
+    hc::DifferentiateOptions options;
+    options.given = "xk";
+    options.want = "xpk";
+    return passes("hc-save-reductions", hc::createSaveReductions(), site) &&
+           passes("hc-differentiate", hc::createDifferentiate(options), site) && clean(site);
+  }
+
   bool differentiate() {
     hc::DifferentiateOptions options;
     options.given = request.given;
@@ -120,20 +163,20 @@ private:
 
   /// Shows a stage; `sites` are the modules that hold it while the kernel's own is still empty.
   bool stage(StringRef name, SmallVector<ModuleOp> sites) {
-    if (!onStage)
+    if (!shown)
       return true;
     bool any = false, goOn = true;
     for (ModuleOp site : sites)
       if (site) {
         any = true;
-        goOn &= onStage(name, site);
+        goOn &= shown(name, site);
       }
-    return any ? goOn : onStage(name, *module);
+    return any ? goOn : shown(name, *module);
   }
 
   MLIRContext *context;
   const KernelRequest &request;
-  const StageCallback &onStage;
+  StageCallback shown;
   std::string &failedPass;
   OwningOpRef<ModuleOp> module;
 };

@@ -89,6 +89,7 @@ public:
   Request(StringRef source, HyperjitSink sink, void *sinkContext)
       : source(source), sink(sink), sinkContext(sinkContext), context(MLIRContext::Threading::DISABLED) {
     context.getOrLoadDialect<hc::HCDialect>();
+    context.printOpOnDiagnostic(false);
   }
 
   int run() {
@@ -143,6 +144,8 @@ private:
     request.save = object.getBoolean("save").value_or(false);
     request.given = text(object, "given");
     request.want = text(object, "want");
+    if (auto cut = object.getString("cut"))
+      request.cut = cut->str();
     request.bucket = text(object, "bucket");
     request.target = text(object, "target");
     request.schedule = text(object, "schedule");
@@ -193,9 +196,7 @@ private:
     if (!stage.empty())
       return texts.vector || texts.llvm || texts.assembly
                  ? reply({{"stage", stage}}, vector + llvmText + assembly)
-                 : fail("user", "", "stage \"" + stage + "\" does not exist for " + request.target +
-                                        "; there are recipe, hc, specialized, split, fused, adjoint, phases, vector, "
-                                        "llvm, asm");
+                 : unknownStage("vector, llvm, asm");
     json::Object object = meta(kernel);
     object["schedule"] = "auto";
     json::Array launches;
@@ -212,7 +213,39 @@ private:
     return reply(std::move(object), StringRef(image.bytes.data(), image.bytes.size()));
   }
 
-  int buildCuda(hc::FuncOp kernel);
+  int buildCuda(hc::FuncOp kernel) {
+    cuda::CudaSource result;
+    if (stage == "emitc") {
+      OwningOpRef<ModuleOp> module = cuda::buildCudaModule(kernel, request.target, request.schedule, result);
+      if (!module)
+        return fail("user", "cuda", errors);
+      std::string printed;
+      llvm::raw_string_ostream os(printed);
+      module->print(os);
+      return reply({{"stage", stage}}, printed);
+    }
+    if (failed(cuda::buildCudaSource(kernel, request.target, request.schedule, result)))
+      return fail(request.schedule == "auto" ? "internal" : "user", "cuda", errors);
+    if (stage == "cuda")
+      return reply({{"stage", stage}}, result.text);
+    if (!stage.empty())
+      return unknownStage("emitc, cuda");
+    json::Object object = meta(kernel);
+    object["schedule"] = result.schedule;
+    object["launches"] = std::move(result.launches);
+    object["workspace"] = json::Object{{"fixed", result.workspaceFixed},
+                                       {"per_chunk", result.workspacePerChunk},
+                                       {"per_token", result.workspacePerToken}};
+    object["chunks"] = json::Object{{"block_tokens", result.blockTokens}, {"max_chunks", result.maxChunks}};
+    return reply(std::move(object), result.text);
+  }
+
+  int unknownStage(StringRef exits) {
+    std::string message = "stage \"" + stage + "\" does not exist for target " + request.target + "; there are recipe";
+    for (StringRef name : pipelineStages())
+      message += ", " + name.str();
+    return fail("user", "", message + ", " + exits.str());
+  }
 
   int reply(json::Object object, StringRef payload) {
     std::string out;
@@ -243,11 +276,6 @@ int runRequest(const char *request, size_t size, HyperjitSink sink, void *sinkCo
 const HyperjitCompiler compiler = {HYPERJIT_COMPILER_ABI, "llvm " LLVM_VERSION_STRING, runRequest};
 
 } // namespace
-
-int Request::buildCuda(hc::FuncOp kernel) {
-  (void)kernel;
-  return 1;
-}
 
 extern "C" const HyperjitCompiler *hyperjit_compiler(uint32_t abi) {
   return abi == HYPERJIT_COMPILER_ABI ? &compiler : nullptr;

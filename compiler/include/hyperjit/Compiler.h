@@ -10,6 +10,7 @@
  *   after       null, or the site whose branch has returned: {"program": hc assembly, "d": row width, "m": fracs,
  *               "stream", "branch_in", "branch_out", "weight": "bf16"|"fp16"|"fp32"|"fp64"}
  *   before      null, or the site whose branch comes next, same members
+ *   cut         optional, backward of a boundary: "early" (default) | "late" | "auto"
  *   bucket      "small" | "large"
  *   target      "sm_90a/h100" | "x86-64-v3" | "<triple>/<cpu>/<features>"
  *   schedule    "auto" | schedule text

@@ -28,6 +28,9 @@ struct KernelRequest {
   bool save = false;           ///< forward: also what backward reads
   std::string given, want;     ///< backward: cotangents that exist, cotangents to make
   std::optional<SiteRequest> after, before;
+  /// Backward of a boundary: "early" (dots with recompute, local to the boundary: what LibTorch needs), "late" (full
+  /// deferral) or "auto" (the one that costs less).
+  std::string cut = "early";
   std::string name;            ///< of the kernel function
   std::string bucket, target, schedule;
 };

@@ -2,7 +2,7 @@
 
 // after(static) + before(projected): the streams in between are written once and not read again.
 // CHECK-LABEL: hc.func @boundary(
-// CHECK-SAME: hc.narrow_bytes = 12 : i64, hc.reads_u = 3 : i64, hc.role = "boundary", hc.saved_u = 3 : i64, hc.stages = 2 : i64, hc.writes_u = 3 : i64
+// CHECK-SAME: hc.exposed = 0 : i64, hc.narrow_bytes = 12 : i64, hc.reads_u = 3 : i64, hc.role = "boundary", hc.saved_u = 3 : i64, hc.stages = 2 : i64, hc.writes_u = 3 : i64
 // CHECK: %[[NEXT:.*]] = hc.add
 // CHECK: %[[P:.*]] = hc.project %[[NEXT]]
 // CHECK: %[[U:.*]] = hc.mix %{{.*}}, %[[NEXT]]

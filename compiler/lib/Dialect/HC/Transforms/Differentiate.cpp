@@ -1,9 +1,13 @@
 //===- Differentiate.cpp - Reverse mode through the adjoint interface -----===//
 // SPDX-License-Identifier: Apache-2.0
 //
-// The adjoint of a fused boundary is the cut "early dots with recompute": the
-// streams X' are made again from X and Y, so that what the kernel reads is
-// X, Y and two cotangents, and what it writes is dX and dY (3n + 3 u).
+// Two cuts of the backward come out of one rule, by when it is applied.
+// Applied to a fused boundary it gives "early dots with recompute": the streams
+// X' are made again from X and Y; the kernel reads X, Y and two cotangents and
+// writes dX and dY (3n + 3 u), and all it needs is local to the boundary.
+// Applied to a whole site it gives an adjoint with a hole (dY goes in, dU comes
+// out); hc-split and hc-fuse-boundary then make "late dots" of it: everything
+// that dY does not need waits for the kernel that reads X anyway (3n + 3 u).
 //===----------------------------------------------------------------------===//
 #include "hyperjit/Dialect/HC/IR/HCBuilder.h"
 #include "hyperjit/Dialect/HC/Transforms/Passes.h"
@@ -46,11 +50,21 @@ public:
     map.map(forward.getArguments(), ArrayRef<BlockArgument>(adjoint.getArguments()).take_front(forwardCount));
     builder.setInsertionPointToStart(&adjoint.getEntry());
     SmallVector<Operation *> recomputed;
-    for (Operation &op : forward.getEntry().without_terminator())
+    for (Operation &op : forward.getEntry().without_terminator()) {
+      if (auto branch = dyn_cast<BranchOp>(op)) {
+        // In a site's adjoint the branch has run: its output is an argument, what crosses is at hand.
+        hole = branch;
+        map.map(branch.getOutput(), adjoint.getArgument(branchArgument));
+        for (auto [inside, outside] : llvm::zip(branch.getCrossing(), branch.getCrossed()))
+          map.map(outside, map.lookup(inside));
+        recomputed.push_back(nullptr);
+        continue;
+      }
       recomputed.push_back(builder.clone(op, map));
+    }
     seed(map);
     for (Operation *op : llvm::reverse(recomputed))
-      if (failed(propagate(op)))
+      if (failed(op ? propagate(op) : crossHole(map)))
         return failure();
     finish(map);
     forward.erase();
@@ -79,6 +93,15 @@ private:
         results.push_back(inputs[i]);
         resultAttrs.push_back(cotangentAttrs(forward.getArgAttrDict(i)));
       }
+    }
+    for (BranchOp branch : forward.getBody().getOps<BranchOp>()) {
+      branchArgument = inputs.size();
+      inputs.push_back(branch.getOutput().getType());
+      NamedAttrList attrs;
+      attrs.append(HCDialect::operandAttrName, builder.getStringAttr("branch"));
+      attrs.append(HCDialect::nameAttrName, builder.getStringAttr("y"));
+      attrs.append(HCDialect::dtypeAttrName, forward->getAttr("hc.branch_out"));
+      inputAttrs.push_back(attrs.getDictionary(builder.getContext()));
     }
     // First what was saved, then the given cotangents, both in the order of the forward results.
     for (char wantedGroup : {'s', 'g'})
@@ -205,6 +228,27 @@ private:
     return success();
   }
 
+  /// The branch's own backward: its output's cotangent goes in, its input's comes out.
+  LogicalResult crossHole(IRMapping &map) {
+    HCBuilder b(builder, hole.getLoc());
+    Value output = adjoint.getArgument(branchArgument), input = map.lookup(hole.getInput());
+    Value cotangent = cotangents.lookup(output);
+    if (!cotangent)
+      return hole.emitOpError("output does not reach the next streams: there is nothing to differentiate");
+    auto round = [&](Value value, StringRef dtype) -> Value {
+      Attribute type = forward->getAttr(dtype);
+      return type == forward->getAttr("hc.compute")
+                 ? value
+                 : RoundOp::create(builder, hole.getLoc(), value.getType(), value, StringAttr(), cast<TypeAttr>(type))
+                       .getResult();
+    };
+    auto branch = BranchOp::create(builder, hole.getLoc(), input.getType(), TypeRange(),
+                                   round(cotangent, "hc.branch_out"), ValueRange());
+    adjoint->setAttr("hc.adjoint", builder.getUnitAttr());
+    accumulate(input, branch.getOutput());
+    return success();
+  }
+
   void finish(IRMapping &map) {
     SmallVector<Value> results;
     HCBuilder b(builder, forward.getLoc());
@@ -241,7 +285,8 @@ private:
   StringRef given, want;
   OpBuilder builder;
   Uniformity uniformity;
-  unsigned forwardCount = 0;
+  unsigned forwardCount = 0, branchArgument = 0;
+  BranchOp hole;
   llvm::DenseMap<unsigned, unsigned> argumentOfResult;
   llvm::DenseMap<Value, Value> cotangents, perToken, restored;
 };

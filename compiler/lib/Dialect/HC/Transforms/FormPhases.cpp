@@ -132,8 +132,34 @@ private:
     function->setAttr("hc.writes_u", builder.getI64IntegerAttr(writes / m));
     function->setAttr("hc.saved_u", builder.getI64IntegerAttr(saved / m));
     function->setAttr("hc.narrow_bytes", builder.getI64IntegerAttr(narrow));
+    function->setAttr("hc.exposed", builder.getI64IntegerAttr(exposedWork()));
     function->setAttr("hc.stages", builder.getI64IntegerAttr(lastStage + 1));
     return success();
+  }
+
+  /// Coefficient maths behind a reduction that a map over channels waits for: a kernel cannot hide it. In numbers made,
+  /// an iterated operation counting once an iteration.
+  int64_t exposedWork() {
+    llvm::DenseSet<Operation *> waitedFor;
+    SmallVector<Operation *> work;
+    for (Operation &op : function.getEntry())
+      if (auto place = places.find(&op); place != places.end() && place->second.phase == 'M')
+        work.push_back(&op);
+    int64_t sum = 0;
+    while (!work.empty())
+      for (Value operand : work.pop_back_val()->getOperands()) {
+        Operation *op = operand.getDefiningOp();
+        if (!op || !waitedFor.insert(op).second)
+          continue;
+        auto [phase, stage] = places.lookup(op);
+        if (phase == 'C' && stage > 0) {
+          auto iterations = op->getAttrOfType<IntegerAttr>("iterations");
+          sum += elementCount(op->getResult(0).getType()) * (iterations ? iterations.getInt() : 1);
+        }
+        if (phase == 'C' || phase == 'M')
+          work.push_back(op);
+      }
+    return sum;
   }
 
   FuncOp function;

@@ -5,6 +5,7 @@
 #include "hyperjit/Dialect/HC/Transforms/Passes.h"
 
 #include "mlir/IR/IRMapping.h"
+#include "llvm/ADT/SetVector.h"
 
 namespace hyperjit::hc {
 #define GEN_PASS_DEF_SPLIT
@@ -224,6 +225,96 @@ private:
   int64_t sizes[3] = {0, 0, 0};
 };
 
+/// The adjoint of a site, cut at its hole: @before makes the branch's cotangent from the cotangent of the next
+/// streams, @after everything else. What both need is made twice (coefficients are cheap), nothing wide crosses.
+class AdjointSplitter {
+public:
+  AdjointSplitter(FuncOp site, BranchOp branch) : site(site), branch(branch), builder(site) {}
+
+  LogicalResult split() {
+    // The cotangent of the streams that the site made: what a fused kernel of the next site writes.
+    for (unsigned i = 0; i < site.getNumArguments(); ++i)
+      if (auto operand = site.getArgAttrOfType<StringAttr>(i, HCDialect::operandAttrName);
+          operand && operand.getValue() == "d_streams")
+        streams = i;
+    if (!streams)
+      return site.emitError("has a hole and no cotangent of its streams");
+    auto ret = cast<ReturnOp>(site.getReturn());
+    Attribute inType = site->getAttr("hc.branch_in"), outType = site->getAttr("hc.branch_out");
+    make("_before", "before", {branch.getInput()}, {"d_branch", "d_y", outType}, /*withHole=*/false);
+    make("_after", "after", SmallVector<Value>(ret.getOperands()), {"d_branch_input", "d_u", inType}, true);
+    site.erase();
+    return success();
+  }
+
+private:
+  struct HoleOperand {
+    StringRef operand, name;
+    Attribute dtype;
+  };
+
+  void make(StringRef suffix, StringRef role, ArrayRef<Value> values, HoleOperand holeOperand, bool withHole) {
+    llvm::SetVector<Operation *> slice;
+    llvm::SmallSetVector<unsigned, 16> used;
+    used.insert(*streams);
+    SmallVector<Value> work(values);
+    while (!work.empty()) {
+      Value value = work.pop_back_val();
+      if (auto argument = dyn_cast<BlockArgument>(value))
+        used.insert(argument.getArgNumber());
+      else if (Operation *op = value.getDefiningOp(); op != branch && slice.insert(op))
+        work.append(op->operand_begin(), op->operand_end());
+    }
+    auto arguments = used.takeVector();
+    llvm::sort(arguments.begin() + 1, arguments.end()); // the streams stay first, the rest in the site's order
+    SmallVector<Type> inputs, results;
+    SmallVector<Attribute> inputAttrs, resultAttrs;
+    for (unsigned i : arguments) {
+      inputs.push_back(site.getArgumentTypes()[i]);
+      inputAttrs.push_back(site.getArgAttrDict(i));
+    }
+    NamedAttrList holeAttrs;
+    holeAttrs.append(HCDialect::operandAttrName, builder.getStringAttr(holeOperand.operand));
+    holeAttrs.append(HCDialect::nameAttrName, builder.getStringAttr(holeOperand.name));
+    holeAttrs.append(HCDialect::dtypeAttrName, holeOperand.dtype);
+    if (withHole) {
+      inputs.push_back(branch.getOutput().getType());
+      inputAttrs.push_back(holeAttrs.getDictionary(builder.getContext()));
+    }
+    for (auto [i, value] : llvm::enumerate(values)) {
+      results.push_back(value.getType());
+      resultAttrs.push_back(withHole ? site.getResultAttrDict(i) : holeAttrs.getDictionary(builder.getContext()));
+    }
+    auto part = FuncOp::create(builder, site.getLoc(), (site.getName() + suffix).str(),
+                               builder.getFunctionType(inputs, results));
+    for (NamedAttribute attr : site->getDiscardableAttrs())
+      part->setAttr(attr.getName(), attr.getValue());
+    part->setAttr("hc.role", builder.getStringAttr(role));
+    part.setArgAttrsAttr(builder.getArrayAttr(inputAttrs));
+    part.setResAttrsAttr(builder.getArrayAttr(resultAttrs));
+
+    OpBuilder::InsertionGuard guard(builder);
+    builder.setInsertionPointToStart(&part.getEntry());
+    IRMapping map;
+    for (auto [place, i] : llvm::enumerate(arguments))
+      map.map(site.getArgument(i), part.getArgument(place));
+    if (withHole)
+      map.map(branch.getOutput(), part.getArgument(inputs.size() - 1));
+    for (Operation &op : site.getEntry().without_terminator())
+      if (slice.contains(&op))
+        builder.clone(op, map);
+    SmallVector<Value> mapped;
+    for (Value value : values)
+      mapped.push_back(map.lookup(value));
+    ReturnOp::create(builder, branch.getLoc(), mapped);
+  }
+
+  FuncOp site;
+  BranchOp branch;
+  OpBuilder builder;
+  std::optional<unsigned> streams;
+};
+
 struct SplitPass : hyperjit::hc::impl::SplitBase<SplitPass> {
   void runOnOperation() override {
     for (FuncOp function : llvm::make_early_inc_range(getOperation().getOps<FuncOp>())) {
@@ -234,7 +325,9 @@ struct SplitPass : hyperjit::hc::impl::SplitBase<SplitPass> {
         branches[1].emitOpError("a site has one hole");
         return signalPassFailure();
       }
-      if (failed(SiteSplitter(function, branches.front()).split()))
+      bool adjoint = static_cast<bool>(function->getAttr("hc.adjoint"));
+      if (failed(adjoint ? AdjointSplitter(function, branches.front()).split()
+                         : SiteSplitter(function, branches.front()).split()))
         return signalPassFailure();
     }
   }

@@ -73,8 +73,8 @@ def FormPhases : Pass<"hc-form-phases", "::mlir::ModuleOp"> {
   let summary = "Assign phases and stages, count traffic, refuse what no skeleton covers";
   let description = [{
     Gives every op `phase` (P, M, R, C, W, E) and `stage`, sorts by stage, and
-    writes `hc.reads_u`, `hc.writes_u`, `hc.narrow_bytes`, `hc.saved_u` on the
-    function. Stage s maps use coefficients of stage s; reductions over rows
+    writes `hc.reads_u`, `hc.writes_u`, `hc.narrow_bytes`, `hc.saved_u` and
+    `hc.exposed` (coefficient maths that a map waits for) on the function. Stage s maps use coefficients of stage s; reductions over rows
     of stage s make coefficients of stage s + 1; a sum over tokens belongs to
     the stage of its operands; what follows such a sum is the epilogue E.
   }];
