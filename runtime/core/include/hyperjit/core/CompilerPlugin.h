@@ -8,9 +8,13 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace hyperjit {
+
+/// The LLVM that the build found, "22.1.8"; part of the key of CPU kernels. Empty where the build found none.
+HYPERJIT_EXPORT std::string_view llvmVersion();
 
 /// What the compiler gave back: `json` is artifact meta (or {"stage": ...}), `payload` an image, CUDA C++ or a stage's text.
 struct CompilerReply {

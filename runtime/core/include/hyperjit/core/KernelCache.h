@@ -40,6 +40,15 @@ struct CacheEntryFile {
   int64_t modified = 0; ///< seconds since 1970
 };
 
+/// The entry whose key differs in the fewest fields.
+struct NearestEntry {
+  std::string path;
+  struct Difference {
+    std::string field, wanted, found;
+  };
+  std::vector<Difference> differences; ///< empty: the very kernel, under the name of another key
+};
+
 class HYPERJIT_EXPORT KernelCache {
 public:
   /// Creates nothing on disk.
@@ -80,6 +89,10 @@ public:
   };
   const std::vector<Layer> &layers() const;
   CacheStatistics statistics() const;
+  /// Reads every entry of every layer: slow, for `cache explain` and HYPERJIT_EXPLAIN_MISS.
+  std::optional<NearestEntry> nearest(const KeyFields &fields) const;
+  /// The toolchains that the layers' manifest.json name ("toolchains": [text, ...]), read once.
+  const std::vector<std::string> &manifestToolchains() const;
   /// The file an entry of the writable layer has; empty when there is no such layer.
   std::string pathOf(const CacheKey &key) const;
 

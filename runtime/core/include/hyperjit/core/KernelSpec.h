@@ -34,14 +34,14 @@ struct HYPERJIT_EXPORT KernelSpec {
   Direction direction = Direction::Forward;
   std::optional<SiteSpec> after;  ///< the site whose branch has returned; set for Boundary and After
   std::optional<SiteSpec> before; ///< the site whose branch comes next; set for Before and Boundary
-  bool save = true;               ///< forward only: also writes what backward reads
+  bool save = false;              ///< forward of before and boundary: also writes what backward reads
   std::string given;              ///< backward only
   std::string want;               ///< backward only
   Bucket bucket = Bucket::Large;
 
   static KernelSpec beforeForward(SiteSpec before, bool save, Bucket bucket);
   static KernelSpec boundaryForward(SiteSpec after, SiteSpec before, bool save, Bucket bucket);
-  static KernelSpec afterForward(SiteSpec after, bool save, Bucket bucket);
+  static KernelSpec afterForward(SiteSpec after, Bucket bucket);
   /// The backward of a role; the role follows from which sites are set. Letters are put in canonical order.
   static KernelSpec backward(std::optional<SiteSpec> after, std::optional<SiteSpec> before, std::string_view given,
                              std::string_view want, Bucket bucket);

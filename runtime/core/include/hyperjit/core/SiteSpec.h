@@ -44,6 +44,8 @@ struct HYPERJIT_EXPORT SiteSpec {
   void validate() const;
   /// The value of an option that was given, or null.
   const std::string *option(std::string_view name) const;
+  /// The keys that every recipe has: n, m, d, dtype, branch, branch_in, branch_out, weight.
+  static const std::vector<std::string> &keys();
 
   bool operator==(const SiteSpec &) const = default;
 };

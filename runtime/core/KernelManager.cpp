@@ -1,0 +1,489 @@
+// KernelManager.cpp - memory, disk, compiler. The one lock guards the map of futures; it is held for a look-up only.
+// SPDX-License-Identifier: Apache-2.0
+#include "hyperjit/core/KernelManager.h"
+
+#include "hyperjit/core/Error.h"
+#include "hyperjit/core/Log.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <future>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+#include <unistd.h>
+
+using namespace hyperjit;
+using Clock = std::chrono::steady_clock;
+
+static double millisecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+namespace {
+/// At most so many compiles at a time; those above wait without a lock.
+class Gate {
+public:
+  explicit Gate(int places) : places(places) {}
+  void enter() {
+    std::unique_lock lock(mutex);
+    freed.wait(lock, [&] { return places > 0; });
+    --places;
+  }
+  void leave() {
+    {
+      std::lock_guard guard(mutex);
+      ++places;
+    }
+    freed.notify_one();
+  }
+
+private:
+  std::mutex mutex;
+  std::condition_variable freed;
+  int places;
+};
+
+struct Passage {
+  explicit Passage(Gate &gate) : gate(gate) { gate.enter(); }
+  ~Passage() { gate.leave(); }
+  Gate &gate;
+};
+
+using KernelPointer = std::shared_ptr<const Kernel>;
+
+struct Slot {
+  std::shared_future<KernelPointer> future;
+  pid_t owner; ///< the process whose thread fulfils it: a forked child must not wait for its parent's threads
+  bool ready() const { return future.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+};
+
+/// A spec whose programs are known.
+struct Resolved {
+  KernelSpec spec; ///< normalised
+  std::shared_ptr<const SiteProgram> after, before;
+  Schedule schedule;
+};
+
+int defaultJobs() { return int(std::clamp(std::thread::hardware_concurrency(), 1u, 4u)); }
+} // namespace
+
+struct KernelManager::State {
+  KernelManagerOptions options;
+  KernelCache cache;
+  Gate gate;
+  mutable std::mutex mutex;
+  std::map<std::string, Slot, std::less<>> slots;
+  std::mutex recordMutex;
+  std::set<std::string> recorded;
+  std::atomic<int64_t> memoryHits{0}, diskHits{0}, compiled{0}, rejected{0};
+  std::atomic<int64_t> compileMicroseconds{0}, loadMicroseconds{0};
+
+  explicit State(KernelManagerOptions given)
+      : options(std::move(given)), cache(options.settings),
+        gate(options.settings.compileJobs ? options.settings.compileJobs : defaultJobs()) {
+    if (!options.compiler)
+      options.compiler = std::make_shared<CompilerPlugin>();
+  }
+
+  ProgramSource &programs() const { return options.programs ? *options.programs : ProgramSource::global(); }
+  std::shared_ptr<const Backend> backend(const Target &target) const;
+  KernelSpec normalise(const KernelSpec &spec) const;
+  Resolved resolve(const KernelSpec &normalised, const Target &target, const Schedule &schedule) const;
+  std::string request(const Resolved &kernel, const Target &target, std::string_view stage) const;
+  KeyFields fields(const Resolved &kernel, const Target &target, const Backend &backend) const;
+  Artifact compile(const Resolved &kernel, const Target &target, const Backend &backend, const KeyFields &fields,
+                   const CacheKey &key);
+  ResolvedArtifact find(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
+                        bool compileAnyway = false);
+  void record(const std::string &spec);
+  KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
+};
+
+std::shared_ptr<const Backend> KernelManager::State::backend(const Target &target) const {
+  for (const std::shared_ptr<const Backend> &backend : options.backends)
+    if (backend->device() == target.device)
+      return backend;
+  if (std::shared_ptr<const Backend> backend = Backend::find(target.device))
+    return backend;
+  throw UserError(ErrorId::BackendMissing, fmt::format("this build has no back end for {} targets, so nothing can be "
+                                                       "made for {}",
+                                                       name(target.device), target.text()));
+}
+
+KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
+  KernelSpec result = spec;
+  if (result.after)
+    result.after = programs().normalise(*spec.after);
+  if (result.before)
+    result.before = programs().normalise(*spec.before);
+  if (result.direction == Direction::Forward)
+    result.given = result.want = {};
+  if (result.direction == Direction::Backward || result.role == Role::After)
+    result.save = false;
+  result.validate();
+  return result;
+}
+
+Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule) const {
+  Resolved result;
+  result.spec = spec;
+  if (spec.after)
+    result.after = programs().site(*spec.after);
+  if (spec.before)
+    result.before = programs().site(*spec.before);
+  result.schedule = schedule;
+  if (schedule.isAuto() && options.tuning)
+    result.schedule = options.tuning(spec, target);
+  return result;
+}
+
+std::string KernelManager::State::request(const Resolved &kernel, const Target &target, std::string_view stage) const {
+  auto site = [](const std::shared_ptr<const SiteProgram> &program) -> nlohmann::json {
+    if (!program)
+      return nullptr;
+    const SiteSpec &spec = program->spec;
+    return {{"program", program->text},
+            {"d", spec.rowWidth()},
+            {"m", spec.m},
+            {"stream", name(spec.stream)},
+            {"branch_in", name(spec.branchIn)},
+            {"branch_out", name(spec.branchOut)},
+            {"weight", name(spec.weight)}};
+  };
+  nlohmann::json object = {{"spec", kernel.spec.text()},
+                           {"role", name(kernel.spec.role)},
+                           {"direction", name(kernel.spec.direction)},
+                           {"save", kernel.spec.save},
+                           {"given", kernel.spec.given},
+                           {"want", kernel.spec.want},
+                           {"after", site(kernel.after)},
+                           {"before", site(kernel.before)},
+                           {"bucket", name(kernel.spec.bucket)},
+                           {"target", target.text()},
+                           {"schedule", kernel.schedule.text()},
+                           {"stage", stage}};
+  return object.dump();
+}
+
+KeyFields KernelManager::State::fields(const Resolved &kernel, const Target &target, const Backend &backend) const {
+  KeyFields fields;
+  fields.compilerDigest = hyperjit::compilerDigest();
+  if (target.device == DeviceType::Cuda)
+    fields.templateDigest = hyperjit::templateDigest();
+  fields.spec = kernel.spec.text();
+  if (kernel.after)
+    fields.afterProgram = kernel.after->digest;
+  if (kernel.before)
+    fields.beforeProgram = kernel.before->digest;
+  fields.schedule = kernel.schedule.text();
+  fields.target = target.text();
+  fields.flags = backend.flags(target);
+  fields.nameSpace = options.settings.cacheNamespace;
+  return fields;
+}
+
+Artifact KernelManager::State::compile(const Resolved &kernel, const Target &target, const Backend &backend,
+                                       const KeyFields &fields, const CacheKey &key) {
+  Clock::time_point start = Clock::now();
+  log(LogLevel::Info, fmt::format("compiling {} for {}", fields.spec, fields.target));
+  std::string asked = request(kernel, target, "");
+  CompilerReply reply = options.compiler->run(asked);
+  std::string dumpName = fmt::format("{}-{}-{}", name(kernel.spec.role), name(kernel.spec.direction), key.hex().substr(0, 12));
+  if (dumps()) {
+    dump(dumpName + ".request.json", asked.data(), asked.size());
+    for (const auto &[end, program] : {std::pair{".after.hc", kernel.after}, std::pair{".before.hc", kernel.before}})
+      if (program)
+        dump(dumpName + end, program->text.data(), program->text.size());
+    dump(dumpName + (target.device == DeviceType::Cuda ? ".cu" : ".image"), reply.payload.data(), reply.payload.size());
+  }
+  Artifact artifact = backend.build(ArtifactMeta::parse(reply.json), std::move(reply.payload), target);
+  artifact.meta.keyFields = fields.list();
+  artifact.meta.compileMilliseconds = millisecondsSince(start);
+  if (dumps()) {
+    std::string meta = artifact.meta.json();
+    dump(dumpName + ".meta.json", meta.data(), meta.size());
+    if (artifact.kind == PayloadKind::Cubin)
+      dump(dumpName + ".cubin", artifact.payload.data(), artifact.payload.size());
+  }
+  ++compiled;
+  compileMicroseconds += int64_t(artifact.meta.compileMilliseconds * 1000);
+  log(LogLevel::Info, fmt::format("compiled {} in {:.0f} ms, {} bytes", fields.spec, artifact.meta.compileMilliseconds,
+                                  artifact.payload.size()));
+  return artifact;
+}
+
+static void explainMiss(const KernelCache &cache, const KeyFields &fields, const CacheKey &key) {
+  std::string text = fmt::format("miss of {}\n{}", key.hex(), fields.text());
+  if (std::optional<NearestEntry> nearest = cache.nearest(fields)) {
+    text += fmt::format("nearest entry {}", nearest->path);
+    for (const NearestEntry::Difference &difference : nearest->differences)
+      text += fmt::format("\n  {}: here '{}', there '{}'", difference.field, difference.wanted, difference.found);
+  } else {
+    text += "the caches hold no entry";
+  }
+  log(LogLevel::Warning, text);
+}
+
+ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target &target, const Schedule &schedule,
+                                            bool compileAnyway) {
+  Clock::time_point start = Clock::now();
+  std::shared_ptr<const Backend> maker = backend(target);
+  Resolved kernel = resolve(spec, target, schedule);
+  ResolvedArtifact result;
+  result.fields = fields(kernel, target, *maker);
+  auto finish = [&](Artifact artifact, Origin origin) {
+    result.artifact = std::make_shared<const Artifact>(std::move(artifact));
+    result.origin = origin;
+    result.milliseconds = millisecondsSince(start);
+    return std::move(result);
+  };
+
+  // Without its toolchain a machine still runs kernels that somebody else compiled.
+  std::exception_ptr noToolchain;
+  try {
+    result.fields.toolchain = maker->toolchain();
+  } catch (const UserError &) {
+    noToolchain = std::current_exception();
+  }
+  result.key = CacheKey::of(result.fields);
+  if (!compileAnyway) {
+    std::optional<Artifact> found;
+    if (!noToolchain)
+      found = cache.find(result.key);
+    // Layers with a manifest are looked up under their own toolchain: another patch release would miss all of them.
+    if (!found)
+      for (const std::string &toolchain : cache.manifestToolchains()) {
+        KeyFields theirs = result.fields;
+        theirs.toolchain = toolchain;
+        CacheKey key = CacheKey::of(theirs);
+        if (key == result.key || !(found = cache.find(key)))
+          continue;
+        result.fields = theirs;
+        result.key = key;
+        break;
+      }
+    if (found) {
+      ++diskHits;
+      if (options.settings.verify == CacheVerify::Regenerate && !noToolchain) {
+        Artifact again = compile(kernel, target, *maker, result.fields, result.key);
+        if (again.payload != found->payload)
+          throw InternalError("a kernel on disk differs from the same kernel compiled now: its key is incomplete or its "
+                              "compiler is not deterministic (HYPERJIT_CACHE_VERIFY=regen)",
+                              result.fields.text());
+      }
+      return finish(std::move(*found), Origin::Disk);
+    }
+    if (options.settings.explainMiss)
+      explainMiss(cache, result.fields, result.key);
+  }
+  if (!options.settings.jit) {
+    std::vector<std::string> searched;
+    for (const KernelCache::Layer &layer : cache.layers())
+      searched.push_back(layer.root);
+    throw MissingKernelError(fmt::format("no compiled kernel for '{}', target {} (key {}), and HYPERJIT_JIT=off forbids to "
+                                         "compile it. Searched: {}. Compile it ahead with: hyperjit precompile --specs FILE "
+                                         "--target {}",
+                                         result.fields.spec, result.fields.target, result.key.hex(),
+                                         searched.empty() ? "no folder" : fmt::format("{}", fmt::join(searched, ", ")),
+                                         result.fields.target));
+  }
+  if (noToolchain)
+    std::rethrow_exception(noToolchain);
+
+  Passage passage(gate);
+  // Others may be compiling the same kernel: whoever waited looks again.
+  KernelCache::ShardLock lock;
+  if (!compileAnyway) {
+    lock = cache.lock(result.key);
+    if (lock.held())
+      if (std::optional<Artifact> found = cache.find(result.key)) {
+        ++diskHits;
+        return finish(std::move(*found), Origin::Disk);
+      }
+  }
+  Artifact artifact = compile(kernel, target, *maker, result.fields, result.key);
+  if (!compileAnyway)
+    cache.publish(result.key, artifact);
+  return finish(std::move(artifact), Origin::Compiled);
+}
+
+void KernelManager::State::record(const std::string &spec) {
+  const std::string &path = options.settings.recordFile;
+  if (path.empty())
+    return;
+  std::lock_guard guard(recordMutex);
+  if (!recorded.insert(spec).second)
+    return;
+  // One write with O_APPEND: lines of several processes do not mix.
+  std::string line = spec + "\n";
+  int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  bool written = file >= 0 && ::write(file, line.data(), line.size()) == ssize_t(line.size());
+  if (file >= 0)
+    ::close(file);
+  if (!written)
+    warnOnce("record", fmt::format("cannot append to {} (HYPERJIT_RECORD)", path));
+}
+
+KernelPointer KernelManager::State::load(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
+  record(spec.text());
+  ResolvedArtifact resolved = find(spec, target, schedule);
+  std::shared_ptr<const Backend> maker = backend(target);
+  Clock::time_point start = Clock::now();
+  KernelPointer kernel;
+  try {
+    kernel = maker->load(resolved.artifact);
+  } catch (const InternalError &error) {
+    if (error.id() != ErrorId::ImageRejected || resolved.origin == Origin::Compiled || !options.settings.jit)
+      throw;
+    // A whole entry that this driver refuses: the file stays for others, this process compiles once for itself.
+    ++rejected;
+    log(LogLevel::Info, fmt::format("entry {} was refused and is compiled again: {}", resolved.key.hex(), error.what()));
+    resolved = find(spec, target, schedule, /*compileAnyway=*/true);
+    kernel = maker->load(resolved.artifact);
+  }
+  loadMicroseconds += int64_t(millisecondsSince(start) * 1000);
+  return kernel;
+}
+
+static std::string slotName(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
+  return spec.text() + '\n' + target.text() + '\n' + schedule.text();
+}
+
+KernelManager::KernelManager(KernelManagerOptions options) : state(std::make_unique<State>(std::move(options))) {}
+KernelManager::~KernelManager() = default;
+
+std::shared_ptr<const Kernel> KernelManager::get(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
+  std::string slot = slotName(spec, target, schedule);
+  std::promise<KernelPointer> promise;
+  std::shared_future<KernelPointer> wait;
+  {
+    std::lock_guard guard(state->mutex);
+    auto it = state->slots.find(slot);
+    if (it != state->slots.end() && (it->second.owner == ::getpid() || it->second.ready()))
+      wait = it->second.future;
+    else
+      state->slots.insert_or_assign(slot, Slot{promise.get_future().share(), ::getpid()});
+  }
+  if (wait.valid()) {
+    ++state->memoryHits;
+    return wait.get();
+  }
+  try {
+    KernelSpec normalised = state->normalise(spec);
+    // Another spelling of a spec shares the kernel of the canonical one.
+    KernelPointer kernel =
+        normalised.text() == spec.text() ? state->load(normalised, target, schedule) : get(normalised, target, schedule);
+    promise.set_value(kernel);
+    return kernel;
+  } catch (...) {
+    {
+      // Whoever waits gets this error; the next call tries again.
+      std::lock_guard guard(state->mutex);
+      state->slots.erase(slot);
+    }
+    promise.set_exception(std::current_exception());
+    throw;
+  }
+}
+
+std::shared_ptr<const Kernel> KernelManager::peek(const KernelSpec &spec, const Target &target,
+                                                  const Schedule &schedule) const {
+  std::string slot = slotName(spec, target, schedule);
+  std::shared_future<KernelPointer> future;
+  {
+    std::lock_guard guard(state->mutex);
+    auto it = state->slots.find(slot);
+    if (it == state->slots.end() || !it->second.ready())
+      return nullptr;
+    future = it->second.future;
+  }
+  try {
+    return future.get();
+  } catch (const std::exception &) {
+    return nullptr;
+  }
+}
+
+void KernelManager::prepare(std::span<const KernelRequest> requests) {
+  std::vector<const KernelRequest *> order;
+  std::set<std::string> seen;
+  for (const KernelRequest &request : requests)
+    if (seen.insert(slotName(request.spec, request.target, request.schedule)).second)
+      order.push_back(&request);
+  if (order.empty())
+    return;
+  // R processes start at R places and find the rest on disk.
+  uint64_t mix = uint64_t(::getpid()) * 0x9e3779b97f4a7c15u;
+  std::rotate(order.begin(), order.begin() + ptrdiff_t((mix >> 32) % order.size()), order.end());
+
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  std::exception_ptr first;
+  auto work = [&] {
+    for (size_t i = next++; i < order.size(); i = next++)
+      try {
+        get(order[i]->spec, order[i]->target, order[i]->schedule);
+      } catch (...) {
+        std::lock_guard guard(mutex);
+        if (!first)
+          first = std::current_exception();
+      }
+  };
+  int jobs = state->options.settings.compileJobs ? state->options.settings.compileJobs : defaultJobs();
+  std::vector<std::thread> workers;
+  for (size_t i = 1; i < std::min<size_t>(size_t(jobs), order.size()); ++i)
+    workers.emplace_back(work);
+  work();
+  for (std::thread &worker : workers)
+    worker.join();
+  if (first)
+    std::rethrow_exception(first);
+}
+
+ResolvedArtifact KernelManager::artifact(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
+  return state->find(state->normalise(spec), target, schedule);
+}
+
+KeyFields KernelManager::keyFields(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
+  std::shared_ptr<const Backend> maker = state->backend(target);
+  KeyFields fields = state->fields(state->resolve(state->normalise(spec), target, schedule), target, *maker);
+  fields.toolchain = maker->toolchain();
+  return fields;
+}
+
+std::string KernelManager::stage(const KernelSpec &spec, const Target &target, std::string_view stage,
+                                 const Schedule &schedule) {
+  Resolved kernel = state->resolve(state->normalise(spec), target, schedule);
+  return state->options.compiler->run(state->request(kernel, target, stage)).payload;
+}
+
+ManagerStatistics KernelManager::statistics() const {
+  ManagerStatistics statistics;
+  statistics.memoryHits = state->memoryHits;
+  statistics.diskHits = state->diskHits;
+  statistics.compiled = state->compiled;
+  statistics.rejected = state->rejected;
+  statistics.compileMilliseconds = double(state->compileMicroseconds) / 1000;
+  statistics.loadMilliseconds = double(state->loadMicroseconds) / 1000;
+  statistics.cache = state->cache.statistics();
+  return statistics;
+}
+
+KernelCache &KernelManager::cache() { return state->cache; }
+const Settings &KernelManager::settings() const { return state->options.settings; }
+ProgramSource &KernelManager::programs() const { return state->programs(); }
+
+KernelManager &KernelManager::global() {
+  // Never destroyed: modules live as long as the process (warp #401), and so may what calls them.
+  static auto *manager = new KernelManager();
+  return *manager;
+}
