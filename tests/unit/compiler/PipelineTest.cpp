@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/Pipeline.h"
 
+#include "hyperjit/core/ProgramSource.h"
 
 #include "mlir/IR/Diagnostics.h"
 
