@@ -17,7 +17,7 @@ int deviceOf(const at::Tensor &x) { return x.is_cuda() ? static_cast<int>(x.get_
 
 int64_t tokensOf(const at::Tensor &x) {
   int64_t tokens = 1;
-  for (int64_t size : x.sizes().drop_back(2))
+  for (int64_t size : OpPlan::lead(x.sizes()))
     tokens *= size;
   return tokens;
 }
@@ -193,8 +193,9 @@ void checkReduce(const at::Tensor &x, const std::optional<at::Tensor> &weights, 
   TORCH_CHECK((mode == "weighted") == weights.has_value(), "hyperjit::reduce: mode ", mode,
               weights.has_value() ? " takes no weights" : " needs weights [..., n]");
   if (weights.has_value()) {
-    TORCH_CHECK(weights->sym_sizes() == x.sym_sizes().drop_back(1), "hyperjit::reduce: weights are ", weights->sym_sizes(),
-                "; ", x.sym_sizes().drop_back(1), ", the sizes of x without its last, are supported");
+    const auto expected = x.sym_sizes().slice(0, x.dim() - 1);
+    TORCH_CHECK(weights->sym_sizes() == expected, "hyperjit::reduce: weights are ", weights->sym_sizes(), "; ", expected,
+                ", the sizes of x without its last, are supported");
     TORCH_CHECK(weights->device() == x.device() && weights->is_floating_point(), "hyperjit::reduce: weights are ",
                 weights->scalar_type(), " on ", weights->device(), "; a floating-point tensor on ", x.device(),
                 " is supported");

@@ -277,7 +277,7 @@ const Kernel &OpPlan::forward(bool save, int64_t tokens, int device) const {
     case Role::After:
       break;
     }
-    return KernelSpec::afterForward(plan.after->spec, false, bucket);
+    return KernelSpec::afterForward(plan.after->spec, bucket);
   });
 }
 

@@ -73,7 +73,7 @@ public:
   size_t coefficientCount = 0, parameterCount = 0, carryCount = 0; ///< of the inputs
 
   /// Leading axes of x: all but [n, D].
-  template <typename Int> static c10::ArrayRef<Int> lead(c10::ArrayRef<Int> sizes) { return sizes.drop_back(2); }
+  template <typename Int> static c10::ArrayRef<Int> lead(c10::ArrayRef<Int> sizes) { return sizes.slice(0, sizes.size() - 2); }
 
   /// Counts, shapes, dtypes, devices, layouts. Throws c10::Error that names the operand.
   void check(const Operands &operands) const;

@@ -33,6 +33,9 @@
 
 namespace hyperjit::nn {
 
+/// Option names and values, as in a spec text.
+using RecipeWords = std::vector<std::pair<std::string, std::string>>;
+
 struct HYPERJIT_TORCH_API ConnectionOptions {
   ConnectionOptions() = default;
   explicit ConnectionOptions(std::string recipe, int64_t dim = 512) : recipe_(std::move(recipe)), dim_(dim) {}
@@ -45,8 +48,7 @@ struct HYPERJIT_TORCH_API ConnectionOptions {
   TORCH_ARG(int64_t, fracs) = 1;    ///< m
   TORCH_ARG(int64_t, layerIndex) = 0; ///< chooses initial values where the recipe asks for it
   TORCH_ARG(at::ScalarType, parameterDtype) = at::kFloat;
-  using Words = std::vector<std::pair<std::string, std::string>>;
-  TORCH_ARG(Words, options); ///< the recipe's own, as in a spec text
+  TORCH_ARG(RecipeWords, options); ///< the recipe's own, as in a spec text
 
 public:
   ConnectionOptions &option(std::string name, std::string value) {

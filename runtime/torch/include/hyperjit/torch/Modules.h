@@ -82,7 +82,7 @@ struct HYPERJIT_TORCH_API ManifoldHyperConnectionOptions {
   TORCH_ARG(std::string, init) = "mhc_lite"; ///< residual_equivalent, zero, lucidrains, uniform_read, kareem, liger
   TORCH_ARG(int64_t, iterations) = 20;
   TORCH_ARG(at::ScalarType, parameterDtype) = at::kFloat;
-  TORCH_ARG(ConnectionOptions::Words, options); ///< further options of the form's recipe
+  TORCH_ARG(RecipeWords, options); ///< further options of the form's recipe
 
 public:
   operator ConnectionOptions() const; // NOLINT
