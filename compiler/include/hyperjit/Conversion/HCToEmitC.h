@@ -1,0 +1,103 @@
+//===- HCToEmitC.h - Bodies of a kernel as EmitC classes --------*- C++ -*-===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// One body = one emitc.class with one function `run`, in which every hc op is
+// a call of a value-type function of templates/hyperjit. What a body makes is
+// asked for target by target; operands are converted on demand, down to values
+// that live somewhere (an operand, the workspace, a token's record). So what a
+// body recomputes and what it reads follows from where values live.
+//===----------------------------------------------------------------------===//
+#ifndef HYPERJIT_CONVERSION_HCTOEMITC_H
+#define HYPERJIT_CONVERSION_HCTOEMITC_H
+
+#include "hyperjit/Dialect/HC/IR/HC.h"
+
+#include "mlir/Dialect/EmitC/IR/EmitC.h"
+#include "llvm/ADT/DenseMap.h"
+#include "llvm/ADT/StringRef.h"
+
+#include <string>
+
+namespace hyperjit::cuda {
+
+/// Where values live, as the device library spells it.
+struct Places {
+  /// References to memory: "Operand<2, float, 20>", "Space::PerToken<0>", ...
+  llvm::DenseMap<mlir::Value, std::string> memory;
+  /// Offsets in a token's record (multiples of 4) and among the numbers that all tokens share.
+  llvm::DenseMap<mlir::Value, int64_t> record, uniform;
+};
+
+/// "bfloat16", "float16", "float" or "double".
+llvm::StringRef storageName(mlir::Type type);
+/// A double literal that C++ reads back exactly.
+std::string literal(double value);
+/// Numbers of a warp's scratch that the op needs; 0 for ops that need none.
+int64_t scratchOf(mlir::Operation *op);
+/// Ops that only move or repeat numbers: reading them again costs less than storing them.
+bool isMovement(mlir::Operation *op);
+
+
+class BodyEmitter {
+public:
+  enum class Kind { Coefficients, Rows, Wide };
+
+  /// Appends a class `name` to the module. `tables` collects constant tables by text.
+  BodyEmitter(mlir::ModuleOp module, llvm::StringRef name, Kind kind, const Places &places,
+              llvm::SmallVectorImpl<std::string> &tables);
+
+  // Kind::Coefficients
+  void writeRecord(mlir::Value value, int64_t offset);
+  void storeCoefficients(mlir::Value value, llvm::StringRef reference);
+
+  // Kind::Rows
+  void storeRows(mlir::Value value, llvm::StringRef reference);
+  /// Adds rows [begin, begin + count) of a reduction's result (project: groups and columns) into slots.
+  void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns);
+  /// Adds a token's rows, or its outer product with coefficients, into the column sums at `slot`.
+  void sumRows(mlir::Value rows, int64_t slot, int64_t begin, int64_t count);
+  void sumOuter(hc::WeightGradOp op, int64_t slot, int64_t columnBegin, int64_t columns);
+  /// Columns kernels: the function `store` that writes the sums.
+  void storeColumns(llvm::StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
+                    int64_t columnBegin, int64_t columns);
+
+  // Kind::Wide
+  void storeWide(mlir::Value value, llvm::StringRef reference);
+  void reduceWide(mlir::Operation *op, llvm::StringRef reference);
+
+  /// Numbers of a warp's scratch that the calls so far need.
+  int64_t scratch() const { return scratchNumbers; }
+  /// Failed if an op had no conversion; the diagnostic is at the op.
+  mlir::LogicalResult finish();
+
+private:
+  mlir::Value convert(mlir::Value value);
+  mlir::Value convertCoefficients(mlir::Operation *op);
+  mlir::Value convertRows(mlir::Operation *op);
+  mlir::Value convertWide(mlir::Operation *op);
+  /// How a map reads its coefficients: "InRecord<8>", "InUniform<0>"; wide bodies: a memory reference.
+  std::string source(mlir::Value coefficients);
+  /// "PlainWeight<Operand<3, float, 0>, 4, 24>"
+  std::string weight(mlir::Value value);
+  mlir::Value call(llvm::StringRef callee, llvm::ArrayRef<std::string> templateArguments,
+                   llvm::ArrayRef<mlir::Value> operands, llvm::ArrayRef<double> numbers = {}, bool result = true);
+  mlir::Value callText(llvm::StringRef callee, llvm::ArrayRef<std::string> templateArguments,
+                       llvm::ArrayRef<mlir::Value> operands, llvm::ArrayRef<std::string> texts, bool result);
+  void fail(mlir::Operation *op, llvm::StringRef reason);
+
+  mlir::OpBuilder builder;
+  mlir::Location location;
+  Kind kind;
+  const Places &places;
+  llvm::SmallVectorImpl<std::string> &tables;
+  mlir::emitc::ClassOp classOp;
+  mlir::emitc::FuncOp storeFunction;
+  mlir::Value context;
+  llvm::DenseMap<mlir::Value, mlir::Value> converted;
+  int64_t scratchNumbers = 0;
+  bool failed = false;
+};
+
+} // namespace hyperjit::cuda
+
+#endif

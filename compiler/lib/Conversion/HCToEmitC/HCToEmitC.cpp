@@ -1,0 +1,549 @@
+//===- HCToEmitC.cpp - Bodies of a kernel as EmitC classes ----------------===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "hyperjit/Conversion/HCToEmitC.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/Support/FormatVariadic.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+using llvm::ArrayRef;
+using llvm::formatv;
+using llvm::SmallVector;
+using llvm::StringRef;
+
+StringRef cuda::storageName(Type type) {
+  if (isa<BFloat16Type>(type))
+    return "bfloat16";
+  if (isa<Float16Type>(type))
+    return "float16";
+  return isa<Float64Type>(type) ? "double" : "float";
+}
+
+std::string cuda::literal(double value) {
+  if (value != value)
+    return "(0.0 / 0.0)";
+  if (value == std::numeric_limits<double>::infinity())
+    return "(1.0 / 0.0)";
+  if (value == -std::numeric_limits<double>::infinity())
+    return "(-1.0 / 0.0)";
+  char buffer[40];
+  for (int digits : {6, 9, 17}) { // the shortest of three that reads back exactly
+    snprintf(buffer, sizeof buffer, "%.*g", digits, value);
+    if (strtod(buffer, nullptr) == value)
+      break;
+  }
+  std::string text = buffer;
+  if (text.find_first_of(".e") == std::string::npos)
+    text += ".0";
+  return text;
+}
+
+bool cuda::isMovement(Operation *op) {
+  return isa_and_present<hc::ConstantOp, hc::ReshapeOp, hc::SliceOp, hc::TransposeOp, hc::BroadcastOp>(op);
+}
+
+static int64_t beyondLanes(Type type) {
+  int64_t count = hc::elementCount(type);
+  return count > 32 ? count : 0;
+}
+
+int64_t cuda::scratchOf(Operation *op) {
+  return llvm::TypeSwitch<Operation *, int64_t>(op)
+      .Case<hc::SliceOp, hc::TransposeOp, hc::BroadcastOp, hc::ReduceSumOp, hc::SoftmaxOp, hc::SoftmaxAdjointOp,
+            hc::PermutationMixOp, hc::PermutationDotOp>([](auto op) { return beyondLanes(op->getOperand(0).getType()); })
+      .Case<hc::MatmulOp>([](hc::MatmulOp op) {
+        return hc::elementCount(op.getLhs().getType()) + hc::elementCount(op.getRhs().getType());
+      })
+      .Case<hc::ConcatOp>([](hc::ConcatOp op) { return hc::elementCount(op.getType()); })
+      .Case<hc::SinkhornOp>([](hc::SinkhornOp op) { return hc::elementCount(op.getType()); })
+      .Case<hc::SinkhornAdjointOp>([](hc::SinkhornAdjointOp op) {
+        auto shape = cast<hc::CoeffsType>(op.getType()).getShape();
+        return 2 * shape[0] * shape[0] + 4 * static_cast<int64_t>(op.getIterations()) * shape[0];
+      })
+      .Default([](Operation *) { return 0; });
+}
+
+//===----------------------------------------------------------------------===//
+// Text pieces
+//===----------------------------------------------------------------------===//
+
+static std::string number(int64_t value) { return std::to_string(value); }
+
+static std::string dims(ArrayRef<int64_t> sizes) {
+  std::string text = "Dims<";
+  llvm::raw_string_ostream os(text);
+  llvm::interleaveComma(sizes, os);
+  return text + ">";
+}
+
+static SmallVector<int64_t> stridesOf(ArrayRef<int64_t> shape) {
+  SmallVector<int64_t> strides(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;)
+    strides[i - 1] = strides[i] * shape[i];
+  return strides;
+}
+
+static ArrayRef<int64_t> shapeOf(Value value) { return cast<hc::CoeffsType>(value.getType()).getShape(); }
+static int64_t countOf(Value value) { return hc::elementCount(value.getType()); }
+static int64_t rowsOf(Value value) { return cast<hc::RowsType>(value.getType()).getRows(); }
+
+template <class Op> static std::string sinkhornOptions(Op op) {
+  StringRef start = op.getStart(), place = op.getPlace();
+  return formatv("SinkhornOptions<{0}, {1}, SinkhornStart::{2}, {3}, SinkhornPlace::{4}, {5}>",
+                 cast<hc::CoeffsType>(op.getType()).getShape()[0], op.getIterations(),
+                 start == "exp"       ? "Exp"
+                 : start == "exp_raw" ? "ExpRaw"
+                                      : "SoftmaxEps",
+                 op.getFirst() == "row" ? "true" : "false",
+                 place == "none"    ? "None"
+                 : place == "clamp" ? "Clamp"
+                                    : "Add",
+                 op.getLogDomain() ? "true" : "false");
+}
+
+//===----------------------------------------------------------------------===//
+// Emission
+//===----------------------------------------------------------------------===//
+
+static emitc::FuncOp addFunction(OpBuilder &builder, Location location, StringRef name, StringRef specifiers,
+                                 ArrayRef<StringRef> arguments) {
+  SmallVector<Type> types;
+  for (StringRef argument : arguments)
+    types.push_back(emitc::OpaqueType::get(builder.getContext(), argument));
+  auto function = emitc::FuncOp::create(builder, location, name, builder.getFunctionType(types, {}));
+  function.setSpecifiersAttr(builder.getStrArrayAttr({specifiers}));
+  function.addEntryBlock();
+  OpBuilder inside = OpBuilder::atBlockEnd(&function.getBody().front());
+  emitc::ReturnOp::create(inside, location, Value());
+  return function;
+}
+
+BodyEmitter::BodyEmitter(ModuleOp module, StringRef name, Kind kind, const Places &places,
+                         SmallVectorImpl<std::string> &tables)
+    : builder(module.getContext()), location(module.getLoc()), kind(kind), places(places), tables(tables) {
+  builder.setInsertionPointToEnd(module.getBody());
+  classOp = emitc::ClassOp::create(builder, location, name, /*final_specifier=*/false);
+  classOp.getBody().emplaceBlock();
+  builder.setInsertionPointToEnd(&classOp.getBody().front());
+  StringRef what = kind == Kind::Coefficients ? "Token" : kind == Kind::Rows ? "Lane" : "Uniform";
+  std::string specifiers = formatv("template <class {0}> HYPERJIT_METHOD static", what);
+  std::string argument = formatv("{0} &", what);
+  emitc::FuncOp run = addFunction(builder, location, "run", specifiers, {argument});
+  context = run.getArgument(0);
+  builder.setInsertionPoint(run.getBody().front().getTerminator());
+}
+
+void BodyEmitter::fail(Operation *op, StringRef reason) {
+  failed = true;
+  op->emitOpError(reason);
+}
+
+LogicalResult BodyEmitter::finish() { return mlir::failure(failed); }
+
+Value BodyEmitter::callText(StringRef callee, ArrayRef<std::string> templateArguments, ArrayRef<Value> operands,
+                            ArrayRef<std::string> texts, bool result) {
+  MLIRContext *mlir = builder.getContext();
+  SmallVector<Attribute> arguments, templates;
+  for (auto [i, operand] : llvm::enumerate(operands))
+    arguments.push_back(builder.getIndexAttr(i));
+  for (const std::string &text : texts)
+    arguments.push_back(emitc::OpaqueAttr::get(mlir, text));
+  for (const std::string &text : templateArguments)
+    templates.push_back(emitc::OpaqueAttr::get(mlir, text));
+  SmallVector<Type> types;
+  if (result)
+    types.push_back(emitc::OpaqueType::get(mlir, "auto"));
+  auto call = emitc::CallOpaqueOp::create(builder, location, types, callee, operands,
+                                          texts.empty() ? ArrayAttr() : builder.getArrayAttr(arguments),
+                                          templates.empty() ? ArrayAttr() : builder.getArrayAttr(templates));
+  return result ? call.getResult(0) : Value();
+}
+
+Value BodyEmitter::call(StringRef callee, ArrayRef<std::string> templateArguments, ArrayRef<Value> operands,
+                        ArrayRef<double> numbers, bool result) {
+  SmallVector<std::string> texts;
+  for (double value : numbers)
+    texts.push_back(literal(value));
+  return callText(callee, templateArguments, operands, texts, result);
+}
+
+Value BodyEmitter::convert(Value value) {
+  if (Value known = converted.lookup(value))
+    return known;
+  Operation *op = value.getDefiningOp();
+  auto memory = places.memory.find(value);
+  Value result;
+  if (kind == Kind::Coefficients) {
+    if (auto record = places.record.find(value); record != places.record.end())
+      result = call("readRecord", {number(record->second), number(countOf(value))}, {context});
+    else if (memory != places.memory.end())
+      result = call("loadCoefficients", {memory->second, number(countOf(value))}, {context});
+    else if (op && isa<hc::CoeffsType>(value.getType()))
+      result = convertCoefficients(op);
+  } else if (kind == Kind::Rows) {
+    if (memory != places.memory.end())
+      result = call("loadRows", {memory->second, number(rowsOf(value))}, {context});
+    else if (op && isa<hc::RowsType>(value.getType()))
+      result = convertRows(op);
+  } else {
+    if (memory != places.memory.end()) {
+      if (auto type = dyn_cast<hc::WeightType>(value.getType()))
+        result = call("uniformWeight", {memory->second, number(type.getRows()), number(type.getColumns())}, {context});
+      else
+        result = call("uniformRows", {memory->second, number(rowsOf(value))}, {context});
+    } else if (op) {
+      result = convertWide(op);
+    }
+  }
+  if (!result) {
+    if (op && !failed)
+      fail(op, "has no CUDA form in this place");
+    failed = true;
+    return context;
+  }
+  converted[value] = result;
+  return result;
+}
+
+//===----------------------------------------------------------------------===//
+// Coefficients
+//===----------------------------------------------------------------------===//
+
+Value BodyEmitter::convertCoefficients(Operation *op) {
+  scratchNumbers = std::max(scratchNumbers, scratchOf(op));
+  SmallVector<Value> operands;
+  auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
+  auto local = [&](StringRef callee) {
+    for (Value value : op->getOperands())
+      operands.push_back(convert(value));
+    return call(callee, {}, operands);
+  };
+  auto moved = [&](int64_t offset, ArrayRef<int64_t> sizes, ArrayRef<int64_t> strides) {
+    return call("gather", {number(offset), dims(sizes), dims(strides)}, {context, operand(0)});
+  };
+  return llvm::TypeSwitch<Operation *, Value>(op)
+      .Case<hc::AddOp>([&](auto) { return local("add"); })
+      .Case<hc::SubOp>([&](auto) { return local("subtract"); })
+      .Case<hc::MulOp>([&](auto) { return local("multiply"); })
+      .Case<hc::DivOp>([&](auto) { return local("divide"); })
+      .Case<hc::MaxOp>([&](auto) { return local("maximum"); })
+      .Case<hc::NegOp>([&](auto) { return local("negate"); })
+      .Case<hc::ExpOp>([&](auto) { return local("exponential"); })
+      .Case<hc::LogOp>([&](auto) { return local("logarithm"); })
+      .Case<hc::TanhOp>([&](auto) { return local("hyperbolicTangent"); })
+      .Case<hc::SigmoidOp>([&](auto) { return local("sigmoid"); })
+      .Case<hc::SqrtOp>([&](auto) { return local("squareRoot"); })
+      .Case<hc::RsqrtOp>([&](auto) { return local("inverseRoot"); })
+      .Case<hc::ReciprocalOp>([&](auto) { return local("reciprocal"); })
+      .Case<hc::HeavisideOp>([&](auto) { return local("heaviside"); })
+      .Case<hc::ReshapeOp>([&](auto) { return operand(0); })
+      .Case<hc::ConstantOp>([&](hc::ConstantOp constant) {
+        auto values = llvm::to_vector(cast<DenseElementsAttr>(constant.getValue()).getValues<APFloat>());
+        auto text = [](const APFloat &value) {
+          APFloat wide = value;
+          bool lost;
+          wide.convert(APFloat::IEEEdouble(), APFloat::rmNearestTiesToEven, &lost);
+          return literal(wide.convertToDouble());
+        };
+        int64_t count = countOf(constant.getResult());
+        if (llvm::all_of(values, [&](const APFloat &value) { return value.bitwiseIsEqual(values[0]); }))
+          return callText("splat", {number(count)}, {context}, {text(values[0])}, true);
+        std::string table;
+        llvm::raw_string_ostream os(table);
+        llvm::interleaveComma(values, os, [&](const APFloat &value) { os << text(value); });
+        auto *known = llvm::find(tables, table);
+        int64_t index = known - tables.begin();
+        if (known == tables.end())
+          tables.push_back(table);
+        return callText("fromTable", {number(count)}, {context}, {formatv("table{0}", index).str()}, true);
+      })
+      .Case<hc::SliceOp>([&](hc::SliceOp slice) {
+        auto strides = stridesOf(shapeOf(slice.getInput()));
+        return moved(slice.getOffset() * strides[slice.getAxis()], shapeOf(slice.getResult()), strides);
+      })
+      .Case<hc::TransposeOp>([&](hc::TransposeOp transpose) {
+        auto strides = stridesOf(shapeOf(transpose.getInput()));
+        SmallVector<int64_t> permuted;
+        for (int64_t axis : transpose.getPermutation())
+          permuted.push_back(strides[axis]);
+        return moved(0, shapeOf(transpose.getResult()), permuted);
+      })
+      .Case<hc::BroadcastOp>([&](hc::BroadcastOp broadcast) {
+        auto shape = shapeOf(broadcast.getInput());
+        auto strides = stridesOf(shape);
+        SmallVector<int64_t> stretched(shapeOf(broadcast.getResult()).size(), 0);
+        for (auto [axis, target] : llvm::enumerate(broadcast.getDims()))
+          stretched[target] = shape[axis] == 1 ? 0 : strides[axis];
+        return moved(0, shapeOf(broadcast.getResult()), stretched);
+      })
+      .Case<hc::ReduceSumOp>([&](hc::ReduceSumOp reduce) {
+        auto shape = shapeOf(reduce.getInput());
+        auto strides = stridesOf(shape);
+        SmallVector<int64_t> kept, keptStrides, summed, summedStrides;
+        for (size_t axis = 0; axis < shape.size(); ++axis) {
+          bool sum = llvm::is_contained(reduce.getAxes(), static_cast<int64_t>(axis));
+          (sum ? summed : kept).push_back(shape[axis]);
+          (sum ? summedStrides : keptStrides).push_back(strides[axis]);
+        }
+        return call("reduceSum", {dims(kept), dims(keptStrides), dims(summed), dims(summedStrides)},
+                    {context, operand(0)});
+      })
+      .Case<hc::ConcatOp>([&](hc::ConcatOp concat) {
+        auto shape = shapeOf(concat.getResult());
+        int64_t outer = 1;
+        for (int64_t axis = 0; axis < static_cast<int64_t>(concat.getAxis()); ++axis)
+          outer *= shape[axis];
+        operands.push_back(context);
+        for (Value value : op->getOperands())
+          operands.push_back(convert(value));
+        return call("concatenate", {number(outer)}, operands);
+      })
+      .Case<hc::MatmulOp>([&](hc::MatmulOp matmul) {
+        auto lhs = shapeOf(matmul.getLhs()), rhs = shapeOf(matmul.getRhs());
+        return call("matmul", {number(lhs[0]), number(lhs[1]), number(rhs[1])}, {context, operand(0), operand(1)});
+      })
+      .Case<hc::SoftmaxOp>([&](hc::SoftmaxOp softmax) {
+        return call("softmax", {number(shapeOf(softmax.getResult()).back())}, {context, operand(0)});
+      })
+      .Case<hc::SoftmaxAdjointOp>([&](hc::SoftmaxAdjointOp softmax) {
+        return call("softmaxAdjoint", {number(shapeOf(softmax.getResult()).back())}, {context, operand(0), operand(1)});
+      })
+      .Case<hc::SinkhornOp>([&](hc::SinkhornOp sinkhorn) {
+        return call("sinkhorn", {sinkhornOptions(sinkhorn)}, {context, operand(0)},
+                    {sinkhorn.getEps().convertToDouble(), sinkhorn.getTau().convertToDouble()});
+      })
+      .Case<hc::SinkhornAdjointOp>([&](hc::SinkhornAdjointOp sinkhorn) {
+        return call("sinkhornAdjoint", {sinkhornOptions(sinkhorn)}, {context, operand(0), operand(1)},
+                    {sinkhorn.getEps().convertToDouble(), sinkhorn.getTau().convertToDouble()});
+      })
+      .Case<hc::PermutationMixOp>([&](hc::PermutationMixOp mix) {
+        return call("permutationMix", {number(shapeOf(mix.getResult())[0])}, {context, operand(0)});
+      })
+      .Case<hc::PermutationDotOp>([&](hc::PermutationDotOp dot) {
+        return call("permutationDot", {number(shapeOf(dot.getInput())[0]), number(countOf(dot.getResult()))},
+                    {context, operand(0)});
+      })
+      .Default([](Operation *) { return Value(); });
+}
+
+void BodyEmitter::writeRecord(Value value, int64_t offset) {
+  call("writeRecord", {number(offset)}, {context, convert(value)}, {}, false);
+}
+
+void BodyEmitter::storeCoefficients(Value value, StringRef reference) {
+  call("storeCoefficients", {reference.str()}, {context, convert(value)}, {}, false);
+}
+
+//===----------------------------------------------------------------------===//
+// Rows
+//===----------------------------------------------------------------------===//
+
+std::string BodyEmitter::source(Value coefficients) {
+  if (kind == Kind::Wide) {
+    auto memory = places.memory.find(coefficients);
+    if (memory != places.memory.end())
+      return memory->second;
+  } else {
+    if (auto record = places.record.find(coefficients); record != places.record.end())
+      return formatv("InRecord<{0}>", record->second);
+    if (auto uniform = places.uniform.find(coefficients); uniform != places.uniform.end())
+      return formatv("InUniform<{0}>", uniform->second);
+  }
+  if (Operation *op = coefficients.getDefiningOp())
+    fail(op, "was given no place for its users");
+  failed = true;
+  return "";
+}
+
+std::string BodyEmitter::weight(Value value) {
+  auto type = cast<hc::WeightType>(value.getType());
+  auto memory = places.memory.find(value);
+  if (memory == places.memory.end()) {
+    if (Operation *op = value.getDefiningOp())
+      fail(op, "was given no place for its users");
+    failed = true;
+    return "";
+  }
+  return formatv("PlainWeight<{0}, {1}, {2}>", memory->second, type.getRows(), type.getColumns());
+}
+
+static SmallVector<std::string> indexTexts(ArrayRef<int64_t> indices) {
+  SmallVector<std::string> texts;
+  for (int64_t index : indices)
+    texts.push_back(number(index));
+  return texts;
+}
+
+Value BodyEmitter::convertRows(Operation *op) {
+  auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
+  auto binary = [&](StringRef callee) { return call(callee, {}, {operand(0), operand(1)}); };
+  return llvm::TypeSwitch<Operation *, Value>(op)
+      .Case<hc::AddOp>([&](auto) { return binary("add"); })
+      .Case<hc::SubOp>([&](auto) { return binary("subtract"); })
+      .Case<hc::MulOp>([&](auto) { return binary("multiply"); })
+      .Case<hc::MixOp>([&](hc::MixOp mix) {
+        return call("mix", {source(mix.getCoefficients()), number(rowsOf(mix.getResult()))}, {context, operand(1)});
+      })
+      .Case<hc::ScaleRowsOp>([&](hc::ScaleRowsOp scale) {
+        return call("scaleRows", {source(scale.getCoefficients())}, {context, operand(1)});
+      })
+      .Case<hc::FillRowsOp>([&](hc::FillRowsOp fill) {
+        return call("fillRows", {source(fill.getCoefficients()), number(rowsOf(fill.getResult()))}, {context});
+      })
+      .Case<hc::GatherRowsOp>([&](hc::GatherRowsOp gather) {
+        return call("gatherRows", indexTexts(gather.getIndices()), {context, operand(0)});
+      })
+      .Case<hc::ScatterRowsOp>([&](hc::ScatterRowsOp scatter) {
+        SmallVector<std::string> arguments = {number(rowsOf(scatter.getResult()))};
+        arguments.append(indexTexts(scatter.getIndices()));
+        return call("scatterRows", arguments, {context, operand(0)});
+      })
+      .Case<hc::RoundOp>([&](hc::RoundOp round) {
+        if (!round.getType())
+          return Value();
+        return call("roundRows", {storageName(*round.getType()).str()}, {context, operand(0)});
+      })
+      .Case<hc::ExpandOp>([&](hc::ExpandOp expand) {
+        return call("expand",
+                    {source(expand.getCoefficients()), weight(expand.getWeight()),
+                     number(shapeOf(expand.getCoefficients())[0])},
+                    {context});
+      })
+      .Default([](Operation *) { return Value(); });
+}
+
+void BodyEmitter::storeRows(Value value, StringRef reference) {
+  call("storeRows", {reference.str()}, {context, convert(value)}, {}, false);
+}
+
+void BodyEmitter::reduce(Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin,
+                         int64_t columns) {
+  auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
+  SmallVector<std::string> range = {number(slot), number(begin), number(count)};
+  llvm::TypeSwitch<Operation *>(op)
+      .Case<hc::DotOp>([&](auto) { call("dot", range, {context, operand(0), operand(1)}, {}, false); })
+      .Case<hc::DotRowsOp>([&](auto) { call("dotRows", range, {context, operand(0), operand(1)}, {}, false); })
+      .Case<hc::RowSumOp>([&](auto) { call("rowSum", range, {context, operand(0)}, {}, false); })
+      .Case<hc::ProjectOp>([&](hc::ProjectOp project) {
+        call("project",
+             {number(slot), weight(project.getWeight()), number(begin), number(count), number(columnBegin),
+              number(columns)},
+             {context, operand(0)}, {}, false);
+      })
+      .Default([&](Operation *other) { fail(other, "is no reduction over channels"); });
+}
+
+void BodyEmitter::sumRows(Value rows, int64_t slot, int64_t begin, int64_t count) {
+  call("rowsSum", {number(slot), number(begin), number(count)}, {context, convert(rows)}, {}, false);
+}
+
+void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t slot, int64_t columnBegin, int64_t columns) {
+  auto type = cast<hc::WeightType>(op.getType());
+  call("weightGradient",
+       {number(slot), source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()),
+        number(columnBegin), number(columns)},
+       {context, convert(op.getInput())}, {}, false);
+}
+
+void BodyEmitter::storeColumns(StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
+                               int64_t columnBegin, int64_t columns) {
+  OpBuilder::InsertionGuard guard(builder);
+  if (!storeFunction) {
+    builder.setInsertionPointToEnd(&classOp.getBody().front());
+    storeFunction = addFunction(builder, location, "store", "template <class Lane> HYPERJIT_METHOD static",
+                                {"Lane &", "long long"});
+  }
+  builder.setInsertionPoint(storeFunction.getBody().front().getTerminator());
+  call("storeColumns",
+       {reference.str(), number(slot), number(begin), number(count), number(totalColumns), number(columnBegin),
+        number(columns)},
+       {storeFunction.getArgument(0), storeFunction.getArgument(1)}, {}, false);
+}
+
+//===----------------------------------------------------------------------===//
+// Wide work that belongs to no token
+//===----------------------------------------------------------------------===//
+
+Value BodyEmitter::convertWide(Operation *op) {
+  auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
+  auto binary = [&](StringRef callee) {
+    return call(callee.str() + (isa<hc::WeightType>(op->getResult(0).getType()) ? "Weight" : "Rows"), {},
+                {context, operand(0), operand(1)});
+  };
+  return llvm::TypeSwitch<Operation *, Value>(op)
+      .Case<hc::AddOp>([&](auto) { return binary("uniformAdd"); })
+      .Case<hc::SubOp>([&](auto) { return binary("uniformSubtract"); })
+      .Case<hc::MulOp>([&](auto) { return binary("uniformMultiply"); })
+      .Case<hc::MixOp>([&](hc::MixOp mix) {
+        return call("uniformMix", {source(mix.getCoefficients()), number(rowsOf(mix.getResult()))},
+                    {context, operand(1)});
+      })
+      .Case<hc::ScaleRowsOp>([&](hc::ScaleRowsOp scale) {
+        return call("uniformScaleRows", {source(scale.getCoefficients())}, {context, operand(1)});
+      })
+      .Case<hc::FillRowsOp>([&](hc::FillRowsOp fill) {
+        return call("uniformFillRows", {source(fill.getCoefficients()), number(rowsOf(fill.getResult()))}, {context});
+      })
+      .Case<hc::GatherRowsOp>([&](hc::GatherRowsOp gather) {
+        return call("uniformGatherRows", indexTexts(gather.getIndices()), {context, operand(0)});
+      })
+      .Case<hc::ScatterRowsOp>([&](hc::ScatterRowsOp scatter) {
+        SmallVector<std::string> arguments = {number(rowsOf(scatter.getResult()))};
+        arguments.append(indexTexts(scatter.getIndices()));
+        return call("uniformScatterRows", arguments, {context, operand(0)});
+      })
+      .Case<hc::RoundOp>([&](hc::RoundOp round) {
+        if (!round.getType())
+          return Value();
+        return call("uniformRoundRows", {storageName(*round.getType()).str()}, {context, operand(0)});
+      })
+      .Case<hc::ExpandOp>([&](hc::ExpandOp expand) {
+        return call("uniformExpand",
+                    {source(expand.getCoefficients()), number(shapeOf(expand.getCoefficients())[0])},
+                    {context, operand(1)});
+      })
+      .Case<hc::OuterOp>([&](hc::OuterOp outer) {
+        auto type = cast<hc::WeightType>(outer.getType());
+        return call("uniformOuter",
+                    {source(outer.getCoefficients()), number(type.getRows()), number(type.getColumns())},
+                    {context, operand(0)});
+      })
+      .Case<hc::ScaleWeightOp>([&](auto) { return call("uniformScaleWeight", {}, {context, operand(0), operand(1)}); })
+      .Case<hc::WeightDotOp>([&](auto) { return call("uniformWeightDot", {}, {context, operand(0), operand(1)}); })
+      .Case<hc::ConcatWeightsOp>([&](auto) {
+        SmallVector<Value> operands = {context};
+        for (Value value : op->getOperands())
+          operands.push_back(convert(value));
+        return call("uniformConcatWeights", {}, operands);
+      })
+      .Case<hc::SliceWeightOp>([&](hc::SliceWeightOp slice) {
+        return call("uniformSliceWeight",
+                    {number(slice.getOffset()), number(cast<hc::WeightType>(slice.getType()).getColumns())},
+                    {context, operand(0)});
+      })
+      .Case<hc::WeightFromRowsOp>([&](hc::WeightFromRowsOp from) {
+        return call("uniformWeightFromRows", {number(cast<hc::WeightType>(from.getType()).getRows())},
+                    {context, operand(0)});
+      })
+      .Case<hc::RowsFromWeightOp>([&](auto) { return call("uniformRowsFromWeight", {}, {context, operand(0)}); })
+      .Default([](Operation *) { return Value(); });
+}
+
+void BodyEmitter::storeWide(Value value, StringRef reference) {
+  call(isa<hc::WeightType>(value.getType()) ? "uniformStoreWeight" : "uniformStoreRows", {reference.str()},
+       {context, convert(value)}, {}, false);
+}
+
+void BodyEmitter::reduceWide(Operation *op, StringRef reference) {
+  SmallVector<Value> operands = {context};
+  for (Value value : op->getOperands())
+    operands.push_back(convert(value));
+  StringRef callee = isa<hc::DotOp>(op)       ? "uniformDot"
+                     : isa<hc::DotRowsOp>(op) ? "uniformDotRows"
+                     : isa<hc::RowSumOp>(op)  ? "uniformRowSum"
+                                              : "uniformProject";
+  call(callee, {reference.str()}, operands, {}, false);
+}

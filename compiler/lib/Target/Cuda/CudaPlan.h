@@ -1,0 +1,131 @@
+//===- CudaPlan.h - What each launch of a kernel does -----------*- C++ -*-===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// Reads one hc.func in phases form and decides, without printing anything,
+// which values live where and which launch makes them:
+//
+//   prologue    P: uniform work, by levels (wide, narrow, wide, ...)
+//   head        token coefficients that need no row and are long (Sinkhorn, ...)
+//   main        C, M, R of all stages: one sweep a pass
+//   tail        long coefficient maths that no row waits for
+//   columns     W: sums of rows, weight gradients
+//   sums        W: sums of coefficients
+//   epilogue    E: uniform work on the sums
+//===----------------------------------------------------------------------===//
+#ifndef HYPERJIT_TARGET_CUDA_CUDAPLAN_H
+#define HYPERJIT_TARGET_CUDA_CUDAPLAN_H
+
+#include "hyperjit/Conversion/HCToEmitC.h"
+
+#include "llvm/ADT/SetVector.h"
+
+namespace hyperjit::cuda {
+
+/// A value and the memory reference it is stored to.
+struct Store {
+  mlir::Value value;
+  std::string reference;
+};
+
+/// A part of a reduction that fits one pass.
+struct ReductionPart {
+  mlir::Operation *op;
+  int64_t slot, begin, count, columnBegin, columns; ///< as BodyEmitter::reduce
+};
+/// Slots [slot, slot + count) are entries [record, record + count).
+struct RecordSegment {
+  int64_t slot, count, record;
+};
+struct SweepPass {
+  std::vector<Store> stores;
+  std::vector<ReductionPart> parts;
+  std::vector<RecordSegment> segments;
+  int64_t slots = 0;
+};
+
+struct StagePlan {
+  llvm::SetVector<mlir::Value> recordWrites; ///< coefficients made at this stage that later maps or stages read
+  std::vector<Store> stores;                 ///< coefficients stored at this stage
+  std::vector<SweepPass> passes;
+};
+
+/// A part of a column sum that one lane keeps in registers.
+struct ColumnPart {
+  mlir::Operation *op;
+  int64_t begin, count, columnBegin, columns;
+};
+
+class KernelPlan {
+public:
+  KernelPlan(hc::FuncOp kernel, int64_t maxSlots);
+  mlir::LogicalResult run();
+
+  bool isUniform(mlir::Value value) { return uniformity.isUniform(value); }
+  int64_t stageOf(mlir::Value value) const { return stages.lookup(value); }
+  bool hasMain() const { return mainRows; }
+  bool wide() const { return elementBytes == 8; }
+
+  /// Rows that one lane holds at once in the given pass, about.
+  int64_t pressure(const SweepPass &pass, int64_t stage);
+  int64_t pressure(mlir::Operation *columnOp);
+
+  hc::FuncOp kernel;
+  int64_t width = 1, elementBytes = 4;
+  int64_t widestStorage = 2; ///< bytes of the widest element among token rows
+  std::vector<StagePlan> stagePlans;
+  std::vector<Store> head, tail;
+  std::vector<mlir::Value> uniformReads;        ///< uniform coefficients that sweeps read
+  std::vector<mlir::Value> columnRecords;       ///< token coefficients that column sums read
+  std::vector<mlir::Value> columnUniforms;      ///< uniform coefficients that column sums read
+  std::vector<mlir::Operation *> columnOps;     ///< sums of rows and weight gradients
+  std::vector<Store> prologueStores, epilogueStores;
+  int64_t sumCount = 0;     ///< numbers of a token that are summed over tokens
+  int64_t sumOffset = 0;    ///< their place in PerToken, bytes
+  int64_t chunkSumOffset = 0;
+
+  Places memory;            ///< everything in global memory
+  llvm::SetVector<mlir::Value> headValues, perToken; ///< of which: made by the head; in the token's part of the workspace
+  llvm::DenseMap<mlir::Value, int64_t> record; ///< main's record
+  llvm::DenseMap<mlir::Value, std::pair<std::string, int64_t>> losslessStores; ///< rows outputs: reference, stage
+  int64_t recordSize = 0;
+  int64_t fixedBytes = 0, chunkBytes = 0, tokenBytes = 0;
+
+  /// Gives a uniform value a place in the workspace; the prologue (or epilogue) makes it.
+  std::string placeFixed(mlir::Value value);
+  void requireUniform(mlir::Value value);
+
+private:
+  mlir::LogicalResult collect();
+  void collectRows(mlir::Value value, llvm::SetVector<mlir::Value> &coefficients, llvm::DenseSet<mlir::Value> &seen);
+  void markCritical(mlir::Value value);
+  bool hasLongMaths(mlir::Value value);
+  void placePerToken(mlir::Value value);
+  void requireRecord(mlir::Value value);
+  void walkStage(mlir::Value value, int64_t stage);
+  void addLate(mlir::Value value, std::string reference);
+  void requireLeaves(mlir::Value value, const llvm::DenseSet<mlir::Value> &own, llvm::DenseSet<mlir::Value> &walked);
+  void requireBases(mlir::Value value);
+  void formPasses();
+  int64_t allocate(int64_t &total, int64_t bytes) {
+    int64_t offset = total;
+    total += (bytes + 15) / 16 * 16;
+    return offset;
+  }
+
+  hc::Uniformity uniformity;
+  int64_t maxSlots;
+  bool mainRows = false, useHead = false, useTail = false;
+  llvm::DenseMap<mlir::Value, int64_t> stages;
+  llvm::SetVector<mlir::Value> recordNeeded, critical;
+  std::vector<Store> lateStores;
+  llvm::SetVector<mlir::Operation *> liveOps;
+  llvm::DenseSet<std::pair<mlir::Value, int64_t>> walkedStage;
+  std::vector<std::vector<Store>> rowStores; ///< by stage
+};
+
+bool isReduction(mlir::Operation *op);
+bool isLong(mlir::Operation *op);
+
+} // namespace hyperjit::cuda
+
+#endif
