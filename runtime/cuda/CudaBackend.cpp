@@ -1,0 +1,168 @@
+// CudaBackend.cpp - CUDA C++ to cubin: flags, headers, and what ptxas reports.
+// SPDX-License-Identifier: Apache-2.0
+#include "CudaBackend.h"
+
+#include "CudaKernel.h"
+#include "Driver.h"
+#include "hyperjit/core/Error.h"
+#include "hyperjit/cuda/Cuda.h"
+
+#include <charconv>
+#include <cstring>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+
+namespace {
+
+std::vector<std::string> options(const Target &target) {
+  // -v makes ptxas report registers and spills in the log.
+  return {"--std=c++20", "--gpu-architecture=" + target.isa, "--ptxas-options=-v"};
+}
+
+/// The number in front of `word` in a line: "16 bytes spill stores".
+int64_t numberBefore(std::string_view line, std::string_view word) {
+  size_t at = line.find(word);
+  if (at == std::string_view::npos)
+    return 0;
+  size_t end = line.find_last_of("0123456789", at);
+  if (end == std::string_view::npos)
+    return 0;
+  size_t begin = end;
+  while (begin > 0 && std::isdigit(static_cast<unsigned char>(line[begin - 1])))
+    --begin;
+  int64_t value = 0;
+  std::from_chars(line.data() + begin, line.data() + end + 1, value);
+  return value;
+}
+
+/// Registers, static shared memory, and bytes of spills and stack of every entry, from ptxas -v.
+std::vector<EntryInfo> readReport(std::string_view log) {
+  std::vector<EntryInfo> entries;
+  bool inEntry = false;
+  while (!log.empty()) {
+    size_t end = log.find('\n');
+    std::string_view line = log.substr(0, end);
+    log.remove_prefix(end == std::string_view::npos ? log.size() : end + 1);
+    if (size_t at = line.find("Compiling entry function '"); at != std::string_view::npos) {
+      std::string_view name = line.substr(at + strlen("Compiling entry function '"));
+      entries.push_back({std::string(name.substr(0, name.find('\''))), 0, 0, 0});
+      inEntry = true;
+    } else if (line.find("Function properties for ") != std::string_view::npos) {
+      inEntry = !entries.empty() && line.find(entries.back().name) != std::string_view::npos;
+    } else if (inEntry && line.find(" registers") != std::string_view::npos) {
+      entries.back().registers = static_cast<int>(numberBefore(line, " registers"));
+      entries.back().sharedBytes = numberBefore(line, " bytes smem");
+    } else if (inEntry && line.find("bytes stack frame") != std::string_view::npos) {
+      entries.back().spills = std::max({numberBefore(line, " bytes stack frame"), numberBefore(line, " bytes spill stores"),
+                                        numberBefore(line, " bytes spill loads")});
+    }
+  }
+  return entries;
+}
+
+struct ProgramHolder {
+  const Nvrtc &nvrtc;
+  Program program = nullptr;
+  ~ProgramHolder() {
+    if (program)
+      nvrtc.destroyProgram(&program);
+  }
+};
+
+/// The generated lines that a log names ("kernel.cu(12): error"), so that a report holds what failed and not the library.
+std::string linesNamed(std::string_view log, std::string_view text) {
+  std::string result;
+  int last = 0;
+  for (size_t at = log.find("kernel.cu("); at != std::string_view::npos; at = log.find("kernel.cu(", at + 1)) {
+    int line = 0;
+    std::from_chars(log.data() + at + 10, log.data() + log.size(), line);
+    if (line == last || line <= 0)
+      continue;
+    last = line;
+    size_t begin = 0;
+    for (int i = 1; i < line && begin != std::string_view::npos; ++i)
+      begin = text.find('\n', begin) + 1;
+    result += fmt::format("{:5} | {}\n", line, text.substr(begin, text.find('\n', begin) - begin));
+    if (result.size() > 2000)
+      break;
+  }
+  return result;
+}
+
+[[maybe_unused]] const bool installed = (Backend::install(std::make_shared<CudaBackend>()), true);
+
+} // namespace
+
+std::string CudaBackend::toolchain() const { return Nvrtc::get().identity; }
+
+std::string CudaBackend::flags(const Target &target) const { return fmt::format("{}", fmt::join(options(target), " ")); }
+
+Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target &target) const {
+  const Nvrtc &nvrtc = Nvrtc::get();
+  std::vector<const char *> names, texts;
+  for (const TemplateHeader *header = templateHeaders; header->name; ++header) {
+    names.push_back(header->name);
+    texts.push_back(header->text);
+  }
+  ProgramHolder holder{nvrtc};
+  auto check = [&](int status, const char *what) {
+    if (status)
+      throw InternalError(ErrorId::CompilerBug, fmt::format("{}: {}", what, nvrtc.errorString(status)), meta.spec);
+  };
+  check(nvrtc.createProgram(&holder.program, payload.c_str(), "kernel.cu", static_cast<int>(names.size()), texts.data(),
+                            names.data()),
+        "nvrtcCreateProgram");
+  std::vector<std::string> flags = options(target);
+  std::vector<const char *> arguments;
+  for (const std::string &flag : flags)
+    arguments.push_back(flag.c_str());
+  int status = nvrtc.compileProgram(holder.program, static_cast<int>(arguments.size()), arguments.data());
+  size_t size = 0;
+  check(nvrtc.getLogSize(holder.program, &size), "nvrtcGetProgramLogSize");
+  std::string log(size, '\0');
+  check(nvrtc.getLog(holder.program, log.data()), "nvrtcGetProgramLog");
+  log.resize(std::strlen(log.c_str()));
+  if (status)
+    throw InternalError(ErrorId::CompilerBug,
+                        fmt::format("NVRTC refused generated code for {} ({}):\n{}{}", target.text(),
+                                    nvrtc.errorString(status), log.substr(0, 4000), linesNamed(log, payload)),
+                        meta.spec);
+  Artifact artifact;
+  artifact.kind = PayloadKind::Cubin;
+  artifact.meta = std::move(meta);
+  artifact.meta.entries = readReport(log);
+  check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize");
+  artifact.payload.resize(size);
+  check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(artifact.payload.data())), "nvrtcGetCUBIN");
+  return artifact;
+}
+
+std::shared_ptr<const Kernel> CudaBackend::load(std::shared_ptr<const Artifact> artifact) const {
+  return loadCudaKernel(std::move(artifact));
+}
+
+void cuda::addLibraryFolder(const std::string &folder) { Nvrtc::addFolder(folder); }
+
+std::string cuda::nvrtcPath() { return Nvrtc::get().path; }
+
+int cuda::deviceCount() {
+  const Driver *driver = Driver::find();
+  int count = 0;
+  return driver && driver->deviceGetCount(&count) == 0 ? count : 0;
+}
+
+Target cuda::targetOf(int device) {
+  const Driver &driver = Driver::get();
+  DeviceHandle handle = 0;
+  int major = 0, minor = 0;
+  char name[256] = {};
+  std::string what = fmt::format("describing device {}", device);
+  driver.check(driver.deviceGet(&handle, device), what);
+  driver.check(driver.deviceGetAttribute(&major, kDeviceMajor, handle), what);
+  driver.check(driver.deviceGetAttribute(&minor, kDeviceMinor, handle), what);
+  driver.check(driver.deviceGetName(name, sizeof name - 1, handle), what);
+  return Target::forCudaDevice(major, minor, name);
+}

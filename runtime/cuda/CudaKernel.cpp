@@ -1,0 +1,258 @@
+// CudaKernel.cpp - modules per device, and launches on the caller's stream. Nothing is allocated or synchronised; modules
+// are never unloaded, because captured graphs keep pointers into them.
+// SPDX-License-Identifier: Apache-2.0
+#include "CudaKernel.h"
+
+#include "Driver.h"
+#include "hyperjit/core/Error.h"
+#include "hyperjit/cuda/Cuda.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <fmt/format.h>
+#include <mutex>
+#include <nlohmann/json.hpp>
+
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+
+namespace {
+
+constexpr int kMaxDevices = 64;
+constexpr int64_t kMaxGridX = 0x7fffffff, kMaxGridYZ = 65535;
+
+/// One launch on one device.
+struct LoadedLaunch {
+  Function function = nullptr;
+  int64_t residentBlocks = 1; ///< of the whole device, for persistent grids
+};
+struct LoadedModule {
+  std::vector<LoadedLaunch> launches;
+};
+
+/// What LaunchInfo::extra adds for CUDA.
+struct GridExtra {
+  int64_t y = 1, z = 1, tokensPerBlock = 1;
+  bool yIsChunks = false;
+};
+
+/// Makes a device's primary context current for as long as it lives, if it is not.
+class ContextGuard {
+public:
+  ContextGuard(const Driver &driver, int device) : driver(driver) {
+    Context current = nullptr;
+    DeviceHandle handle = 0, here = -1;
+    driver.check(driver.deviceGet(&handle, device), fmt::format("device {}", device));
+    if (driver.contextGetCurrent(&current) == 0 && current && driver.contextGetDevice(&here) == 0 && here == handle)
+      return;
+    driver.check(driver.contextPush(primary(driver, device, handle)), "making a context current");
+    pushed = true;
+  }
+  ~ContextGuard() {
+    Context ignored;
+    if (pushed)
+      driver.contextPop(&ignored);
+  }
+  ContextGuard(const ContextGuard &) = delete;
+
+private:
+  /// Retained once and kept: the primary context outlives every kernel.
+  static Context primary(const Driver &driver, int device, DeviceHandle handle) {
+    static std::array<std::once_flag, kMaxDevices> once;
+    static std::array<Context, kMaxDevices> contexts{};
+    if (device < 0 || device >= kMaxDevices)
+      throw UserError(ErrorId::DeviceFailure, fmt::format("device {} is beyond the {} supported", device, kMaxDevices));
+    std::call_once(once[device],
+                   [&] { driver.check(driver.primaryContextRetain(&contexts[device], handle), "retaining a context"); });
+    return contexts[device];
+  }
+
+  const Driver &driver;
+  bool pushed = false;
+};
+
+class CudaKernel final : public Kernel {
+public:
+  explicit CudaKernel(std::shared_ptr<const Artifact> given) : Kernel(std::move(given)) {
+    for (const LaunchInfo &launch : meta().launches) {
+      GridExtra extra;
+      if (!launch.extra.empty()) {
+        auto json = nlohmann::json::parse(launch.extra);
+        if (auto y = json.find("grid_y"); y != json.end()) {
+          extra.yIsChunks = y->is_string();
+          extra.y = extra.yIsChunks ? 1 : y->get<int64_t>();
+        }
+        extra.z = json.value("grid_z", int64_t(1));
+        extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
+      }
+      extras.push_back(extra);
+    }
+  }
+
+  /// The module on a device, loaded if it is not there. `stream`: refuse where it is being captured.
+  const LoadedModule &loaded(int device, void *const *stream = nullptr) const {
+    if (device < 0 || device >= kMaxDevices)
+      throw UserError(ErrorId::DeviceFailure, fmt::format("device {} of {} does not exist", device, meta().spec));
+    if (const LoadedModule *there = modules[device].load(std::memory_order_acquire))
+      return *there;
+    const Driver &driver = Driver::get();
+    int capturing = 0;
+    if (stream && driver.streamIsCapturing(static_cast<StreamHandle>(*stream), &capturing) == 0 && capturing)
+      throw UserError(ErrorId::NotPrepared,
+                      fmt::format("kernel {} for {} is not loaded on device {} and its stream is being captured; call "
+                                  "prepare() or run one warm-up step before the capture",
+                                  meta().spec, meta().target, device));
+    std::lock_guard lock(loading);
+    if (const LoadedModule *there = modules[device].load(std::memory_order_acquire))
+      return *there;
+    owned[device] = loadModule(driver, device);
+    modules[device].store(owned[device].get(), std::memory_order_release);
+    return *owned[device];
+  }
+
+private:
+  std::unique_ptr<LoadedModule> loadModule(const Driver &driver, int device) const {
+    ContextGuard context(driver, device);
+    Module module = nullptr;
+    if (Status status = driver.moduleLoadData(&module, artifact->payload.data())) {
+      const char *text = nullptr;
+      driver.errorString(status, &text);
+      throw InternalError(ErrorId::ImageRejected, fmt::format("the driver refused the binary of {} for {}: {} ({})", meta().spec,
+                                                              meta().target, text ? text : "unknown", status),
+                          meta().spec);
+    }
+    DeviceHandle handle = 0;
+    int processors = 1;
+    driver.check(driver.deviceGet(&handle, device), "device");
+    driver.check(driver.deviceGetAttribute(&processors, kDeviceProcessors, handle), "device");
+    auto result = std::make_unique<LoadedModule>();
+    for (const LaunchInfo &launch : meta().launches) {
+      LoadedLaunch loaded;
+      if (driver.moduleGetFunction(&loaded.function, module, launch.entry.c_str()))
+        throw InternalError(ErrorId::ImageRejected, fmt::format("the binary of {} has no entry {}", meta().spec, launch.entry),
+                            meta().spec);
+      if (launch.sharedBytes > 48 * 1024)
+        driver.check(driver.functionSetAttribute(loaded.function, kFunctionDynamicShared, int(launch.sharedBytes)),
+                     fmt::format("{} bytes of shared memory for {}", launch.sharedBytes, launch.entry));
+      if (launch.cluster > 8)
+        driver.check(driver.functionSetAttribute(loaded.function, kFunctionNonPortableCluster, 1), "clusters above 8");
+      int blocks = 1;
+      driver.check(driver.occupancy(&blocks, loaded.function, launch.block, size_t(launch.sharedBytes)), launch.entry);
+      loaded.residentBlocks = std::max<int64_t>(1, int64_t(blocks) * processors);
+      result->launches.push_back(loaded);
+    }
+    return result;
+  }
+
+  void run(void *const *operands, void *workspace, int64_t tokens, const LaunchContext &context) const override {
+    const ArtifactMeta &what = meta();
+    const LoadedModule &module = loaded(context.device, &context.stream);
+    for (size_t i = 0; i < what.operands.size(); ++i)
+      if (what.operands[i].used && reinterpret_cast<uintptr_t>(operands[i]) % 16)
+        throw UserError(ErrorId::InvalidOperand,
+                        fmt::format("operand {} ('{}') of {} starts at an address that is no multiple of 16 bytes; copy the "
+                                    "tensor (it is a view into another one)",
+                                    i, what.operands[i].name, what.spec));
+    const Driver &driver = Driver::get();
+    ContextGuard guard(driver, context.device);
+
+    // Launch<N> of templates/hyperjit/numeric.cuh.
+    std::array<char, 4096> parameters;
+    size_t count = what.operands.size();
+    if (count * 8 + 32 > parameters.size())
+      throw InternalError(fmt::format("{} operands do not fit the parameters of a kernel", count), what.spec);
+    int64_t chunkTokens = what.chunkTokens(tokens), chunks = what.chunks(tokens);
+    std::memcpy(parameters.data(), operands, count * 8);
+    char *tail = parameters.data() + count * 8;
+    std::memcpy(tail, &workspace, 8);
+    std::memcpy(tail + 8, &tokens, 8);
+    std::memcpy(tail + 16, &chunkTokens, 8);
+    int chunkCount = int(chunks);
+    std::memcpy(tail + 24, &chunkCount, 4);
+    std::memset(tail + 28, 0, 4);
+
+    for (size_t i = 0; i < what.launches.size(); ++i) {
+      const LaunchInfo &launch = what.launches[i];
+      const GridExtra &extra = extras[i];
+      int64_t x = 1, y = extra.yIsChunks ? chunks : extra.y, z = extra.z;
+      switch (launch.grid) {
+      case GridKind::Once:
+        break;
+      case GridKind::Chunks:
+        x = chunks;
+        break;
+      case GridKind::Columns:
+        x = (launch.extent + launch.perBlock - 1) / launch.perBlock;
+        break;
+      case GridKind::Tokens:
+        x = (tokens + launch.perBlock - 1) / launch.perBlock;
+        break;
+      case GridKind::Fixed:
+        x = launch.blocks;
+        break;
+      case GridKind::Persistent: {
+        int64_t units = (tokens + extra.tokensPerBlock - 1) / extra.tokensPerBlock * launch.cluster;
+        x = std::min(units, module.launches[i].residentBlocks / launch.cluster * launch.cluster);
+        break;
+      }
+      }
+      if (x == 0 || y == 0 || z == 0)
+        continue;
+      if (x > kMaxGridX || y > kMaxGridYZ || z > kMaxGridYZ)
+        throw UserError(ErrorId::LimitExceeded,
+                        fmt::format("{} tokens give {} a grid of {} x {} x {}, above the device's limit", tokens, launch.entry, x, y, z));
+      LaunchAttribute cluster{};
+      cluster.id = kAttributeCluster;
+      cluster.value.cluster = {unsigned(launch.cluster), 1, 1};
+      LaunchConfig config{unsigned(x),
+                          unsigned(y),
+                          unsigned(z),
+                          unsigned(launch.block),
+                          1,
+                          1,
+                          unsigned(launch.sharedBytes),
+                          static_cast<StreamHandle>(context.stream),
+                          launch.cluster > 1 ? &cluster : nullptr,
+                          launch.cluster > 1 ? 1u : 0u};
+      void *arguments[] = {parameters.data()};
+      if (Status status = driver.launchKernelEx(&config, module.launches[i].function, arguments, nullptr))
+        driver.check(status, "launching " + launch.entry);
+    }
+  }
+
+  std::vector<GridExtra> extras;
+  mutable std::mutex loading;
+  mutable std::array<std::unique_ptr<LoadedModule>, kMaxDevices> owned;
+  mutable std::array<std::atomic<const LoadedModule *>, kMaxDevices> modules{};
+};
+
+} // namespace
+
+std::shared_ptr<const Kernel> cuda::loadCudaKernel(std::shared_ptr<const Artifact> artifact) {
+  static constexpr unsigned char elf[] = {0x7f, 'E', 'L', 'F'};
+  if (artifact->kind != PayloadKind::Cubin || artifact->payload.size() < sizeof elf ||
+      std::memcmp(artifact->payload.data(), elf, sizeof elf))
+    throw InternalError(ErrorId::ImageRejected, "what came to the CUDA back end is no cubin: " + artifact->meta.spec,
+                        artifact->meta.spec);
+  auto kernel = std::make_shared<CudaKernel>(std::move(artifact));
+  // Where this thread works on a device, a refusal shows now, while the caller can still compile anew.
+  const Driver &driver = Driver::get();
+  Context current = nullptr;
+  DeviceHandle handle = 0;
+  int count = 0;
+  if (driver.contextGetCurrent(&current) == 0 && current && driver.contextGetDevice(&handle) == 0 &&
+      driver.deviceGetCount(&count) == 0)
+    for (int device = 0; device < count; ++device) {
+      DeviceHandle candidate = -1;
+      if (driver.deviceGet(&candidate, device) == 0 && candidate == handle)
+        kernel->loaded(device);
+    }
+  return kernel;
+}
+
+void cuda::prepare(const Kernel &kernel, int device) {
+  if (const auto *mine = dynamic_cast<const CudaKernel *>(&kernel))
+    mine->loaded(device);
+}
