@@ -9,17 +9,21 @@
 
 namespace hyperjit {
 
-/// One CTA owns all channels of a tile; rows that a later stage needs again come from L1 or L2. Persistent grid.
+/// A CTA, or a cluster of them, owns all channels of a tile; rows that a later stage needs again come from L1 or L2.
+/// Persistent grid. Stores of coefficients are made by all CTAs of a cluster alike.
 template <class S, class Uniform, class... Stages, class L> HYPERJIT_DEVICE void rowReduced(const L &launch) {
   int slots = 0;
   ((slots = slotsOf(Stages()) > slots ? slotsOf(Stages()) : slots), ...);
-  const SharedMemory<S> memory(S::warps * S::tile * slots);
+  const SharedMemory<S> memory(S::tile * slots);
   uniformOfKernel<S, Uniform>(launch, memory);
-  for (long long first = static_cast<long long>(blockIdx.x) * S::tile; first < launch.tokens;
-       first += static_cast<long long>(gridDim.x) * S::tile) {
-    (runStage<S>(launch, memory, first, 0, 1, Stages()), ...);
+  const int rank = S::cluster > 1 ? clusterRank() : 0;
+  for (long long first = static_cast<long long>(blockIdx.x / S::cluster) * S::tile; first < launch.tokens;
+       first += static_cast<long long>(gridDim.x / S::cluster) * S::tile) {
+    (runStage<S>(launch, memory, first, rank, S::cluster, Stages()), ...);
     __syncthreads();
   }
+  if constexpr (S::cluster > 1)
+    clusterBarrier(); // no CTA leaves while others may read its sums
 }
 
 /// No sums over channels: `blockIdx.y` of `gridDim.y` CTAs share the channels of a tile.

@@ -17,9 +17,9 @@ template <class T_, int Tokens_, int R_, int V_> struct Rows {
   T v[Tokens_][R_][V_];
 };
 
-template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_> struct Lane {
+template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0> struct Lane {
   using T = T_;
-  static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_;
+  static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_, tiles = Tiles_;
   template <int R> using RowsOf = Rows<T, Tokens_, R, V_>;
   const L &launch;
   long long token[Tokens_];
@@ -28,16 +28,23 @@ template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_> struct
   const T *uniform;           // numbers that all tokens share, in shared memory
   int channel;                // first of V
   bool active;                // channel < width
+  const T *records;           // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
+  int recordStride, count;
   T slot[Tokens_][Slots_ > 0 ? Slots_ : 1];
+  float tile[Tokens_][Tiles_ > 0 ? Tiles_ : 1][4]; // accumulators of mma, weights.cuh
 };
 
 /// Where a map finds its coefficients.
 template <int Offset> struct InRecord {
   template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int t) { return lane.record[t] + Offset; }
+  template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int i) {
+    return lane.records + i * lane.recordStride + Offset;
+  }
   static constexpr bool aligned = Offset % 4 == 0;
 };
 template <int Offset> struct InUniform {
   template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int) { return lane.uniform + Offset; }
+  template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int) { return lane.uniform + Offset; }
   static constexpr bool aligned = Offset % 4 == 0;
 };
 
@@ -211,6 +218,8 @@ template <int K, int K0, int KN> struct ColumnGroup {
 /// slots [Slot + g KN + k] += sum over r, c of x_{gR+r}[c] W[r, c, K0 + k], for k < KN and groups G0 .. G0 + GN - 1
 template <int Slot, class Weight, int G0, int GN, int K0, int KN, class N, class X>
 HYPERJIT_DEVICE void project(N &lane, const X &x) {
+  if (!lane.active)
+    return;
   constexpr int group = ColumnGroup<Weight::K, K0, KN>::size;
   const auto *weight = Weight::Ref::at(lane.launch, 0);
 #pragma unroll
@@ -237,6 +246,8 @@ HYPERJIT_DEVICE void project(N &lane, const X &x) {
 template <class Source, class Weight, int G, class N> HYPERJIT_DEVICE auto expand(N &lane) {
   typename N::template RowsOf<G * Weight::R> out;
   HYPERJIT_EACH(G * Weight::R) out.v[t][r][v] = 0;
+  if (!lane.active)
+    return out;
   constexpr int group = ColumnGroup<Weight::K, 0, Weight::K>::size;
   const auto *weight = Weight::Ref::at(lane.launch, 0);
 #pragma unroll(Weight::K / group <= 8 ? Weight::K / group : 1)

@@ -3,25 +3,29 @@
 //
 // A kernel processes tiles of TokenLanes * Tokens tokens with Warps warps. Lane l of a warp works for token
 // l / (32 / TokenLanes) and owns V channels; warps own different channels. Stage by stage: one warp a token does the
-// coefficient maths on the token's record in shared memory; then all warps sweep over the channels.
+// coefficient maths on the token's record in shared memory; then all warps sweep over the channels. A cluster of CTAs
+// shares the channels of a tile: partial sums are exchanged through distributed shared memory, in two buffers that
+// alternate from sweep to sweep, so one cluster barrier a sweep suffices (a buffer is written again after the barrier of
+// the sweep between, which every CTA reaches after reading it).
 #ifndef HYPERJIT_TILES_CUH
 #define HYPERJIT_TILES_CUH
 
 #include "hyperjit/coefficients.cuh"
-#include "hyperjit/rows.cuh"
+#include "hyperjit/weights.cuh"
 
 namespace hyperjit {
 
 /// Record: numbers a token keeps in shared memory, = 4 mod 8 so that the tokens of a warp hit different banks.
-template <class T_, int Width, int Warps, int TokenLanes, int Tokens, int V, int Record, int Uniform, int Scratch>
+template <class T_, int Width, int Warps, int TokenLanes, int Tokens, int V, int Record, int Uniform, int Scratch, int Cluster = 1>
 struct Shape {
   using T = T_;
   static constexpr int width = Width, warps = Warps, tokenLanes = TokenLanes, tokens = Tokens, v = V, record = Record,
-                       uniform = Uniform, scratch = Scratch;
+                       uniform = Uniform, scratch = Scratch, cluster = Cluster;
   static constexpr int threads = 32 * Warps;
   static constexpr int tile = TokenLanes * Tokens;       // tokens a tile
   static constexpr int channelLanes = 32 / TokenLanes;   // lanes that share a token
   static constexpr int chunk = channelLanes * V;         // channels a warp covers at once
+  static constexpr bool tileLanes = TokenLanes == 8 && V >= 4 && sizeof(T_) == 4; // the lane map of mma fragments
 };
 
 /// Numbers [Slot, Slot + Count) of a sweep become record entries [Record, Record + Count).
@@ -29,12 +33,13 @@ template <int Slot, int Count, int Record> struct Segment {
   static constexpr int slot = Slot, count = Count, record = Record;
 };
 
-/// One sweep over the channels.
-template <class Sweep_, class... Segments> struct Pass {
+/// One sweep over the channels with `Slots` plain sums and `Tiles` mma tiles (of 8 slots each, behind the plain ones).
+template <class Sweep_, int Slots, int Tiles, class... Segments> struct Pass {
   using Sweep = Sweep_;
-  static constexpr int slots = (0 + ... + Segments::count);
+  static constexpr int plain = Slots, tiles = Tiles, slots = Slots + 8 * Tiles;
+  /// -1: a slot that pads a tile
   HYPERJIT_METHOD static int record(int slot) {
-    int result = 0;
+    int result = -1;
     ((slot >= Segments::slot && slot < Segments::slot + Segments::count ? result = Segments::record + slot - Segments::slot
                                                                         : 0),
      ...);
@@ -57,16 +62,21 @@ template <class A> struct IsNothing {
   static constexpr bool value = Same<A, Nothing>::value;
 };
 
-/// The regions of a CTA's shared memory, in numbers of type T: uniform, records, partials, scratch.
+/// The regions of a CTA's shared memory, in numbers of type T: uniform, records, partials, exchange, scratch.
 template <class S> struct SharedMemory {
   using T = typename S::T;
-  T *uniform, *records, *partials, *scratch;
-  HYPERJIT_METHOD SharedMemory(int partialCount) {
+  T *uniform, *records, *partials, *exchange, *scratch;
+  int exchangeSize;
+  mutable int turn = 0;
+  /// `sums`: the largest number of sums that one sweep makes for a tile.
+  HYPERJIT_METHOD SharedMemory(int sums) {
     extern __shared__ __align__(16) unsigned char memory[];
     uniform = reinterpret_cast<T *>(memory);
     records = uniform + (S::uniform + 3) / 4 * 4;
     partials = records + S::tile * S::record;
-    scratch = partials + (partialCount + 3) / 4 * 4;
+    exchangeSize = (sums + 3) / 4 * 4;
+    exchange = partials + S::warps * exchangeSize;
+    scratch = exchange + (S::cluster > 1 ? 2 * exchangeSize : 0);
   }
 };
 
@@ -98,10 +108,36 @@ template <class S, class Maths, class L> HYPERJIT_DEVICE void uniformOfKernel(co
   }
 }
 
-template <class S, int Slots, class L>
+HYPERJIT_DEVICE void clusterBarrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+HYPERJIT_DEVICE int clusterRank() {
+  unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return static_cast<int>(rank);
+}
+/// A number in the shared memory of another CTA of the cluster, at the address that it has here.
+template <class T> HYPERJIT_DEVICE T readRemote(const T *local, int rank) {
+  T value = *local;
+#if __CUDA_ARCH__ >= 900
+  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(local)), remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  if constexpr (sizeof(T) == 4)
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
+  else
+    asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(value) : "r"(remote) : "memory");
+#endif
+  return value;
+}
+
+template <class S, int Slots, int Tiles, class L>
 HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, long long first) {
   using T = typename S::T;
-  Lane<T, L, S::width, S::tokens, S::v, Slots> lane{launch};
+  Lane<T, L, S::width, S::tokens, S::v, Slots, Tiles> lane{launch};
   const int row = threadIdx.x % 32 / S::channelLanes;
   lane.uniform = memory.uniform;
 #pragma unroll
@@ -113,18 +149,21 @@ HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, 
 #pragma unroll
     for (int s = 0; s < Slots; ++s)
       lane.slot[t][s] = 0;
+#pragma unroll
+    for (int i = 0; i < 4 * Tiles; ++i)
+      lane.tile[t][i / 4][i % 4] = 0;
   }
   return lane;
 }
 
 /// Sums the lanes' slots over the warp's channels and puts them where the other warps see them: [warp][token][slot].
-template <class S, class N> HYPERJIT_DEVICE void depositSlots(N &lane, typename S::T *partials) {
+template <class S, class P, class N> HYPERJIT_DEVICE void depositSums(N &lane, typename S::T *partials) {
   const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / S::channelLanes, column = threadIdx.x % S::channelLanes;
 #pragma unroll
   for (int t = 0; t < S::tokens; ++t) {
-    typename S::T *target = partials + (warp * S::tile + t * S::tokenLanes + row) * N::slots;
+    typename S::T *target = partials + (warp * S::tile + t * S::tokenLanes + row) * P::slots;
 #pragma unroll
-    for (int s = 0; s < N::slots; ++s) {
+    for (int s = 0; s < P::plain; ++s) {
       typename S::T sum = lane.slot[t][s];
 #pragma unroll
       for (int distance = 1; distance < S::channelLanes; distance *= 2)
@@ -132,31 +171,63 @@ template <class S, class N> HYPERJIT_DEVICE void depositSlots(N &lane, typename 
       if (column == s % S::channelLanes)
         target[s] = sum;
     }
+    if constexpr (P::tiles > 0) {
+      // Coefficient `row` of the tile, tokens 2 column and 2 column + 1; hi and lo parts are in one lane.
+      typename S::T *pair = partials + (warp * S::tile + t * S::tokenLanes + 2 * column) * P::slots + P::plain + row;
+#pragma unroll
+      for (int i = 0; i < P::tiles; ++i) {
+        pair[8 * i] = lane.tile[t][i][0] + lane.tile[t][i][2];
+        pair[P::slots + 8 * i] = lane.tile[t][i][1] + lane.tile[t][i][3];
+      }
+    }
   }
 }
 
-/// One sweep of the tile; `slice` of `slices` CTAs share the channels (1 when the sweep reduces).
+/// One sweep of the tile; `slice` of `slices` CTAs share the channels.
 template <class S, class P, class L>
 HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, long long first, int slice, int slices) {
   using T = typename S::T;
-  auto lane = laneOfTile<S, P::slots>(launch, memory, first);
+  auto lane = laneOfTile<S, P::plain, P::tiles>(launch, memory, first);
   const int warp = threadIdx.x / 32, column = threadIdx.x % S::channelLanes;
 #pragma unroll 1
   for (int base = (slice * S::warps + warp) * S::chunk; base < S::width; base += slices * S::warps * S::chunk) {
     lane.channel = base + column * S::v;
     lane.active = S::width % S::chunk == 0 || lane.channel < S::width;
-    if (lane.active)
+    // mma needs the whole warp; there, lanes beyond the row work on zeros.
+    if (S::tileLanes || lane.active)
       P::Sweep::run(lane);
   }
   if constexpr (P::slots > 0) {
-    depositSlots<S>(lane, memory.partials);
+    depositSums<S, P>(lane, memory.partials);
     __syncthreads();
+    T *const buffer = memory.exchange + (memory.turn & 1) * memory.exchangeSize;
     for (int index = threadIdx.x; index < S::tile * P::slots; index += S::threads) {
       T sum = 0;
 #pragma unroll
       for (int w = 0; w < S::warps; ++w)
         sum += memory.partials[w * S::tile * P::slots + index];
-      memory.records[index / P::slots * S::record + P::record(index % P::slots)] = sum;
+      const int entry = P::record(index % P::slots);
+      if constexpr (S::cluster > 1)
+        buffer[index] = sum;
+      else if (entry >= 0)
+        memory.records[index / P::slots * S::record + entry] = sum;
+    }
+    if constexpr (S::cluster > 1) {
+      clusterBarrier();
+      for (int index = threadIdx.x; index < S::tile * P::slots; index += S::threads) {
+        const int entry = P::record(index % P::slots);
+        if (entry < 0)
+          continue;
+        T part[S::cluster], sum = 0;
+#pragma unroll
+        for (int rank = 0; rank < S::cluster; ++rank)
+          part[rank] = readRemote(buffer + index, rank);
+#pragma unroll
+        for (int rank = 0; rank < S::cluster; ++rank)
+          sum += part[rank];
+        memory.records[index / P::slots * S::record + entry] = sum;
+      }
+      ++memory.turn;
     }
     __syncthreads();
   }

@@ -26,6 +26,8 @@ struct Places {
   llvm::DenseMap<mlir::Value, std::string> memory;
   /// Offsets in a token's record (multiples of 4) and among the numbers that all tokens share.
   llvm::DenseMap<mlir::Value, int64_t> record, uniform;
+  /// Weights packed for tensor cores: the types of their planes (weights.cuh) for project and expand.
+  llvm::DenseMap<mlir::Value, std::string> projection, expansion;
 };
 
 /// "bfloat16", "float16", "float" or "double".
@@ -34,6 +36,8 @@ llvm::StringRef storageName(mlir::Type type);
 std::string literal(double value);
 /// Numbers of a warp's scratch that the op needs; 0 for ops that need none.
 int64_t scratchOf(mlir::Operation *op);
+/// bf16 planes that hold a token's rows: 1 if every number is a bf16, else 2 (16 bits).
+int64_t planesOf(mlir::Value rows);
 /// Ops that only move or repeat numbers: reading them again costs less than storing them.
 bool isMovement(mlir::Operation *op);
 
@@ -53,6 +57,7 @@ public:
   // Kind::Rows
   void storeRows(mlir::Value value, llvm::StringRef reference);
   /// Adds rows [begin, begin + count) of a reduction's result (project: groups and columns) into slots.
+  /// A projection with packed planes counts slots and columns in tiles of 8 coefficients.
   void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns);
   /// Adds a token's rows, or its outer product with coefficients, into the column sums at `slot`.
   void sumRows(mlir::Value rows, int64_t slot, int64_t begin, int64_t count);
@@ -61,9 +66,15 @@ public:
   void storeColumns(llvm::StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
                     int64_t columnBegin, int64_t columns);
 
+  /// The same on tensor cores, in tiles of 8 columns; `storeTiles` belongs to it.
+  void sumTiles(hc::WeightGradOp op, int64_t tile, int64_t tileBegin, int64_t tiles);
+  void storeTiles(llvm::StringRef reference, hc::WeightGradOp op, int64_t tile, int64_t tileBegin, int64_t tiles);
+
   // Kind::Wide
   void storeWide(mlir::Value value, llvm::StringRef reference);
   void reduceWide(mlir::Operation *op, llvm::StringRef reference);
+  /// Packs a weight; `planes` is ProjectionPlanes<...> or ExpansionPlanes<...>.
+  void pack(mlir::Value weight, llvm::StringRef planes, int64_t vector);
 
   /// Numbers of a warp's scratch that the calls so far need.
   int64_t scratch() const { return scratchNumbers; }
@@ -84,6 +95,8 @@ private:
   mlir::Value callText(llvm::StringRef callee, llvm::ArrayRef<std::string> templateArguments,
                        llvm::ArrayRef<mlir::Value> operands, llvm::ArrayRef<std::string> texts, bool result);
   void fail(mlir::Operation *op, llvm::StringRef reason);
+  /// A call in the function `store` of a column body.
+  void storeCall(llvm::StringRef callee, llvm::ArrayRef<std::string> templateArguments);
 
   mlir::OpBuilder builder;
   mlir::Location location;

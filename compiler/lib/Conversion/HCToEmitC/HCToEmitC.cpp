@@ -45,6 +45,18 @@ bool cuda::isMovement(Operation *op) {
   return isa_and_present<hc::ConstantOp, hc::ReshapeOp, hc::SliceOp, hc::TransposeOp, hc::BroadcastOp>(op);
 }
 
+int64_t cuda::planesOf(Value rows) {
+  if (auto round = rows.getDefiningOp<hc::RoundOp>())
+    return round.getType() && isa<BFloat16Type>(*round.getType()) ? 1 : 2;
+  if (auto gather = rows.getDefiningOp<hc::GatherRowsOp>())
+    return planesOf(gather.getInput());
+  if (auto argument = dyn_cast<BlockArgument>(rows))
+    if (auto function = dyn_cast<hc::FuncOp>(argument.getOwner()->getParentOp()))
+      if (auto type = function.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName))
+        return isa<BFloat16Type>(type.getValue()) ? 1 : 2;
+  return 2;
+}
+
 static int64_t beyondLanes(Type type) {
   int64_t count = hc::elementCount(type);
   return count > 32 ? count : 0;
@@ -407,6 +419,10 @@ Value BodyEmitter::convertRows(Operation *op) {
         return call("roundRows", {storageName(*round.getType()).str()}, {context, operand(0)});
       })
       .Case<hc::ExpandOp>([&](hc::ExpandOp expand) {
+        if (auto planes = places.expansion.find(expand.getWeight()); planes != places.expansion.end())
+          return call("expandTiles",
+                      {source(expand.getCoefficients()), planes->second, number(shapeOf(expand.getCoefficients())[0])},
+                      {context});
         return call("expand",
                     {source(expand.getCoefficients()), weight(expand.getWeight()),
                      number(shapeOf(expand.getCoefficients())[0])},
@@ -428,6 +444,13 @@ void BodyEmitter::reduce(Operation *op, int64_t slot, int64_t begin, int64_t cou
       .Case<hc::DotRowsOp>([&](auto) { call("dotRows", range, {context, operand(0), operand(1)}, {}, false); })
       .Case<hc::RowSumOp>([&](auto) { call("rowSum", range, {context, operand(0)}, {}, false); })
       .Case<hc::ProjectOp>([&](hc::ProjectOp project) {
+        if (auto planes = places.projection.find(project.getWeight()); planes != places.projection.end()) {
+          call("projectTiles",
+               {number(slot), planes->second, number(begin), number(count), number(columnBegin), number(columns),
+                number(planesOf(project.getInput()))},
+               {context, operand(0)}, {}, false);
+          return;
+        }
         call("project",
              {number(slot), weight(project.getWeight()), number(begin), number(count), number(columnBegin),
               number(columns)},
@@ -448,8 +471,15 @@ void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t slot, int64_t columnBegi
        {context, convert(op.getInput())}, {}, false);
 }
 
-void BodyEmitter::storeColumns(StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
-                               int64_t columnBegin, int64_t columns) {
+void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tile, int64_t tileBegin, int64_t tiles) {
+  auto type = cast<hc::WeightType>(op.getType());
+  call("gradientTiles",
+       {number(tile), source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()),
+        number(tileBegin), number(tiles), number(planesOf(op.getInput()))},
+       {context, convert(op.getInput())}, {}, false);
+}
+
+void BodyEmitter::storeCall(StringRef callee, ArrayRef<std::string> templateArguments) {
   OpBuilder::InsertionGuard guard(builder);
   if (!storeFunction) {
     builder.setInsertionPointToEnd(&classOp.getBody().front());
@@ -457,10 +487,20 @@ void BodyEmitter::storeColumns(StringRef reference, int64_t slot, int64_t begin,
                                 {"Lane &", "long long"});
   }
   builder.setInsertionPoint(storeFunction.getBody().front().getTerminator());
-  call("storeColumns",
-       {reference.str(), number(slot), number(begin), number(count), number(totalColumns), number(columnBegin),
-        number(columns)},
-       {storeFunction.getArgument(0), storeFunction.getArgument(1)}, {}, false);
+  call(callee, templateArguments, {storeFunction.getArgument(0), storeFunction.getArgument(1)}, {}, false);
+}
+
+void BodyEmitter::storeColumns(StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
+                               int64_t columnBegin, int64_t columns) {
+  storeCall("storeColumns", {reference.str(), number(slot), number(begin), number(count), number(totalColumns),
+                             number(columnBegin), number(columns)});
+}
+
+void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tile, int64_t tileBegin,
+                             int64_t tiles) {
+  auto type = cast<hc::WeightType>(op.getType());
+  storeCall("storeTiles", {reference.str(), number(tile), number(type.getRows()), number(type.getColumns()),
+                           number(tileBegin), number(tiles)});
 }
 
 //===----------------------------------------------------------------------===//
@@ -535,6 +575,11 @@ Value BodyEmitter::convertWide(Operation *op) {
 void BodyEmitter::storeWide(Value value, StringRef reference) {
   call(isa<hc::WeightType>(value.getType()) ? "uniformStoreWeight" : "uniformStoreRows", {reference.str()},
        {context, convert(value)}, {}, false);
+}
+
+void BodyEmitter::pack(Value weight, StringRef planes, int64_t vector) {
+  call(planes.starts_with("ProjectionPlanes") ? "packProjection" : "packExpansion", {planes.str(), number(vector)},
+       {context, convert(weight)}, {}, false);
 }
 
 void BodyEmitter::reduceWide(Operation *op, StringRef reference) {

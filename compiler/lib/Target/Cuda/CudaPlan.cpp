@@ -4,6 +4,7 @@
 #include "CudaPlan.h"
 
 #include "llvm/ADT/STLExtras.h"
+#include "llvm/Support/MathExtras.h"
 #include "llvm/Support/FormatVariadic.h"
 
 using namespace mlir;
@@ -62,22 +63,28 @@ void KernelPlan::requireUniform(Value value) {
 }
 
 /// Coefficients that the maps behind a rows value read; uniform rows and weights get their places.
-void KernelPlan::collectRows(Value value, llvm::SetVector<Value> &coefficients, llvm::DenseSet<Value> &seen) {
+void KernelPlan::collectRows(Value value, llvm::SetVector<Value> &coefficients, llvm::DenseSet<Value> &seen,
+                             bool forMain) {
   if (!seen.insert(value).second)
     return;
   Operation *op = value.getDefiningOp();
   if (!op)
     return;
-  if (isUniform(value) || isa<hc::WeightType>(value.getType())) {
+  if (isUniform(value)) {
     if (!memory.memory.count(value))
       prologueStores.push_back({value, placeFixed(value)});
     return;
   }
+  if (auto expand = dyn_cast<hc::ExpandOp>(op))
+    if (forMain)
+      expanded.insert(expand.getWeight());
   for (Value operand : op->getOperands()) {
+    if (forMain && maxTiles && isa<hc::WeightType>(operand.getType()))
+      continue; // read as planes
     if (isCoefficients(operand))
       coefficients.insert(operand);
     else
-      collectRows(operand, coefficients, seen);
+      collectRows(operand, coefficients, seen, forMain);
   }
 }
 
@@ -177,14 +184,17 @@ LogicalResult KernelPlan::collect() {
     if ((round && round.getType() == storage) || storageBytes(storage) == elementBytes)
       if (!losslessStores.count(value) && value.getDefiningOp())
         losslessStores[value] = {reference, stage};
-    collectRows(value, coefficients, seen);
+    collectRows(value, coefficients, seen, /*forMain=*/true);
   }
   for (Operation *op : liveOps) {
     if (!isReduction(op) || isUniform(op->getResult(0)))
       continue;
     mainRows = true;
+    if (auto project = dyn_cast<hc::ProjectOp>(op))
+      projected.insert(project.getWeight());
     for (Value operand : op->getOperands())
-      collectRows(operand, coefficients, seen);
+      if (!(maxTiles && isa<hc::WeightType>(operand.getType())))
+        collectRows(operand, coefficients, seen, /*forMain=*/true);
   }
   for (Value value : coefficients) {
     if (isUniform(value)) {
@@ -209,7 +219,7 @@ LogicalResult KernelPlan::collect() {
     }
     columnOps.push_back(op);
     memory.memory[result] = formatv("Space::PerChunk<{0}>", allocate(chunkBytes, elements(result) * elementBytes));
-    collectRows(op->getOperand(0), columnCoefficients, columnSeen);
+    collectRows(op->getOperand(0), columnCoefficients, columnSeen, /*forMain=*/false);
     if (auto gradient = dyn_cast<hc::WeightGradOp>(op))
       columnCoefficients.insert(gradient.getCoefficients());
   }
@@ -332,6 +342,14 @@ void KernelPlan::formPasses() {
         continue;
       auto shape = cast<hc::CoeffsType>(result.getType()).getShape();
       int64_t rows = shape[0], columns = shape.size() > 1 ? shape[1] : 1;
+      if (maxTiles && isa<hc::ProjectOp>(op)) {
+        int64_t tiles = llvm::divideCeil(columns, 8), block = std::min(tiles, maxTiles);
+        int64_t groups = std::max<int64_t>(1, std::min(rows, maxTiles / tiles));
+        for (int64_t row = 0; row < rows; row += groups)
+          for (int64_t tile = 0; tile < tiles; tile += block)
+            parts.push_back({op, 0, row, std::min(groups, rows - row), tile, std::min(block, tiles - tile), true});
+        continue;
+      }
       int64_t columnBlock = std::min(columns, maxSlots);
       if (columnBlock < columns && columnBlock % 4)
         columnBlock -= columnBlock % 4;
@@ -346,9 +364,17 @@ void KernelPlan::formPasses() {
     plan.passes.back().stores = std::move(stores);
     for (ReductionPart part : parts) {
       int64_t size = part.count * part.columns;
-      if (plan.passes.back().slots + size > maxSlots && plan.passes.back().slots > 0)
+      int64_t used = part.tiled ? plan.passes.back().tiles : plan.passes.back().slots;
+      if (used + size > (part.tiled ? maxTiles : maxSlots) && used > 0)
         plan.passes.emplace_back();
       SweepPass &pass = plan.passes.back();
+      if (part.tiled) {
+        // Slots are given when the plain ones are counted.
+        part.slot = pass.tiles;
+        pass.tiles += size;
+        pass.parts.push_back(part);
+        continue;
+      }
       part.slot = pass.slots;
       auto shape = cast<hc::CoeffsType>(part.op->getResult(0).getType()).getShape();
       int64_t columns = shape.size() > 1 ? shape[1] : 1;
@@ -358,10 +384,26 @@ void KernelPlan::formPasses() {
       pass.slots += size;
       pass.parts.push_back(part);
     }
+    for (SweepPass &pass : plan.passes)
+      for (const ReductionPart &part : pass.parts) {
+        if (!part.tiled)
+          continue;
+        int64_t columns = cast<hc::CoeffsType>(part.op->getResult(0).getType()).getShape()[1];
+        int64_t base = record.lookup(part.op->getResult(0)), first = 8 * part.columnBegin;
+        for (int64_t group = 0; group < part.count; ++group)
+          pass.segments.push_back({pass.slots + 8 * (part.slot + group * part.columns),
+                                   std::min(8 * part.columns, columns - first),
+                                   base + (part.begin + group) * columns + first});
+      }
   }
 }
 
-LogicalResult KernelPlan::run() {
+bool KernelPlan::wantsTiles() const {
+  return !wide() && widestStorage == 2 && width % 4 == 0 && !(projected.empty() && expanded.empty());
+}
+
+LogicalResult KernelPlan::run(int64_t tiles) {
+  maxTiles = tiles;
   if (failed(collect()))
     return failure();
   int64_t lastStage = 0;

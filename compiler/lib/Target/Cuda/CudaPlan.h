@@ -21,16 +21,18 @@
 
 namespace hyperjit::cuda {
 
-/// A value and the memory reference it is stored to.
+/// A value and the memory reference it is stored to; a weight may be packed instead (the planes' type).
 struct Store {
   mlir::Value value;
   std::string reference;
+  bool packed = false;
 };
 
 /// A part of a reduction that fits one pass.
 struct ReductionPart {
   mlir::Operation *op;
   int64_t slot, begin, count, columnBegin, columns; ///< as BodyEmitter::reduce
+  bool tiled = false;
 };
 /// Slots [slot, slot + count) are entries [record, record + count).
 struct RecordSegment {
@@ -40,7 +42,9 @@ struct SweepPass {
   std::vector<Store> stores;
   std::vector<ReductionPart> parts;
   std::vector<RecordSegment> segments;
-  int64_t slots = 0;
+  int64_t slots = 0; ///< plain sums
+  int64_t tiles = 0; ///< mma tiles of 8 sums
+  int64_t sums() const { return slots + 8 * tiles; }
 };
 
 struct StagePlan {
@@ -58,7 +62,13 @@ struct ColumnPart {
 class KernelPlan {
 public:
   KernelPlan(hc::FuncOp kernel, int64_t maxSlots);
-  mlir::LogicalResult run();
+  /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored.
+  mlir::LogicalResult run(int64_t tiles);
+
+  /// Weights that projections and expansions of tokens use.
+  llvm::SetVector<mlir::Value> projected, expanded;
+  /// Whether half-width streams meet a weight, so that tensor cores pay.
+  bool wantsTiles() const;
 
   bool isUniform(mlir::Value value) { return uniformity.isUniform(value); }
   int64_t stageOf(mlir::Value value) const { return stages.lookup(value); }
@@ -96,7 +106,8 @@ public:
 
 private:
   mlir::LogicalResult collect();
-  void collectRows(mlir::Value value, llvm::SetVector<mlir::Value> &coefficients, llvm::DenseSet<mlir::Value> &seen);
+  void collectRows(mlir::Value value, llvm::SetVector<mlir::Value> &coefficients, llvm::DenseSet<mlir::Value> &seen,
+                   bool forMain);
   void markCritical(mlir::Value value);
   bool hasLongMaths(mlir::Value value);
   void placePerToken(mlir::Value value);
@@ -113,7 +124,7 @@ private:
   }
 
   hc::Uniformity uniformity;
-  int64_t maxSlots;
+  int64_t maxSlots, maxTiles = 0;
   bool mainRows = false, useHead = false, useTail = false;
   llvm::DenseMap<mlir::Value, int64_t> stages;
   llvm::SetVector<mlir::Value> recordNeeded, critical;

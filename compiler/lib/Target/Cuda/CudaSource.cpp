@@ -21,13 +21,18 @@ namespace {
 
 /// The numbers of a schedule; 0 where "auto" leaves the choice to the cost rules.
 struct Choice {
-  int64_t vector = 0, tokenLanes = 0, warps = 0, slots = 0, blocks = 0, chunks = 0;
+  int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
 };
 
 /// Template arguments of Shape.
 struct ShapeNumbers {
-  int64_t warps = 8, tokenLanes = 8, tokens = 1, vector = 1, record = 4, uniform = 0, scratch = 0;
+  int64_t warps = 8, tokenLanes = 8, tokens = 1, vector = 1, record = 4, uniform = 0, scratch = 0, cluster = 1;
 };
+
+/// Tiles of 8 coefficients that one sweep accumulates on tensor cores.
+constexpr int64_t tilesOfPass = 12;
+/// Registers of a lane for sums over tokens.
+constexpr int64_t columnRegisters = 96;
 
 LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
   if (text.empty() || text == "auto")
@@ -40,9 +45,11 @@ LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
     StringRef name;
     int64_t *value;
     int64_t least, most;
-  } table[] = {{"blocks", &choice.blocks, 1, 8},  {"chunks", &choice.chunks, 1, 256},
-               {"slots", &choice.slots, 32, 96},  {"tokens", &choice.tokenLanes, 1, 8},
-               {"vector", &choice.vector, 1, 8},  {"warps", &choice.warps, 1, 16}};
+    bool power;
+  } table[] = {{"blocks", &choice.blocks, 1, 8, false},  {"chunks", &choice.chunks, 1, 256, false},
+               {"cluster", &choice.cluster, 1, 16, true}, {"planes", &choice.planes, 0, 2, false},
+               {"slots", &choice.slots, 32, 96, false},  {"tokens", &choice.tokens, 1, 16, true},
+               {"vector", &choice.vector, 1, 8, true},   {"warps", &choice.warps, 1, 16, true}};
   while (!numbers.empty()) {
     auto [pair, rest] = numbers.split(',');
     numbers = rest;
@@ -51,12 +58,12 @@ LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
     int64_t value;
     if (row == std::end(table) || digits.getAsInteger(10, value))
       return kernel.emitError() << "schedule '" << text << "': '" << pair
-                                << "' is no number of 'rows'; it takes blocks, chunks, slots, tokens, vector, warps";
-    if (value < row->least || value > row->most ||
-        ((name == "tokens" || name == "vector" || name == "warps") && !llvm::isPowerOf2_64(value)))
+                                << "' is no number of 'rows'; it takes blocks, chunks, cluster, planes, slots, tokens, vector, "
+                                   "warps";
+    if (value < row->least || value > row->most || (row->power && !llvm::isPowerOf2_64(value)))
       return kernel.emitError() << "schedule '" << text << "': " << name << " is " << value << "; legal are "
                                 << row->least << " to " << row->most
-                                << (name == "tokens" || name == "vector" || name == "warps" ? ", powers of two" : "");
+                                << (row->power ? ", powers of two" : "");
     *row->value = value;
   }
   return success();
@@ -69,7 +76,17 @@ public:
         plan(kernel, choice.slots ? choice.slots : 32) {}
 
   OwningOpRef<ModuleOp> run() {
-    if (mlir::failed(plan.run()))
+    KernelPlan probe(kernel, 32);
+    if (mlir::failed(probe.run(0)))
+      return nullptr;
+    tiled = choice.planes < 0 ? probe.wantsTiles() : choice.planes > 0;
+    if (tiled && !probe.wantsTiles()) {
+      kernel.emitError() << "schedule: planes needs 16-bit streams, a row width that is a multiple of 4, and a weight";
+      return nullptr;
+    }
+    if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))
+      return nullptr;
+    if (plan.hasMain() && mlir::failed(chooseMain()))
       return nullptr;
     name = kernel.getSymName().str();
     module = ModuleOp::create(kernel.getLoc());
@@ -108,12 +125,14 @@ private:
   void close(BodyEmitter &emitter) { failed |= mlir::failed(emitter.finish()); }
 
   std::string shape(const ShapeNumbers &s) {
-    return formatv("Shape<{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}>", number(), plan.width, s.warps, s.tokenLanes,
-                   s.tokens, s.vector, s.record, s.uniform, s.scratch);
+    return formatv("Shape<{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}{9}>", number(), plan.width, s.warps,
+                   s.tokenLanes, s.tokens, s.vector, s.record, s.uniform, s.scratch,
+                   s.cluster > 1 ? ", " + std::to_string(s.cluster) : "");
   }
 
   /// The entry and its launch. `call` is the skeleton with its template arguments.
-  void entry(StringRef suffix, StringRef call, int64_t threads, int64_t minBlocks, json::Object launch) {
+  void entry(StringRef suffix, StringRef call, int64_t threads, int64_t minBlocks, json::Object launch,
+             int64_t cluster = 1) {
     std::string entryName = name + "_" + suffix.str();
     size_t operands = kernel.getNumArguments() + kernel.getNumResults();
     add(formatv("extern \"C\" __global__ void __launch_bounds__({0}, {1}) {2}(const __grid_constant__ Launch<{3}> "
@@ -122,7 +141,7 @@ private:
             .str());
     launch["entry"] = entryName;
     launch["block"] = threads;
-    launch["cluster"] = 1;
+    launch["cluster"] = cluster;
     launch.try_emplace("shared_bytes", 0);
     result.launches.push_back(std::move(launch));
   }
@@ -132,8 +151,11 @@ private:
   void emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
   void emitColumns();
+  void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
   void emitSums();
-  int64_t chooseVector(int64_t pressure, int64_t extra, int64_t budget);
+  LogicalResult chooseMain();
+  void placePlanes();
+  int64_t chooseVector(int64_t pressure, int64_t extra, int64_t budget, bool ofMain = true);
   ShapeNumbers tileShape(int64_t vector);
   /// The body that copies uniform coefficients to shared memory; returns its class name and fills the offsets.
   std::string emitUniformRecord(StringRef className, llvm::ArrayRef<Value> values, Places &places, ShapeNumbers &shape);
@@ -144,6 +166,10 @@ private:
   CudaSource &result;
   KernelPlan plan;
   std::string name;
+  bool tiled = false;
+  ShapeNumbers mainShape;
+  int64_t minBlocks = 1, mainSums = 0;
+  llvm::DenseMap<Value, std::string> projection, expansion;
   OwningOpRef<ModuleOp> module;
   SmallVector<std::string> tables;
   bool failed = false;
@@ -153,7 +179,8 @@ void SourceBuilder::emitHeader() {
   OpBuilder builder = OpBuilder::atBlockBegin(module->getBody());
   auto top = [&](StringRef text) { emitc::VerbatimOp::create(builder, kernel.getLoc(), text); };
   top(formatv("// {0} for {1}", name, target).str());
-  for (StringRef header : {"row_reduced", "token_sums", "uniform"})
+  // Headers of templates/, in memory.
+  for (StringRef header : {"gradients", "row_reduced", "token_sums", "uniform"})
     top(formatv("#include \"hyperjit/{0}.cuh\"", header).str());
   top("using namespace hyperjit;");
   top(formatv("using Space = Workspace<{0}, {1}, {2}, {3}>;", number(), llvm::alignTo(plan.fixedBytes, 256),
@@ -246,7 +273,9 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
       if (!references.insert(store.reference).second)
         continue;
       Operation *op = store.value.getDefiningOp();
-      if (!wide)
+      if (store.packed)
+        emitter.pack(store.value, store.reference, mainShape.vector);
+      else if (!wide)
         emitter.storeCoefficients(store.value, store.reference);
       else if (op && isReduction(op) && !there.count(store.value))
         emitter.reduceWide(op, store.reference);
@@ -305,11 +334,12 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
 //===----------------------------------------------------------------------===//
 
 /// The widest vector that divides the row, is at most 16 bytes of the widest storage, and keeps a lane's rows in registers.
-int64_t SourceBuilder::chooseVector(int64_t pressure, int64_t extra, int64_t budget) {
+int64_t SourceBuilder::chooseVector(int64_t pressure, int64_t extra, int64_t budget, bool ofMain) {
   int64_t most = std::max<int64_t>(1, 16 / plan.widestStorage);
   int64_t words = plan.elementBytes / 4;
-  for (int64_t vector = choice.vector ? choice.vector : most; vector > 1; vector /= 2)
-    if (plan.width % vector == 0 && vector <= most && (pressure * vector + extra) * words <= budget)
+  for (int64_t vector = ofMain && choice.vector ? choice.vector : most; vector > 1; vector /= 2)
+    if (plan.width % vector == 0 && vector <= most &&
+        ((ofMain && choice.vector) || (pressure * vector + extra) * words <= budget))
       return vector;
   return 1;
 }
@@ -321,7 +351,7 @@ ShapeNumbers SourceBuilder::tileShape(int64_t vector) {
   int64_t pieces = llvm::divideCeil(plan.width, vector);
   int64_t lanes = std::clamp<int64_t>(64 / (vector * plan.widestStorage), 4, 32);
   lanes = std::min<int64_t>(lanes, std::max<int64_t>(4, llvm::PowerOf2Ceil(pieces)));
-  numbers.tokenLanes = choice.tokenLanes ? choice.tokenLanes : 32 / lanes;
+  numbers.tokenLanes = choice.tokens ? std::min<int64_t>(choice.tokens, 8) : 32 / lanes;
   lanes = 32 / numbers.tokenLanes;
   numbers.warps = choice.warps ? choice.warps
                                : std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(pieces, lanes)), 1, 8);
@@ -345,41 +375,91 @@ std::string SourceBuilder::emitUniformRecord(StringRef className, llvm::ArrayRef
   return className.str();
 }
 
+
 static int64_t recordStride(int64_t size) {
   int64_t stride = llvm::alignTo(std::max<int64_t>(size, 4), 4);
   return stride % 8 == 4 ? stride : stride + 4;
 }
 
-void SourceBuilder::emitMain() {
-  int64_t most = 0, slots = 0, passes = 0;
-  for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
-    for (const SweepPass &pass : stagePlan.passes) {
-      int64_t pressure = plan.pressure(pass, stage);
-      most = std::max(most, pressure * 8 + pass.slots);
-      slots = std::max(slots, pass.slots);
-      ++passes;
-    }
+/// Shape, blocks an SM and cluster of the main kernel. Nothing here depends on the token count: a token's sums keep their
+/// order whatever the batch.
+LogicalResult SourceBuilder::chooseMain() {
   // The pass under most pressure decides the vector of all: lanes keep their channels from stage to stage.
+  bool reduces = false;
+  int64_t repeat = choice.tokens > 8 ? choice.tokens / 8 : 1;
+  auto extra = [&](const SweepPass &pass) { return (pass.slots + 4 * pass.tiles) * repeat; };
   int64_t vector = 16;
   for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
-    for (const SweepPass &pass : stagePlan.passes)
-      vector = std::min(vector, chooseVector(plan.pressure(pass, stage), pass.slots, 120));
-  ShapeNumbers numbers = tileShape(vector);
-  numbers.record = recordStride(plan.recordSize);
-  while (numbers.tokenLanes > 1 && numbers.tokenLanes * numbers.record * plan.elementBytes > 49152)
-    numbers.tokenLanes /= 2;
-  int64_t words = plan.elementBytes / 4;
+    for (const SweepPass &pass : stagePlan.passes) {
+      vector = std::min(vector, chooseVector(plan.pressure(pass, stage) * repeat, extra(pass), tiled ? 168 : 120));
+      mainSums = std::max(mainSums, pass.sums());
+      reduces |= !pass.parts.empty();
+    }
+  if (tiled)
+    vector = std::max<int64_t>(vector, plan.width % 4 == 0 ? 4 : 1);
+  mainShape = tileShape(vector);
+  if (tiled) {
+    mainShape.tokenLanes = 8;
+    mainShape.tokens = repeat;
+    mainShape.warps = choice.warps ? choice.warps
+                                   : std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, 4 * vector)), 1, 8);
+  }
+  mainShape.record = recordStride(plan.recordSize);
+  while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
+    mainShape.tokenLanes /= 2;
   int64_t load = 0;
   for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
     for (const SweepPass &pass : stagePlan.passes)
-      load = std::max(load, (plan.pressure(pass, stage) * vector + pass.slots) * words);
-  int64_t minBlocks = choice.blocks ? choice.blocks : load <= 72 && numbers.warps <= 8 ? 2 : 1;
+      load = std::max(load, (plan.pressure(pass, stage) * vector * repeat + extra(pass)) * (plan.elementBytes / 4));
+  minBlocks = choice.blocks ? choice.blocks : load <= 72 && mainShape.warps <= 8 ? 2 : 1;
+  bool clusters = target.starts_with("sm_9") || target.starts_with("sm_1");
+  if (choice.cluster > 1 && !clusters)
+    return kernel.emitError() << "schedule: cluster is " << choice.cluster << ", but " << target << " has no clusters";
+  if (choice.cluster > 1 && !reduces)
+    return kernel.emitError("schedule: cluster above 1 is for kernels that reduce over channels");
+  mainShape.cluster = choice.cluster ? choice.cluster : 1;
+  if (tiled)
+    placePlanes();
+  return success();
+}
+
+/// The prologue packs the weights of projections and expansions for the main kernel's vector.
+void SourceBuilder::placePlanes() {
+  auto place = [&](Value weight, StringRef kind, int64_t words, llvm::DenseMap<Value, std::string> &planes) {
+    auto type = cast<hc::WeightType>(weight.getType());
+    int64_t offset = plan.fixedBytes;
+    plan.fixedBytes += llvm::alignTo(words * 4, 256);
+    planes[weight] = formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}>", kind, offset, type.getRows(),
+                             type.getColumns(), plan.width, mainShape.vector);
+    plan.prologueStores.push_back({weight, planes[weight], true});
+  };
+  int64_t vector = mainShape.vector, chunks = llvm::divideCeil(plan.width, 4 * vector);
+  plan.fixedBytes = llvm::alignTo(plan.fixedBytes, 256);
+  for (Value weight : plan.projected) {
+    auto type = cast<hc::WeightType>(weight.getType());
+    place(weight, "ProjectionPlanes",
+          type.getRows() * chunks * (vector / 4) * llvm::divideCeil(type.getColumns(), 8) * 128, projection);
+  }
+  for (Value weight : plan.expanded) {
+    auto type = cast<hc::WeightType>(weight.getType());
+    int64_t k = type.getColumns();
+    int64_t steps = k % 16 > 8 || k % 16 == 0 ? llvm::divideCeil(k, 16) : k / 16;
+    int64_t words = 128 * steps + (k > 16 * steps ? 64 : 0);
+    place(weight, "ExpansionPlanes", type.getRows() * chunks * (vector / 2) * words, expansion);
+  }
+}
+
+void SourceBuilder::emitMain() {
+  ShapeNumbers &numbers = mainShape;
+  int64_t vector = numbers.vector;
 
   Places places;
   places.record = plan.record;
   for (auto &[value, reference] : plan.memory.memory)
     if (!plan.perToken.contains(value) || plan.headValues.contains(value))
       places.memory[value] = reference;
+  places.projection = projection;
+  places.expansion = expansion;
   std::string uniform = emitUniformRecord("MainUniform", plan.uniformReads, places, numbers);
 
   llvm::DenseSet<Value> made; // in a record by now
@@ -387,7 +467,7 @@ void SourceBuilder::emitMain() {
     if (Operation *op = value.getDefiningOp(); op && isReduction(op))
       made.insert(value);
   std::string stages;
-  bool reduces = false, reloads = false;
+  bool reduces = false;
   Places rowPlaces = places;
   for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans)) {
     if (stagePlan.recordWrites.empty() && stagePlan.stores.empty() && stagePlan.passes.empty())
@@ -416,7 +496,7 @@ void SourceBuilder::emitMain() {
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, rowPlaces);
       for (const Store &store : pass.stores)
         emitter.storeRows(store.value, store.reference);
-      passText += ", Pass<" + className;
+      passText += formatv(", Pass<{0}, {1}, {2}", className, pass.slots, pass.tiles).str();
       for (const ReductionPart &part : pass.parts)
         emitter.reduce(part.op, part.slot, part.begin, part.count, part.columnBegin, part.columns);
       for (const RecordSegment &segment : pass.segments)
@@ -427,16 +507,14 @@ void SourceBuilder::emitMain() {
       // Rows that were stored without loss are read again by the same lanes.
       for (const Store &store : pass.stores)
         if (auto stored = plan.losslessStores.find(store.value);
-            stored != plan.losslessStores.end() && stored->second.first == store.reference) {
+            stored != plan.losslessStores.end() && stored->second.first == store.reference)
           rowPlaces.memory[store.value] = store.reference;
-          reloads = true;
-        }
     }
     stages += formatv(",\n      Stage<{0}{1}>", maths, passText).str();
   }
-  int64_t tile = numbers.tokenLanes * numbers.tokens;
+  int64_t tile = numbers.tokenLanes * numbers.tokens, exchange = llvm::alignTo(tile * mainSums, 4);
   int64_t shared = llvm::alignTo(numbers.uniform, 4) + tile * numbers.record +
-                   llvm::alignTo(numbers.warps * tile * slots, 4) + numbers.warps * numbers.scratch;
+                   (numbers.warps + (numbers.cluster > 1 ? 2 : 0)) * exchange + numbers.warps * numbers.scratch;
   int64_t stageCount = StringRef(stages).count("Stage<");
   bool streams = !reduces && stageCount == 1;
   add(formatv("using Main = {0};", shape(numbers)).str());
@@ -450,13 +528,11 @@ void SourceBuilder::emitMain() {
     launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", minBlocks}};
     launch["tokens_per_block"] = tile;
   }
-  entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch));
-  result.schedule = formatv("rows:blocks={0},chunks={1},slots={2},tokens={3},vector={4},warps={5}", minBlocks,
-                            result.maxChunks, choice.slots ? choice.slots : 32, numbers.tokenLanes, vector,
-                            numbers.warps);
-  (void)reloads;
-  (void)passes;
-  (void)most;
+  entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch), numbers.cluster);
+  result.schedule =
+      formatv("rows:blocks={0},chunks={1},cluster={2},planes={3},slots={4},tokens={5},vector={6},warps={7}", minBlocks,
+              result.maxChunks, numbers.cluster, tiled ? 2 : 0, choice.slots ? choice.slots : 32, tile, vector,
+              numbers.warps);
 }
 
 //===----------------------------------------------------------------------===//
@@ -464,17 +540,31 @@ void SourceBuilder::emitMain() {
 //===----------------------------------------------------------------------===//
 
 void SourceBuilder::emitColumns() {
-  if (plan.columnOps.empty())
-    return;
+  // Weight gradients of half-width rows go to tensor cores, the rest to one lane a channel.
+  std::vector<Operation *> tiles, plain;
+  for (Operation *op : plan.columnOps) {
+    auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
+    bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
+                weight.getRows() * 4 <= columnRegisters;
+    (fits ? tiles : plain).push_back(op);
+  }
+  if (!tiles.empty())
+    emitColumnLaunch(tiles, true);
+  if (!plain.empty())
+    emitColumnLaunch(plain, false);
+}
+
+void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles) {
+  std::string prefix = onTiles ? "Gradient" : "Columns";
   ShapeNumbers numbers;
   numbers.tokenLanes = 1;
-  numbers.tokens = 8; // staged at once
+  numbers.tokens = onTiles ? 32 : 8; // staged at once
   Places places;
   places.memory = plan.memory.memory;
-  std::string uniform = emitUniformRecord("ColumnsUniform", plan.columnUniforms, places, numbers);
+  std::string uniform = emitUniformRecord(prefix + "Uniform", plan.columnUniforms, places, numbers);
   std::string maths = "Nothing";
   if (!plan.columnRecords.empty()) {
-    maths = "ColumnsRecord";
+    maths = prefix + "Record";
     Places source;
     source.memory = plan.memory.memory;
     BodyEmitter emitter = body(maths, BodyEmitter::Kind::Coefficients, source);
@@ -487,51 +577,70 @@ void SourceBuilder::emitColumns() {
     close(emitter);
     numbers.record = recordStride(size);
     numbers.scratch = std::max(numbers.scratch, emitter.scratch());
+    while (onTiles && numbers.tokens > 16 && numbers.tokens * numbers.record * 4 > 32768)
+      numbers.tokens /= 2;
   }
-  int64_t words = plan.elementBytes / 4;
-  constexpr int64_t budget = 96; // registers of sums a lane
-  int64_t vector = 4;
-  for (Operation *op : plan.columnOps) {
-    auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
-    int64_t rows = weight ? weight.getRows() : cast<hc::RowsType>(op->getResult(0).getType()).getRows();
-    int64_t columns = weight ? weight.getColumns() : 1;
-    vector = std::min(vector, chooseVector(plan.pressure(op) + std::min(rows * columns, budget), 0, 120));
+  auto extents = [](Operation *op) -> std::pair<int64_t, int64_t> {
+    if (auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType()))
+      return {weight.getRows(), weight.getColumns()};
+    return {cast<hc::RowsType>(op->getResult(0).getType()).getRows(), 1};
+  };
+  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4;
+  for (Operation *op : ops) {
+    auto [rows, columns] = extents(op);
+    if (onTiles) {
+      int64_t sums = std::min<int64_t>(columnRegisters, rows * vector * llvm::divideCeil(columns, 8));
+      if (plan.width % 8 || rows * 8 > columnRegisters || plan.pressure(op) * 2 * 8 + sums > 200)
+        vector = 4;
+    } else {
+      vector = std::min(vector,
+                        chooseVector(plan.pressure(op) + std::min(rows * columns, columnRegisters), 0, 120, false));
+    }
   }
   numbers.vector = vector;
-  numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, 32 * vector)), 1, 8);
+  int64_t channels = onTiles ? 4 * vector : 32 * vector; // of a warp
+  numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, onTiles ? 4 : 8);
   std::string passes;
   int64_t count = 0;
-  for (Operation *op : plan.columnOps) {
-    auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
-    int64_t rows = weight ? weight.getRows() : cast<hc::RowsType>(op->getResult(0).getType()).getRows();
-    int64_t columns = weight ? weight.getColumns() : 1;
+  for (Operation *op : ops) {
+    auto [rows, columns] = extents(op);
+    auto gradient = dyn_cast<hc::WeightGradOp>(op);
     std::string reference = plan.memory.memory.lookup(op->getResult(0));
     // Weight gradients are split by columns, sums of rows by rows.
-    int64_t per = std::max<int64_t>(1, budget / (vector * words * (weight ? rows : 1)));
-    if (weight && per < columns && per >= 4)
+    bool weight = isa<hc::WeightType>(op->getResult(0).getType());
+    int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : weight ? columns : rows;
+    int64_t registers = onTiles ? rows * vector : vector * words * (weight ? rows : 1); // of one unit of the extent
+    int64_t per = std::max<int64_t>(1, columnRegisters / registers);
+    if (!onTiles && weight && per < columns && per >= 4)
       per -= per % 4;
-    int64_t extent = weight ? columns : rows;
     for (int64_t begin = 0; begin < extent; begin += per) {
       int64_t size = std::min(per, extent - begin);
-      std::string className = formatv("Columns{0}", count++);
+      std::string className = formatv("{0}{1}", prefix, count++);
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, places);
-      if (weight) {
-        emitter.sumOuter(cast<hc::WeightGradOp>(op), 0, begin, size);
+      if (onTiles) {
+        emitter.sumTiles(gradient, 0, begin, size);
+        emitter.storeTiles(reference, gradient, 0, begin, size);
+      } else if (weight) {
+        emitter.sumOuter(gradient, 0, begin, size);
         emitter.storeColumns(reference, 0, 0, rows, columns, begin, size);
       } else {
         emitter.sumRows(op->getOperand(0), 0, begin, size);
         emitter.storeColumns(reference, 0, begin, size, 1, 0, 1);
       }
       close(emitter);
-      passes += formatv(",\n      ColumnPass<{0}, {1}>", className, size * vector * (weight ? rows : 1)).str();
+      passes += formatv(",\n      {0}<{1}, {2}>", onTiles ? "TilePass" : "ColumnPass", className,
+                        onTiles ? size * rows * vector / 4 : size * vector * (weight ? rows : 1))
+                    .str();
     }
   }
   int64_t shared = llvm::alignTo(numbers.uniform, 4) + numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
-  entry("columns", formatv("columns<{0}, {1}, {2}{3}>", shape(numbers), uniform, maths, passes).str(),
+  entry(onTiles ? "gradients" : "columns",
+        formatv("{0}<{1}, {2}, {3}{4}>", onTiles ? "columnTiles" : "columns", shape(numbers), uniform, maths, passes)
+            .str(),
         32 * numbers.warps, 1,
         json::Object{{"grid", json::Object{{"kind", "columns"},
                                            {"extent", plan.width},
-                                           {"per_block", 32 * numbers.warps * vector}}},
+                                           {"per_block", numbers.warps * channels}}},
                      {"grid_y", "chunks"},
                      {"grid_z", count},
                      {"shared_bytes", shared * plan.elementBytes}});

@@ -1,0 +1,210 @@
+// Projections on tensor cores: weights packed as bf16 planes in the order of mma fragments.
+// SPDX-License-Identifier: Apache-2.0
+//
+// fp32-grade: W = hi + lo in bf16 (16 bits), accumulated in fp32. Rows of a half-width type are one plane (bf16) or
+// two (fp16, sums). A warp works for 8 tokens a register (lane = 4 g + q: token g) and owns 4 V channels, of which
+// lane q owns V q .. V q + V - 1: the registers of a vector load are the fragments, nothing is moved.
+//
+// project: D[coefficient, token] = A[coefficient, channel] B[channel, token]. Rows 0-7 of A are hi, rows 8-15 lo of the
+// same 8 coefficients, so both sums land in one lane. Channels are permuted in k: 2q+e is channel Vq+4h+e, 2q+8+e is
+// Vq+4h+2+e of k-step h.
+// expand: D[token, channel] = A[token, coefficient] B[coefficient, channel]. Rows 0-7 of A are hi, rows 8-15 lo of p.
+// Column 2q+e of mma j is channel Vq+2j+e, so results land in the lane that owns them.
+#ifndef HYPERJIT_WEIGHTS_CUH
+#define HYPERJIT_WEIGHTS_CUH
+
+#include "hyperjit/rows.cuh"
+
+namespace hyperjit {
+
+HYPERJIT_DEVICE void mma16816(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+HYPERJIT_DEVICE void mma1688(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(b0));
+}
+
+/// Two floats as packed bf16 and what the packing lost, packed.
+HYPERJIT_DEVICE void splitPair(float x, float y, unsigned &high, unsigned &low) {
+  high = packBfloat16(x, y);
+  low = packBfloat16(x - __uint_as_float(high << 16), y - __uint_as_float(high & 0xffff0000u));
+}
+
+/// Fragments for `project`: uint4 [row][chunk of 4 V channels][k-step][8 coefficients][lane].
+template <class Ref_, int R_, int K_, int Width, int V> struct ProjectionPlanes {
+  using Ref = Ref_;
+  static constexpr int R = R_, K = K_, tiles = (K_ + 7) / 8, steps = V / 4, chunks = (Width + 4 * V - 1) / (4 * V);
+  static constexpr long long count = 1ll * R * chunks * steps * tiles * 32;
+};
+/// Fragments for `expand`: words [row][chunk][V / 2][k-steps of 16: lane, 4][k-step of 8: lane, 2].
+template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
+  using Ref = Ref_;
+  static constexpr int R = R_, K = K_, chunks = (Width + 4 * V - 1) / (4 * V);
+  static constexpr int steps = K % 16 > 8 || K % 16 == 0 ? (K + 15) / 16 : K / 16; // of 16 coefficients
+  static constexpr int tail = K > 16 * steps ? 1 : 0;                              // of 8
+  static constexpr int words = 128 * steps + 64 * tail;
+  static constexpr long long count = 1ll * R * chunks * (V / 2) * 32;
+};
+
+//===-- packing, in the prologue ------------------------------------------===//
+
+template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(U &u, const W &w) {
+  uint4 *target = reinterpret_cast<uint4 *>(P::Ref::at(u.launch, 0));
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < P::count;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const int lane = static_cast<int>(i % 32), tile = static_cast<int>(i / 32 % P::tiles);
+    const int step = static_cast<int>(i / 32 / P::tiles % P::steps);
+    const int chunk = static_cast<int>(i / 32 / P::tiles / P::steps % P::chunks);
+    const int row = static_cast<int>(i / 32 / P::tiles / P::steps / P::chunks);
+    const int k = 8 * tile + lane / 4, c = chunk * 4 * V + lane % 4 * V + 4 * step;
+    float x[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      x[e] = k < P::K && c + e < U::width ? w.at(u, row, c + e, k) : 0.0f;
+    uint4 fragment;
+    splitPair(x[0], x[1], fragment.x, fragment.y);
+    splitPair(x[2], x[3], fragment.z, fragment.w);
+    target[i] = fragment;
+  }
+}
+
+template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U &u, const W &w) {
+  unsigned *target = reinterpret_cast<unsigned *>(P::Ref::at(u.launch, 0));
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < P::count;
+       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+    const int lane = static_cast<int>(i % 32), j = static_cast<int>(i / 32 % (V / 2));
+    const int chunk = static_cast<int>(i / 32 / (V / 2) % P::chunks), row = static_cast<int>(i / 32 / (V / 2) / P::chunks);
+    const int g = lane / 4, q = lane % 4, c = chunk * 4 * V + g / 2 * V + 2 * j + g % 2;
+    unsigned *block = target + i / 32 * P::words;
+    auto at = [&](int k) { return k < P::K && c < U::width ? w.at(u, row, c, k) : 0.0f; };
+    for (int step = 0; step < P::steps; ++step) {
+      unsigned *words = block + 128 * step + 4 * lane;
+      const int k = 16 * step + 2 * q;
+      splitPair(at(k), at(k + 1), words[0], words[2]);
+      splitPair(at(k + 8), at(k + 9), words[1], words[3]);
+    }
+    if constexpr (P::tail) {
+      unsigned *words = block + 128 * P::steps + 2 * lane;
+      const int k = 16 * P::steps + 2 * q;
+      splitPair(at(k), at(k + 1), words[0], words[1]);
+    }
+  }
+}
+
+//===-- use, in sweeps ----------------------------------------------------===//
+
+/// tile [Tile + (g - G0) JN + j] += the products of row groups G0 .. G0 + GN - 1 with coefficients 8 (J0 + j) ..
+template <int Tile, class P, int G0, int GN, int J0, int JN, int XPlanes, class N, class X>
+HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
+  constexpr int V = N::V;
+  const int self = threadIdx.x % 32;
+  const uint4 *fragments = reinterpret_cast<const uint4 *>(P::Ref::at(lane.launch, 0)) +
+                           (lane.channel / (4 * V)) * (P::steps * P::tiles * 32) + J0 * 32 + self;
+#pragma unroll
+  for (int r = 0; r < P::R; ++r)
+#pragma unroll
+    for (int h = 0; h < P::steps; ++h) {
+      unsigned b[N::tokens][GN][XPlanes][2];
+#pragma unroll
+      for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+        for (int g = 0; g < GN; ++g) {
+          const auto &v = x.v[t][(G0 + g) * P::R + r];
+          if constexpr (XPlanes == 2) {
+            splitPair(v[4 * h], v[4 * h + 1], b[t][g][0][0], b[t][g][1][0]);
+            splitPair(v[4 * h + 2], v[4 * h + 3], b[t][g][0][1], b[t][g][1][1]);
+          } else {
+            b[t][g][0][0] = packBfloat16(v[4 * h], v[4 * h + 1]);
+            b[t][g][0][1] = packBfloat16(v[4 * h + 2], v[4 * h + 3]);
+          }
+        }
+#pragma unroll
+      for (int j = 0; j < JN; ++j) {
+        const uint4 a = fragments[((static_cast<long long>(r) * P::chunks * P::steps + h) * P::tiles + j) * 32];
+#pragma unroll
+        for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+          for (int g = 0; g < GN; ++g)
+#pragma unroll
+            for (int plane = 0; plane < XPlanes; ++plane)
+              mma16816(lane.tile[t][Tile + g * JN + j], a.x, a.y, a.z, a.w, b[t][g][plane][0], b[t][g][plane][1]);
+      }
+    }
+}
+
+/// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
+template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTiles(N &lane) {
+  constexpr int V = N::V;
+  typename N::template RowsOf<G * P::R> out;
+  const int self = threadIdx.x % 32, q = self % 4;
+  unsigned a[N::tokens][G][P::steps > 0 ? P::steps : 1][4], tail[N::tokens][G][2];
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+    for (int g = 0; g < G; ++g) {
+      const float *p = Source::at(lane, t) + g * P::K;
+      auto at = [&](int k) { return k < P::K ? p[k] : 0.0f; };
+#pragma unroll
+      for (int step = 0; step < P::steps; ++step) {
+        const int k = 16 * step + 2 * q;
+        splitPair(at(k), at(k + 1), a[t][g][step][0], a[t][g][step][1]);
+        splitPair(at(k + 8), at(k + 9), a[t][g][step][2], a[t][g][step][3]);
+      }
+      if constexpr (P::tail)
+        splitPair(at(16 * P::steps + 2 * q), at(16 * P::steps + 2 * q + 1), tail[t][g][0], tail[t][g][1]);
+    }
+  const unsigned *words = reinterpret_cast<const unsigned *>(P::Ref::at(lane.launch, 0)) +
+                          static_cast<long long>(lane.channel / (4 * V)) * (V / 2) * P::words;
+#pragma unroll
+  for (int r = 0; r < P::R; ++r)
+#pragma unroll
+    for (int j = 0; j < V / 2; ++j) {
+      const unsigned *block = words + (static_cast<long long>(r) * P::chunks * (V / 2) + j) * P::words;
+      float sum[N::tokens][G][4];
+#pragma unroll
+      for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+        for (int g = 0; g < G; ++g)
+#pragma unroll
+          for (int i = 0; i < 4; ++i)
+            sum[t][g][i] = 0;
+#pragma unroll
+      for (int step = 0; step < P::steps; ++step) {
+        const uint4 b = *reinterpret_cast<const uint4 *>(block + 128 * step + 4 * self);
+#pragma unroll
+        for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+          for (int g = 0; g < G; ++g) {
+            const unsigned(&f)[4] = a[t][g][step];
+            mma16816(sum[t][g], f[0], f[1], f[2], f[3], b.x, b.y);
+            mma16816(sum[t][g], f[0], f[1], f[2], f[3], b.z, b.w);
+          }
+      }
+      if constexpr (P::tail) {
+        const uint2 b = *reinterpret_cast<const uint2 *>(block + 128 * P::steps + 2 * self);
+#pragma unroll
+        for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+          for (int g = 0; g < G; ++g) {
+            mma1688(sum[t][g], tail[t][g][0], tail[t][g][1], b.x);
+            mma1688(sum[t][g], tail[t][g][0], tail[t][g][1], b.y);
+          }
+      }
+#pragma unroll
+      for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+        for (int g = 0; g < G; ++g) {
+          out.v[t][g * P::R + r][2 * j] = sum[t][g][0] + sum[t][g][2];
+          out.v[t][g * P::R + r][2 * j + 1] = sum[t][g][1] + sum[t][g][3];
+        }
+    }
+  return out;
+}
+
+} // namespace hyperjit
+
+#endif
