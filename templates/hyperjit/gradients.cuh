@@ -18,8 +18,8 @@ HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {
   return result;
 }
 
-/// tile [Tile + (r V / 4 + m) JN + j] += rows r of all groups with coefficients 8 (J0 + j) .., summed over the tile's tokens.
-template <int Tile, class Source, int R, int K, int J0, int JN, int XPlanes, class N, class X>
+/// tile [(r V / 4 + m) JN + j] += rows r of all groups with coefficients firstColumn + 8 j .., summed over the tile's tokens.
+template <class Source, int R, int K, int JN, int XPlanes, class N, class X>
 HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
   static_assert(N::tokens == 2, "a tile has 16 tokens");
   constexpr int V = N::V, groups = X::R / R;
@@ -31,7 +31,7 @@ HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
     for (int j = 0; j < JN; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int k = 8 * (J0 + j) + g, token = 8 * half + 2 * q;
+        const int k = lane.firstColumn + 8 * j + g, token = 8 * half + 2 * q;
         auto at = [&](int i) {
           return k < K && i < lane.count ? Source::ofTile(lane, i)[group * K + k] : 0.0f;
         };
@@ -62,14 +62,14 @@ HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
           for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
 #pragma unroll
             for (int plane = 0; plane < 2; ++plane)
-              mma16816(lane.tile[0][Tile + (r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], a[xPlane][2],
+              mma16816(lane.tile[0][(r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], a[xPlane][2],
                        a[xPlane][3], b[j][plane][0], b[j][plane][1]);
       }
   }
 }
 
 /// Writes the chunk's sums to a weight [R, width, K].
-template <class Ref, int Tile, int R, int K, int J0, int JN, class N> HYPERJIT_DEVICE void storeTiles(N &lane, long long chunk) {
+template <class Ref, int R, int K, int JN, class N> HYPERJIT_DEVICE void storeTiles(N &lane, long long chunk) {
   constexpr int V = N::V;
   const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
   auto *target = Ref::at(lane.launch, chunk);
@@ -81,26 +81,27 @@ template <class Ref, int Tile, int R, int K, int J0, int JN, class N> HYPERJIT_D
       for (int j = 0; j < JN; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int c = lane.channel - q * V + g / 2 * V + 2 * (2 * m + i / 2) + g % 2, k = 8 * (J0 + j) + 2 * q + i % 2;
+          const int c = lane.channel - q * V + g / 2 * V + 2 * (2 * m + i / 2) + g % 2, k = lane.firstColumn + 8 * j + 2 * q + i % 2;
           if (c < N::width && k < K)
-            target[(static_cast<long long>(r) * N::width + c) * K + k] = lane.tile[0][Tile + (r * (V / 4) + m) * JN + j][i];
+            target[(static_cast<long long>(r) * N::width + c) * K + k] = lane.tile[0][(r * (V / 4) + m) * JN + j][i];
         }
 }
 
-/// One sweep of columnTiles with its number of mma tiles.
-template <class Sweep_, int Tiles> struct TilePass {
+/// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for.
+template <class Sweep_, int Tiles, int Columns, int Repeats> struct TilePass {
   using Sweep = Sweep_;
-  static constexpr int tiles = Tiles;
+  static constexpr int tiles = Tiles, columns = Columns, repeats = Repeats;
 };
 
 /// As `columns`, with a warp on 4 V channels and 16 tokens at once. S::tokens tokens (a multiple of 16) are staged together.
-template <class S, class Uniform, class Maths, class... Passes, class L> HYPERJIT_DEVICE void columnTiles(const L &launch) {
+template <class S, class Uniform, class Records, int Size, class... Passes, class L>
+HYPERJIT_DEVICE void columnTiles(const L &launch) {
   const SharedMemory<S> memory(0);
   uniformOfKernel<S, Uniform>(launch, memory);
   const long long begin = blockIdx.y * launch.chunkTokens;
   const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
   const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4;
-  auto body = [&](auto pass) {
+  auto body = [&](auto pass, int repeat) {
     using P = decltype(pass);
     Lane<float, L, S::width, 2, S::v, 0, P::tiles> lane{launch};
     const int base = (blockIdx.x * S::warps + warp) * 4 * S::v;
@@ -108,20 +109,15 @@ template <class S, class Uniform, class Maths, class... Passes, class L> HYPERJI
     lane.active = lane.channel < S::width;
     lane.uniform = memory.uniform;
     lane.recordStride = S::record;
+    lane.firstColumn = repeat * P::columns;
 #pragma unroll
     for (int i = 0; i < 4 * P::tiles; ++i)
       lane.tile[0][i / 4][i % 4] = 0;
     for (long long first = begin; first < end; first += S::tokens) {
       const int count = end - first < S::tokens ? static_cast<int>(end - first) : S::tokens;
-      if constexpr (!IsNothing<Maths>::value) {
+      if constexpr (Size > 0) {
         __syncthreads();
-        Token<float, L> token{launch, 0, nullptr, memory.scratch + warp * S::scratch, static_cast<int>(threadIdx.x % 32)};
-#pragma unroll 2
-        for (int i = warp; i < count; i += S::warps) {
-          token.token = first + i;
-          token.record = memory.records + i * S::record;
-          Maths::run(token);
-        }
+        copyRecords<S, Records, Size>(launch, memory, first, count, (count + 15) / 16 * 16);
         __syncthreads();
       }
       if (base < S::width) {
@@ -142,8 +138,8 @@ template <class S, class Uniform, class Maths, class... Passes, class L> HYPERJI
     if (base < S::width)
       P::Sweep::store(lane, blockIdx.y);
   };
-  int index = 0;
-  ((static_cast<int>(blockIdx.z) == index++ ? body(Passes()) : void()), ...);
+  int index = blockIdx.z;
+  ((index >= 0 && index < Passes::repeats ? body(Passes(), index) : void(), index -= Passes::repeats), ...);
 }
 
 } // namespace hyperjit

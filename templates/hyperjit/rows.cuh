@@ -30,6 +30,7 @@ template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Ti
   bool active;                // channel < width
   const T *records;           // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
   int recordStride, count;
+  int firstColumn;            // weight gradients: of the columns that this lane sums
   T slot[Tokens_][Slots_ > 0 ? Slots_ : 1];
   float tile[Tokens_][Tiles_ > 0 ? Tiles_ : 1][4]; // accumulators of mma, weights.cuh
 };
@@ -210,6 +211,9 @@ template <class Ref_, int R_, int K_> struct PlainWeight {
   static constexpr int R = R_, K = K_;
 };
 
+/// Keeps reads of weights near their use: read ahead without bound, they fill the registers and spill.
+HYPERJIT_DEVICE void orderReads() { asm volatile("" ::: "memory"); }
+
 /// Columns are read in groups of up to four.
 template <int K, int K0, int KN> struct ColumnGroup {
   static constexpr int size = (K % 4 == 0 && K0 % 4 == 0 && KN % 4 == 0) ? 4 : (K % 2 == 0 && K0 % 2 == 0 && KN % 2 == 0) ? 2 : 1;
@@ -227,6 +231,7 @@ HYPERJIT_DEVICE void project(N &lane, const X &x) {
 #pragma unroll
     for (int v = 0; v < N::V; ++v) {
       const auto *column = weight + (static_cast<long long>(r) * N::width + lane.channel + v) * Weight::K + K0;
+      orderReads();
 #pragma unroll
       for (int k = 0; k < KN; k += group) {
         typename N::T w[group];
@@ -250,7 +255,7 @@ template <class Source, class Weight, int G, class N> HYPERJIT_DEVICE auto expan
     return out;
   constexpr int group = ColumnGroup<Weight::K, 0, Weight::K>::size;
   const auto *weight = Weight::Ref::at(lane.launch, 0);
-#pragma unroll(Weight::K / group <= 8 ? Weight::K / group : 1)
+#pragma unroll 1
   for (int k = 0; k < Weight::K; k += group) {
     typename N::T p[N::tokens][G][group];
 #pragma unroll
@@ -316,45 +321,57 @@ template <int Slot, int I0, int IN, class N, class X> HYPERJIT_DEVICE void rowSu
 
 //===-- sums over tokens, one lane per channel ----------------------------===//
 
-/// slots [Slot + (r KN + k) V + v] += sum over groups of x_{gR+r}[v] p[g, K0 + k]
-template <int Slot, class Source, int R, int K, int K0, int KN, class N, class X>
-HYPERJIT_DEVICE void weightGradient(N &lane, const X &x) {
+/// slots [(r KN + k) V + v] += sum over groups of x_{gR+r}[v] p[g, first + k], with first = lane.firstColumn
+template <class Source, int R, int K, int KN, class N, class X> HYPERJIT_DEVICE void weightGradient(N &lane, const X &x) {
   constexpr int groups = X::R / R;
 #pragma unroll
   for (int g = 0; g < groups; ++g) {
+    const typename N::T *source = Source::at(lane, 0) + g * K + lane.firstColumn;
     typename N::T p[KN];
-    readShared<Source::aligned && K % 4 == 0 && K0 % 4 == 0>(Source::at(lane, 0) + g * K + K0, p);
+#pragma unroll
+    for (int k = 0; k < KN; ++k)
+      p[k] = K % KN == 0 || lane.firstColumn + k < K ? source[k] : typename N::T(0);
 #pragma unroll
     for (int r = 0; r < R; ++r)
 #pragma unroll
       for (int k = 0; k < KN; ++k)
 #pragma unroll
         for (int v = 0; v < N::V; ++v)
-          lane.slot[0][Slot + (r * KN + k) * N::V + v] += x.v[0][g * R + r][v] * p[k];
+          lane.slot[0][(r * KN + k) * N::V + v] += x.v[0][g * R + r][v] * p[k];
   }
 }
 
-/// slots [Slot + i V + v] += x_{I0+i}[v]
-template <int Slot, int I0, int IN, class N, class X> HYPERJIT_DEVICE void rowsSum(N &lane, const X &x) {
-#pragma unroll
-  for (int i = 0; i < IN; ++i)
-#pragma unroll
-    for (int v = 0; v < N::V; ++v)
-      lane.slot[0][Slot + i * N::V + v] += x.v[0][I0 + i][v];
-}
-
-/// Partial sums of rows R0 .. R0 + RN - 1 and columns K0 .. K0 + KN - 1 of a weight with K columns, from the slots.
-template <class Ref, int Slot, int R0, int RN, int K, int K0, int KN, class N>
-HYPERJIT_DEVICE void storeColumns(N &lane, long long chunk) {
+/// Writes them to a weight [R, width, K].
+template <class Ref, int R, int K, int KN, class N> HYPERJIT_DEVICE void storeGradient(N &lane, long long chunk) {
   auto *target = Ref::at(lane.launch, chunk);
 #pragma unroll
-  for (int r = 0; r < RN; ++r)
+  for (int r = 0; r < R; ++r)
 #pragma unroll
     for (int v = 0; v < N::V; ++v)
 #pragma unroll
       for (int k = 0; k < KN; ++k)
-        target[(static_cast<long long>(R0 + r) * N::width + lane.channel + v) * K + K0 + k] =
-            lane.slot[0][Slot + (r * KN + k) * N::V + v];
+        if (K % KN == 0 || lane.firstColumn + k < K)
+          target[(static_cast<long long>(r) * N::width + lane.channel + v) * K + lane.firstColumn + k] =
+              lane.slot[0][(r * KN + k) * N::V + v];
+}
+
+/// slots [i V + v] += x_{I0+i}[v]
+template <int I0, int IN, class N, class X> HYPERJIT_DEVICE void rowsSum(N &lane, const X &x) {
+#pragma unroll
+  for (int i = 0; i < IN; ++i)
+#pragma unroll
+    for (int v = 0; v < N::V; ++v)
+      lane.slot[0][i * N::V + v] += x.v[0][I0 + i][v];
+}
+
+/// Writes them to rows I0 .. I0 + IN - 1.
+template <class Ref, int I0, int IN, class N> HYPERJIT_DEVICE void storeRowSums(N &lane, long long chunk) {
+  auto *target = Ref::at(lane.launch, chunk);
+#pragma unroll
+  for (int i = 0; i < IN; ++i)
+#pragma unroll
+    for (int v = 0; v < N::V; ++v)
+      target[static_cast<long long>(I0 + i) * N::width + lane.channel + v] = lane.slot[0][i * N::V + v];
 }
 
 #undef HYPERJIT_EACH

@@ -97,6 +97,22 @@ HYPERJIT_DEVICE void coefficientsOfTile(const L &launch, const SharedMemory<S> &
   }
 }
 
+/// Records of `count` tokens from the workspace, where they lie as they are here: Size numbers each, a multiple of 4.
+/// Records up to `padded` are zero, so that tokens that do not exist add nothing.
+template <class S, class Ref, int Size, class L>
+HYPERJIT_DEVICE void copyRecords(const L &launch, const SharedMemory<S> &memory, long long first, int count, int padded) {
+  using T = typename S::T;
+  constexpr int pieces = Size / 4;
+#pragma unroll 4
+  for (int i = threadIdx.x; i < padded * pieces; i += S::threads) {
+    const int token = i / pieces, piece = i % pieces;
+    T numbers[4] = {0, 0, 0, 0};
+    if (token < count)
+      loadVector(Ref::at(launch, first + token) + 4 * piece, numbers);
+    storeVector(memory.records + token * S::record + 4 * piece, numbers);
+  }
+}
+
 /// Numbers shared by all tokens, copied once a CTA.
 template <class S, class Maths, class L> HYPERJIT_DEVICE void uniformOfKernel(const L &launch, const SharedMemory<S> &memory) {
   if constexpr (!IsNothing<Maths>::value) {
@@ -191,6 +207,9 @@ HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, l
   const int warp = threadIdx.x / 32, column = threadIdx.x % S::channelLanes;
 #pragma unroll 1
   for (int base = (slice * S::warps + warp) * S::chunk; base < S::width; base += slices * S::warps * S::chunk) {
+    // Large matrices of coefficients are read from shared memory where they are used, not kept in registers.
+    if constexpr (S::record + S::uniform > 96)
+      asm volatile("" ::: "memory");
     lane.channel = base + column * S::v;
     lane.active = S::width % S::chunk == 0 || lane.channel < S::width;
     // mma needs the whole warp; there, lanes beyond the row work on zeros.

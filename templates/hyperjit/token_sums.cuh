@@ -9,34 +9,30 @@
 namespace hyperjit {
 
 /// Sums of rows and weight gradients. blockIdx.x = block of channels, .y = chunk, .z = pass; a lane owns V channels of
-/// all rows and keeps their sums in registers over the whole chunk. Records of a tile of tokens are staged in shared
-/// memory by `Maths`.
-template <class S, class Uniform, class Maths, class... Passes, class L> HYPERJIT_DEVICE void columns(const L &launch) {
+/// all rows and keeps their sums in registers over the whole chunk. Records (Size numbers a token, in the workspace at
+/// Records) are staged in shared memory, S::tokens at a time.
+template <class S, class Uniform, class Records, int Size, class... Passes, class L>
+HYPERJIT_DEVICE void columns(const L &launch) {
   const SharedMemory<S> memory(0);
   uniformOfKernel<S, Uniform>(launch, memory);
   const long long begin = blockIdx.y * launch.chunkTokens;
   const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
-  auto body = [&](auto pass) {
+  auto body = [&](auto pass, int repeat) {
     using P = decltype(pass);
     Lane<typename S::T, L, S::width, 1, S::v, P::slots> lane{launch};
     lane.channel = (blockIdx.x * S::threads + threadIdx.x) * S::v;
     lane.active = lane.channel < S::width;
     lane.uniform = memory.uniform;
+    lane.firstColumn = repeat * P::columns;
     lane.live[0] = true;
 #pragma unroll
     for (int s = 0; s < P::slots; ++s)
       lane.slot[0][s] = 0;
     for (long long first = begin; first < end; first += S::tokens) {
       const int count = end - first < S::tokens ? static_cast<int>(end - first) : S::tokens;
-      if constexpr (!IsNothing<Maths>::value) {
+      if constexpr (Size > 0) {
         __syncthreads();
-        Token<typename S::T, L> token{launch, 0, nullptr, memory.scratch + threadIdx.x / 32 * S::scratch,
-                                      static_cast<int>(threadIdx.x % 32)};
-        for (int i = threadIdx.x / 32; i < count; i += S::warps) {
-          token.token = first + i;
-          token.record = memory.records + i * S::record;
-          Maths::run(token);
-        }
+        copyRecords<S, Records, Size>(launch, memory, first, count, count);
         __syncthreads();
       }
       if (lane.active) {
@@ -51,14 +47,14 @@ template <class S, class Uniform, class Maths, class... Passes, class L> HYPERJI
     if (lane.active)
       P::Sweep::store(lane, blockIdx.y);
   };
-  int index = 0;
-  ((static_cast<int>(blockIdx.z) == index++ ? body(Passes()) : void()), ...);
+  int index = blockIdx.z;
+  ((index >= 0 && index < Passes::repeats ? body(Passes(), index) : void(), index -= Passes::repeats), ...);
 }
 
-/// One sweep of the columns kernel with its number of sums a lane.
-template <class Sweep_, int Slots> struct ColumnPass {
+/// One sweep of the columns kernel: sums a lane, columns of a weight that it sums, blocks of columns it is run for.
+template <class Sweep_, int Slots, int Columns, int Repeats> struct ColumnPass {
   using Sweep = Sweep_;
-  static constexpr int slots = Slots;
+  static constexpr int slots = Slots, columns = Columns, repeats = Repeats;
 };
 
 /// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. One CTA of 256 threads a chunk;

@@ -160,7 +160,9 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
   const unsigned *words = reinterpret_cast<const unsigned *>(P::Ref::at(lane.launch, 0)) +
                           static_cast<long long>(lane.channel / (4 * V)) * (V / 2) * P::words;
 #pragma unroll
-  for (int r = 0; r < P::R; ++r)
+  for (int r = 0; r < P::R; ++r) {
+    if constexpr (P::R > 4)
+      orderReads();
 #pragma unroll
     for (int j = 0; j < V / 2; ++j) {
       const unsigned *block = words + (static_cast<long long>(r) * P::chunks * (V / 2) + j) * P::words;
@@ -202,6 +204,7 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
           out.v[t][g * P::R + r][2 * j + 1] = sum[t][g][1] + sum[t][g][3];
         }
     }
+  }
   return out;
 }
 

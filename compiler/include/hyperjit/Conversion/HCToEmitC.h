@@ -59,16 +59,15 @@ public:
   /// Adds rows [begin, begin + count) of a reduction's result (project: groups and columns) into slots.
   /// A projection with packed planes counts slots and columns in tiles of 8 coefficients.
   void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns);
-  /// Adds a token's rows, or its outer product with coefficients, into the column sums at `slot`.
-  void sumRows(mlir::Value rows, int64_t slot, int64_t begin, int64_t count);
-  void sumOuter(hc::WeightGradOp op, int64_t slot, int64_t columnBegin, int64_t columns);
-  /// Columns kernels: the function `store` that writes the sums.
-  void storeColumns(llvm::StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
-                    int64_t columnBegin, int64_t columns);
-
-  /// The same on tensor cores, in tiles of 8 columns; `storeTiles` belongs to it.
-  void sumTiles(hc::WeightGradOp op, int64_t tile, int64_t tileBegin, int64_t tiles);
-  void storeTiles(llvm::StringRef reference, hc::WeightGradOp op, int64_t tile, int64_t tileBegin, int64_t tiles);
+  /// Column bodies: adds a token's rows [begin, begin + count) to the lane's sums; its function `store` writes them.
+  void sumRows(mlir::Value rows, int64_t begin, int64_t count);
+  void storeSums(llvm::StringRef reference, int64_t begin, int64_t count);
+  /// The same for the outer product with `columns` coefficients, from a first one that is known at run time.
+  void sumOuter(hc::WeightGradOp op, int64_t columns);
+  void storeOuter(llvm::StringRef reference, hc::WeightGradOp op, int64_t columns);
+  /// The same on tensor cores, with tiles of 8 columns.
+  void sumTiles(hc::WeightGradOp op, int64_t tiles);
+  void storeTiles(llvm::StringRef reference, hc::WeightGradOp op, int64_t tiles);
 
   // Kind::Wide
   void storeWide(mlir::Value value, llvm::StringRef reference);

@@ -459,23 +459,22 @@ void BodyEmitter::reduce(Operation *op, int64_t slot, int64_t begin, int64_t cou
       .Default([&](Operation *other) { fail(other, "is no reduction over channels"); });
 }
 
-void BodyEmitter::sumRows(Value rows, int64_t slot, int64_t begin, int64_t count) {
-  call("rowsSum", {number(slot), number(begin), number(count)}, {context, convert(rows)}, {}, false);
+void BodyEmitter::sumRows(Value rows, int64_t begin, int64_t count) {
+  call("rowsSum", {number(begin), number(count)}, {context, convert(rows)}, {}, false);
 }
 
-void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t slot, int64_t columnBegin, int64_t columns) {
+void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t columns) {
   auto type = cast<hc::WeightType>(op.getType());
   call("weightGradient",
-       {number(slot), source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()),
-        number(columnBegin), number(columns)},
+       {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()), number(columns)},
        {context, convert(op.getInput())}, {}, false);
 }
 
-void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tile, int64_t tileBegin, int64_t tiles) {
+void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tiles) {
   auto type = cast<hc::WeightType>(op.getType());
   call("gradientTiles",
-       {number(tile), source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()),
-        number(tileBegin), number(tiles), number(planesOf(op.getInput()))},
+       {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()), number(tiles),
+        number(planesOf(op.getInput()))},
        {context, convert(op.getInput())}, {}, false);
 }
 
@@ -490,17 +489,19 @@ void BodyEmitter::storeCall(StringRef callee, ArrayRef<std::string> templateArgu
   call(callee, templateArguments, {storeFunction.getArgument(0), storeFunction.getArgument(1)}, {}, false);
 }
 
-void BodyEmitter::storeColumns(StringRef reference, int64_t slot, int64_t begin, int64_t count, int64_t totalColumns,
-                               int64_t columnBegin, int64_t columns) {
-  storeCall("storeColumns", {reference.str(), number(slot), number(begin), number(count), number(totalColumns),
-                             number(columnBegin), number(columns)});
+void BodyEmitter::storeSums(StringRef reference, int64_t begin, int64_t count) {
+  storeCall("storeRowSums", {reference.str(), number(begin), number(count)});
 }
 
-void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tile, int64_t tileBegin,
-                             int64_t tiles) {
+void BodyEmitter::storeOuter(StringRef reference, hc::WeightGradOp op, int64_t columns) {
   auto type = cast<hc::WeightType>(op.getType());
-  storeCall("storeTiles", {reference.str(), number(tile), number(type.getRows()), number(type.getColumns()),
-                           number(tileBegin), number(tiles)});
+  storeCall("storeGradient",
+            {reference.str(), number(type.getRows()), number(type.getColumns()), number(columns)});
+}
+
+void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tiles) {
+  auto type = cast<hc::WeightType>(op.getType());
+  storeCall("storeTiles", {reference.str(), number(type.getRows()), number(type.getColumns()), number(tiles)});
 }
 
 //===----------------------------------------------------------------------===//

@@ -239,25 +239,12 @@ LogicalResult KernelPlan::collect() {
       requireUniform(value);
     } else {
       columnRecords.push_back(value);
+      columnRecord[value] = columnSize;
+      columnSize += llvm::alignTo(elements(value), 4);
     }
   }
+  columnOffset = allocate(tokenBytes, columnSize * elementBytes);
   return success();
-}
-
-/// Column sums read a token's coefficients from memory, or what they are moved from.
-void KernelPlan::requireBases(Value value) {
-  if (isUniform(value))
-    return requireUniform(value);
-  Operation *op = value.getDefiningOp();
-  if (!op || memory.memory.count(value))
-    return;
-  if (isMovement(op)) {
-    for (Value operand : op->getOperands())
-      requireBases(operand);
-    return;
-  }
-  placePerToken(value);
-  addLate(value, memory.memory[value]);
 }
 
 /// Main writes the value to the token's record at the stage that makes it.
@@ -439,7 +426,7 @@ LogicalResult KernelPlan::run(int64_t tiles) {
   for (const Store &store : lateStores)
     addLate(store.value, store.reference);
   for (Value value : columnRecords)
-    requireBases(value);
+    addLate(value, formatv("Space::PerToken<{0}>", columnOffset + columnRecord[value] * elementBytes));
   for (const std::vector<Store> *stores : {&head, &tail}) {
     llvm::DenseSet<Value> own, walked;
     for (const Store &store : *stores)

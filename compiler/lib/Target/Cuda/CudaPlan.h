@@ -92,6 +92,9 @@ public:
   int64_t sumCount = 0;     ///< numbers of a token that are summed over tokens
   int64_t sumOffset = 0;    ///< their place in PerToken, bytes
   int64_t chunkSumOffset = 0;
+  int64_t columnOffset = 0; ///< in PerToken, bytes: the record that column sums read
+  int64_t columnSize = 0;   ///< its numbers, a multiple of 4
+  llvm::DenseMap<mlir::Value, int64_t> columnRecord; ///< offsets in it
 
   Places memory;            ///< everything in global memory
   llvm::SetVector<mlir::Value> headValues, perToken; ///< of which: made by the head; in the token's part of the workspace
@@ -115,7 +118,6 @@ private:
   void walkStage(mlir::Value value, int64_t stage);
   void addLate(mlir::Value value, std::string reference);
   void requireLeaves(mlir::Value value, const llvm::DenseSet<mlir::Value> &own, llvm::DenseSet<mlir::Value> &walked);
-  void requireBases(mlir::Value value);
   void formPasses();
   int64_t allocate(int64_t &total, int64_t bytes) {
     int64_t offset = total;

@@ -49,7 +49,7 @@ LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
   } table[] = {{"blocks", &choice.blocks, 1, 8, false},  {"chunks", &choice.chunks, 1, 256, false},
                {"cluster", &choice.cluster, 1, 16, true}, {"planes", &choice.planes, 0, 2, false},
                {"slots", &choice.slots, 32, 96, false},  {"tokens", &choice.tokens, 1, 16, true},
-               {"vector", &choice.vector, 1, 8, true},   {"warps", &choice.warps, 1, 16, true}};
+               {"vector", &choice.vector, 1, 8, true},   {"warps", &choice.warps, 1, 16, false}};
   while (!numbers.empty()) {
     auto [pair, rest] = numbers.split(',');
     numbers = rest;
@@ -79,8 +79,15 @@ public:
     KernelPlan probe(kernel, 32);
     if (mlir::failed(probe.run(0)))
       return nullptr;
-    tiled = choice.planes < 0 ? probe.wantsTiles() : choice.planes > 0;
-    if (tiled && !probe.wantsTiles()) {
+    bool fits = probe.wantsTiles();
+    int64_t probed = 0; // registers of rows at four channels, the least that mma takes
+    for (auto [stage, stagePlan] : llvm::enumerate(probe.stagePlans))
+      for (const SweepPass &pass : stagePlan.passes)
+        probed = std::max(probed, probe.pressure(pass, stage) * 4 + pass.slots);
+    for (Value weight : probe.expanded)
+      probed += cast<hc::WeightType>(weight.getType()).getColumns() / 4;
+    tiled = choice.planes < 0 ? fits && probed <= 150 : choice.planes > 0;
+    if (tiled && !fits) {
       kernel.emitError() << "schedule: planes needs 16-bit streams, a row width that is a multiple of 4, and a weight";
       return nullptr;
     }
@@ -386,32 +393,62 @@ static int64_t recordStride(int64_t size) {
 LogicalResult SourceBuilder::chooseMain() {
   // The pass under most pressure decides the vector of all: lanes keep their channels from stage to stage.
   bool reduces = false;
-  int64_t repeat = choice.tokens > 8 ? choice.tokens / 8 : 1;
-  auto extra = [&](const SweepPass &pass) { return (pass.slots + 4 * pass.tiles) * repeat; };
-  int64_t vector = 16;
-  for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
+  // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that.
+  int64_t planeBytes = 0;
+  for (Value weight : plan.projected)
+    planeBytes += hc::elementCount(weight.getType()) * 4;
+  for (Value weight : plan.expanded)
+    planeBytes += hc::elementCount(weight.getType()) * 4;
+  int64_t repeat = choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
+                   : tiled && plan.expanded.empty() && planeBytes > (1 << 19) ? 2 : 1;
+  auto load = [&](const SweepPass &pass, int64_t stage, int64_t vector) {
+    return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
+           (plan.elementBytes / 4);
+  };
+  // Narrow loads and more warps beat wide loads and few (measured); planes of two tokens leave room for four channels.
+  int64_t most = std::max<int64_t>(1, tiled && repeat == 1 && plan.expanded.empty() ? 16 / plan.widestStorage
+                                      : plan.widestStorage == 2                     ? 4
+                                                                                    : 16 / plan.widestStorage);
+  // Weights as stored are read ahead of their use: room for that.
+  int64_t budget = !tiled && !(plan.projected.empty() && plan.expanded.empty()) ? 100 : 130;
+  int64_t vector = choice.vector ? choice.vector : most;
+  int64_t heaviest = 0;
+  auto measure = [&] {
+    heaviest = 0;
+    for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
+      for (const SweepPass &pass : stagePlan.passes)
+        heaviest = std::max(heaviest, load(pass, stage, vector));
+  };
+  measure();
+  while (vector > 1 && (plan.width % vector || (!choice.vector && heaviest > budget && vector > (tiled ? 4 : 1)))) {
+    vector /= 2;
+    measure();
+  }
+  if (plan.width % vector || (tiled && vector < 4))
+    return kernel.emitError() << "schedule: vector is " << vector << "; tensor cores need 4 or 8, and it divides "
+                              << plan.width;
+  for (const StagePlan &stagePlan : plan.stagePlans)
     for (const SweepPass &pass : stagePlan.passes) {
-      vector = std::min(vector, chooseVector(plan.pressure(pass, stage) * repeat, extra(pass), tiled ? 168 : 120));
       mainSums = std::max(mainSums, pass.sums());
       reduces |= !pass.parts.empty();
     }
-  if (tiled)
-    vector = std::max<int64_t>(vector, plan.width % 4 == 0 ? 4 : 1);
   mainShape = tileShape(vector);
+  // Two CTAs of 8 warps have 128 registers a lane, one of 12 has 168, one of 8 has 255.
+  bool longExpansion = llvm::any_of(
+      plan.expanded, [](Value weight) { return cast<hc::WeightType>(weight.getType()).getColumns() > 8; });
+  bool two = tiled && heaviest <= 130 && !longExpansion;
   if (tiled) {
     mainShape.tokenLanes = 8;
     mainShape.tokens = repeat;
-    mainShape.warps = choice.warps ? choice.warps
-                                   : std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, 4 * vector)), 1, 8);
+    int64_t pieces = llvm::divideCeil(plan.width, 4 * vector);
+    mainShape.warps = choice.warps                                 ? choice.warps
+                      : !two && heaviest <= 130 && pieces >= 12 * 8 ? 12
+                                                                    : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
   }
   mainShape.record = recordStride(plan.recordSize);
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
     mainShape.tokenLanes /= 2;
-  int64_t load = 0;
-  for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
-    for (const SweepPass &pass : stagePlan.passes)
-      load = std::max(load, (plan.pressure(pass, stage) * vector * repeat + extra(pass)) * (plan.elementBytes / 4));
-  minBlocks = choice.blocks ? choice.blocks : load <= 72 && mainShape.warps <= 8 ? 2 : 1;
+  minBlocks = choice.blocks ? choice.blocks : two && mainShape.warps <= 8 ? 2 : 1;
   bool clusters = target.starts_with("sm_9") || target.starts_with("sm_1");
   if (choice.cluster > 1 && !clusters)
     return kernel.emitError() << "schedule: cluster is " << choice.cluster << ", but " << target << " has no clusters";
@@ -545,7 +582,7 @@ void SourceBuilder::emitColumns() {
   for (Operation *op : plan.columnOps) {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
-                weight.getRows() * 4 <= columnRegisters;
+                weight.getRows() * 4 <= columnRegisters && plan.pressure(op) * 8 + weight.getRows() * 4 <= 232;
     (fits ? tiles : plain).push_back(op);
   }
   if (!tiles.empty())
@@ -558,34 +595,20 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   std::string prefix = onTiles ? "Gradient" : "Columns";
   ShapeNumbers numbers;
   numbers.tokenLanes = 1;
-  numbers.tokens = onTiles ? 32 : 8; // staged at once
+  numbers.tokens = onTiles ? 64 : 16; // staged at once
   Places places;
   places.memory = plan.memory.memory;
   std::string uniform = emitUniformRecord(prefix + "Uniform", plan.columnUniforms, places, numbers);
-  std::string maths = "Nothing";
-  if (!plan.columnRecords.empty()) {
-    maths = prefix + "Record";
-    Places source;
-    source.memory = plan.memory.memory;
-    BodyEmitter emitter = body(maths, BodyEmitter::Kind::Coefficients, source);
-    int64_t size = 0;
-    for (Value value : plan.columnRecords) {
-      places.record[value] = size;
-      emitter.writeRecord(value, size);
-      size += llvm::alignTo(hc::elementCount(value.getType()), 4);
-    }
-    close(emitter);
-    numbers.record = recordStride(size);
-    numbers.scratch = std::max(numbers.scratch, emitter.scratch());
-    while (onTiles && numbers.tokens > 16 && numbers.tokens * numbers.record * 4 > 32768)
-      numbers.tokens /= 2;
-  }
+  places.record = plan.columnRecord;
+  numbers.record = recordStride(plan.columnSize);
+  while (onTiles && numbers.tokens > 16 && numbers.tokens * numbers.record * 4 > 32768)
+    numbers.tokens /= 2;
   auto extents = [](Operation *op) -> std::pair<int64_t, int64_t> {
     if (auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType()))
       return {weight.getRows(), weight.getColumns()};
     return {cast<hc::RowsType>(op->getResult(0).getType()).getRows(), 1};
   };
-  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4;
+  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4, heaviest = 0;
   for (Operation *op : ops) {
     auto [rows, columns] = extents(op);
     if (onTiles) {
@@ -601,48 +624,62 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   int64_t channels = onTiles ? 4 * vector : 32 * vector; // of a warp
   numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, onTiles ? 4 : 8);
   std::string passes;
-  int64_t count = 0;
+  int64_t count = 0, blocks = 0;
+  auto addPass = [&](StringRef className, int64_t sums, int64_t columns, int64_t repeats) {
+    passes += formatv(",\n      {0}<{1}, {2}, {3}, {4}>", onTiles ? "TilePass" : "ColumnPass", className, sums, columns,
+                      repeats)
+                  .str();
+    blocks += repeats;
+  };
   for (Operation *op : ops) {
     auto [rows, columns] = extents(op);
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
     std::string reference = plan.memory.memory.lookup(op->getResult(0));
-    // Weight gradients are split by columns, sums of rows by rows.
     bool weight = isa<hc::WeightType>(op->getResult(0).getType());
-    int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : weight ? columns : rows;
-    int64_t registers = onTiles ? rows * vector : vector * words * (weight ? rows : 1); // of one unit of the extent
-    int64_t per = std::max<int64_t>(1, columnRegisters / registers);
-    if (!onTiles && weight && per < columns && per >= 4)
-      per -= per % 4;
-    for (int64_t begin = 0; begin < extent; begin += per) {
-      int64_t size = std::min(per, extent - begin);
+    int64_t pressure = plan.pressure(op) * vector * (onTiles ? 2 : 1);
+    if (weight) {
+      // One body for all blocks of columns: its first column is blockIdx.z's.
+      int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : columns;
+      int64_t each = onTiles ? rows * vector : rows * vector * words; // registers of one unit of the extent
+      int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, 232 - pressure));
+      int64_t per = std::clamp<int64_t>(room / each, 1, extent);
+      heaviest = std::max(heaviest, pressure + per * each);
       std::string className = formatv("{0}{1}", prefix, count++);
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, places);
       if (onTiles) {
-        emitter.sumTiles(gradient, 0, begin, size);
-        emitter.storeTiles(reference, gradient, 0, begin, size);
-      } else if (weight) {
-        emitter.sumOuter(gradient, 0, begin, size);
-        emitter.storeColumns(reference, 0, 0, rows, columns, begin, size);
+        emitter.sumTiles(gradient, per);
+        emitter.storeTiles(reference, gradient, per);
       } else {
-        emitter.sumRows(op->getOperand(0), 0, begin, size);
-        emitter.storeColumns(reference, 0, begin, size, 1, 0, 1);
+        emitter.sumOuter(gradient, per);
+        emitter.storeOuter(reference, gradient, per);
       }
       close(emitter);
-      passes += formatv(",\n      {0}<{1}, {2}>", onTiles ? "TilePass" : "ColumnPass", className,
-                        onTiles ? size * rows * vector / 4 : size * vector * (weight ? rows : 1))
-                    .str();
+      addPass(className, onTiles ? per * rows * vector / 4 : per * vector * rows, onTiles ? 8 * per : per,
+              llvm::divideCeil(extent, per));
+      continue;
+    }
+    int64_t per = std::max<int64_t>(1, columnRegisters / (vector * words));
+    for (int64_t begin = 0; begin < rows; begin += per) {
+      int64_t size = std::min(per, rows - begin);
+      std::string className = formatv("{0}{1}", prefix, count++);
+      BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, places);
+      emitter.sumRows(op->getOperand(0), begin, size);
+      emitter.storeSums(reference, begin, size);
+      close(emitter);
+      addPass(className, size * vector, 0, 1);
     }
   }
   int64_t shared = llvm::alignTo(numbers.uniform, 4) + numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
   entry(onTiles ? "gradients" : "columns",
-        formatv("{0}<{1}, {2}, {3}{4}>", onTiles ? "columnTiles" : "columns", shape(numbers), uniform, maths, passes)
+        formatv("{0}<{1}, {2}, Space::PerToken<{3}>, {4}{5}>", onTiles ? "columnTiles" : "columns", shape(numbers),
+                uniform, plan.columnOffset, plan.columnSize, passes)
             .str(),
-        32 * numbers.warps, 1,
+        32 * numbers.warps, onTiles ? (heaviest <= 130 ? 3 : heaviest <= 180 ? 2 : 1) : 1,
         json::Object{{"grid", json::Object{{"kind", "columns"},
                                            {"extent", plan.width},
                                            {"per_block", numbers.warps * channels}}},
                      {"grid_y", "chunks"},
-                     {"grid_z", count},
+                     {"grid_z", blocks},
                      {"shared_bytes", shared * plan.elementBytes}});
 }
 
