@@ -18,8 +18,8 @@ using namespace hyperjit::cuda;
 namespace {
 
 std::vector<std::string> options(const Target &target) {
-  // -v makes ptxas report registers and spills in the log.
-  return {"--std=c++20", "--gpu-architecture=" + target.isa, "--ptxas-options=-v"};
+  // -v makes ptxas report registers and spills in the log; generic lambdas of the templates carry no annotation.
+  return {"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa, "--ptxas-options=-v"};
 }
 
 /// The number in front of `word` in a line: "16 bytes spill stores".

@@ -405,9 +405,17 @@ LogicalResult SourceBuilder::chooseMain() {
     return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
            (plan.elementBytes / 4);
   };
-  // Narrow loads and more warps beat wide loads and few (measured); planes of two tokens leave room for four channels.
+  // Narrow loads and more warps beat wide loads and few (measured), but for kernels of a few rows; planes of two tokens
+  // leave room for four channels.
+  auto lightest = [&] {
+    int64_t atEight = 0;
+    for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
+      for (const SweepPass &pass : stagePlan.passes)
+        atEight = std::max(atEight, load(pass, stage, 8));
+    return atEight <= 72;
+  };
   int64_t most = std::max<int64_t>(1, tiled && repeat == 1 && plan.expanded.empty() ? 16 / plan.widestStorage
-                                      : plan.widestStorage == 2                     ? 4
+                                      : plan.widestStorage == 2                     ? (lightest() ? 8 : 4)
                                                                                     : 16 / plan.widestStorage);
   // Weights as stored are read ahead of their use: room for that.
   int64_t budget = !tiled && !(plan.projected.empty() && plan.expanded.empty()) ? 100 : 130;
@@ -420,13 +428,13 @@ LogicalResult SourceBuilder::chooseMain() {
         heaviest = std::max(heaviest, load(pass, stage, vector));
   };
   measure();
-  while (vector > 1 && (plan.width % vector || (!choice.vector && heaviest > budget && vector > (tiled ? 4 : 1)))) {
+  while (!choice.vector && vector > 1 && (plan.width % vector || (heaviest > budget && vector > (tiled ? 4 : 1)))) {
     vector /= 2;
     measure();
   }
   if (plan.width % vector || (tiled && vector < 4))
     return kernel.emitError() << "schedule: vector is " << vector << "; tensor cores need 4 or 8, and it divides "
-                              << plan.width;
+                              << plan.width << " channels";
   for (const StagePlan &stagePlan : plan.stagePlans)
     for (const SweepPass &pass : stagePlan.passes) {
       mainSums = std::max(mainSums, pass.sums());

@@ -1,0 +1,29 @@
+// RUN: hc-translate --hc-to-cuda --target=sm_80 %s | FileCheck %s
+
+// Sums over tokens: coefficients by their own launch, a weight gradient by columns, the epilogue on both.
+
+// CHECK: class Rows0_0 {
+// CHECK:   dot<0, 0, 2>
+// CHECK: class Columns0 {
+// CHECK:   weightGradient<InRecord<0>, 2, 3, 3>
+// CHECK:   storeGradient<Space::PerChunk<0>, 2, 3, 3>
+// CHECK: columns<{{.*}}Space::PerToken<{{[0-9]+}}>, 4,
+// CHECK: tokenSums<float, Space::PerToken<{{[0-9]+}}>, Space::PerChunk<{{[0-9]+}}>, 4>
+// CHECK: class Epilogue0 {
+// CHECK:   uniformWeight<Space::PerChunk<0>, 2, 3>
+// CHECK:   uniformScaleWeight
+// CHECK:   uniformStoreWeight<Operand<3, float, 0>>
+// CHECK: class Epilogue1 {
+// CHECK:   loadCoefficients<Space::PerChunk<{{[0-9]+}}>, 4>
+// CHECK:   storeCoefficients<Operand<4, float, 0>>
+// CHECK: // launch {{.*}}"entry":"sums_columns"{{.*}}"grid_y":"chunks"
+hc.func @sums(%x: !hc.rows<2, 7> {hc.dtype = f32}, %p: !hc.coeffs<1, 3> {hc.dtype = f32},
+              %g: !hc.rows<2, 7> {hc.dtype = f32, hc.uniform})
+    -> (!hc.weight<2, 7, 3> {hc.dtype = f32, hc.uniform}, !hc.coeffs<2, 2> {hc.dtype = f32, hc.uniform})
+    attributes {hc.compute = f32} {
+  %0 = hc.weight_grad %x, %p : (!hc.rows<2, 7>, !hc.coeffs<1, 3>) -> !hc.weight<2, 7, 3>
+  %1 = hc.scale_weight %0, %g : (!hc.weight<2, 7, 3>, !hc.rows<2, 7>) -> !hc.weight<2, 7, 3>
+  %2 = hc.dot %x, %x : (!hc.rows<2, 7>, !hc.rows<2, 7>) -> !hc.coeffs<2, 2>
+  %3 = hc.token_sum %2 : (!hc.coeffs<2, 2>) -> !hc.coeffs<2, 2>
+  hc.return %1, %3 : !hc.weight<2, 7, 3>, !hc.coeffs<2, 2>
+}

@@ -1,0 +1,126 @@
+// The CUDA exit without a GPU: headers compile alone, every recipe compiles through NVRTC for every target, nothing spills.
+// SPDX-License-Identifier: Apache-2.0
+#include "hyperjit/Pipeline.h"
+#include "hyperjit/Target/CudaSource.h"
+
+#include "hyperjit/core/Artifact.h"
+#include "hyperjit/core/ProgramSource.h"
+#include "hyperjit/core/Target.h"
+
+#include "CudaHarness.h"
+
+#include <gtest/gtest.h>
+
+using namespace hyperjit;
+
+namespace {
+
+std::string mlirName(DType type) {
+  switch (type) {
+  case DType::BFloat16:
+    return "bf16";
+  case DType::Float16:
+    return "f16";
+  case DType::Float32:
+    return "f32";
+  default:
+    return "f64";
+  }
+}
+
+SiteRequest site(const std::string &text) {
+  SiteSpec spec = SiteSpec::parse(text);
+  auto program = ProgramSource::global().site(spec);
+  return {program->text,           program->signature.rowWidth,   spec.m, mlirName(spec.stream), mlirName(spec.branchIn),
+          mlirName(spec.branchOut), mlirName(spec.weight)};
+}
+
+struct Built {
+  cuda::CudaSource source;
+  bool ok = false;
+};
+
+Built build(const std::string &spec, bool backward, const std::string &target, const std::string &schedule = "auto") {
+  mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
+  context.getOrLoadDialect<hc::HCDialect>();
+  KernelRequest request;
+  request.role = "boundary";
+  request.backward = backward;
+  request.save = !backward;
+  request.given = "xuck";
+  request.want = "xycpk";
+  request.name = "kernel";
+  request.after = request.before = site(spec);
+  std::string failedPass;
+  Built built;
+  auto module = buildKernel(&context, request, {}, failedPass);
+  EXPECT_TRUE(module) << failedPass;
+  if (module)
+    built.ok = mlir::succeeded(
+        cuda::buildCudaSource(*module->getOps<hc::FuncOp>().begin(), target, schedule, built.source));
+  return built;
+}
+
+#define NEEDS_NVRTC()                                                                                                  \
+  if (std::string why = nvrtcMissing(); !why.empty())                                                                  \
+  GTEST_SKIP() << why
+
+void expectNoSpills(const std::string &spec, bool backward, const std::string &target) {
+  SCOPED_TRACE(spec + (backward ? " backward for " : " forward for ") + target);
+  Built built = build(spec, backward, target);
+  ASSERT_TRUE(built.ok);
+  Compiled compiled = compileCuda(built.source.text, target);
+  ASSERT_EQ(compiled.error, "");
+  EXPECT_EQ(compiled.entries.size(), built.source.launches.size());
+  for (const EntryInfo &entry : compiled.entries) {
+    EXPECT_EQ(entry.spills, 0) << entry.name << " uses local memory";
+    EXPECT_GT(entry.registers, 0) << entry.name;
+  }
+}
+
+TEST(Templates, EachHeaderCompilesAlone) {
+  NEEDS_NVRTC();
+  for (const std::string &name : templateNames())
+    EXPECT_EQ(compileCuda("#include \"" + name + "\"\n", "sm_90a").error, "") << name;
+}
+
+TEST(Kernels, EveryTargetWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *target : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120"})
+    for (const char *recipe : {"static", "manifold"})
+      for (bool backward : {false, true})
+        expectNoSpills(std::string(recipe) + ":n=4,d=4096,dtype=bf16", backward, target);
+}
+
+TEST(Kernels, EveryRecipeWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const std::string &recipe : ProgramSource::global().recipes())
+    for (const char *shape : {":n=4,d=320,dtype=fp32", ":n=2,d=129,dtype=fp16"}) {
+      std::string spec = recipe + shape;
+      if (recipe == "frac")
+        spec = recipe + (std::string(shape).find("320") != std::string::npos ? ":n=1,m=4,d=320,dtype=fp32" : ":n=1,m=3,d=129,dtype=fp16");
+      for (bool backward : {false, true})
+        expectNoSpills(spec, backward, "sm_90a");
+    }
+}
+
+TEST(Kernels, ManyStreamsAndDoublePrecision) {
+  NEEDS_NVRTC();
+  for (const char *spec : {"manifold:n=1,d=7,dtype=fp32", "manifold:n=8,d=1000,dtype=bf16", "static:n=16,d=64,dtype=bf16",
+                           "dynamic:n=3,d=48,dtype=fp64"})
+    for (bool backward : {false, true})
+      expectNoSpills(spec, backward, "sm_90a");
+}
+
+TEST(Source, IsShortAndSaysItsSchedule) {
+  Built forward = build("manifold:n=4,d=4096,dtype=bf16", false, "sm_90a");
+  ASSERT_TRUE(forward.ok);
+  EXPECT_LT(std::count(forward.source.text.begin(), forward.source.text.end(), '\n'), 200);
+  EXPECT_EQ(forward.source.schedule.rfind("rows:", 0), 0u);
+  // The schedule that was chosen, given back, gives the same text.
+  Built again = build("manifold:n=4,d=4096,dtype=bf16", false, "sm_90a", forward.source.schedule);
+  ASSERT_TRUE(again.ok);
+  EXPECT_EQ(again.source.text, forward.source.text);
+}
+
+} // namespace
