@@ -7,6 +7,8 @@
 #include "hyperjit/core/Error.h"
 #include "hyperjit/cuda/Cuda.h"
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cstring>
 #include <fmt/format.h>
@@ -107,36 +109,45 @@ Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target
     names.push_back(header->name);
     texts.push_back(header->text);
   }
-  ProgramHolder holder{nvrtc};
   auto check = [&](int status, const char *what) {
     if (status)
       throw InternalError(ErrorId::CompilerBug, fmt::format("{}: {}", what, nvrtc.errorString(status)), meta.spec);
   };
-  check(nvrtc.createProgram(&holder.program, payload.c_str(), "kernel.cu", static_cast<int>(names.size()), texts.data(),
-                            names.data()),
-        "nvrtcCreateProgram");
-  std::vector<std::string> flags = options(target);
-  std::vector<const char *> arguments;
-  for (const std::string &flag : flags)
-    arguments.push_back(flag.c_str());
-  int status = nvrtc.compileProgram(holder.program, static_cast<int>(arguments.size()), arguments.data());
-  size_t size = 0;
-  check(nvrtc.getLogSize(holder.program, &size), "nvrtcGetProgramLogSize");
-  std::string log(size, '\0');
-  check(nvrtc.getLog(holder.program, log.data()), "nvrtcGetProgramLog");
-  log.resize(std::strlen(log.c_str()));
-  if (status)
-    throw InternalError(ErrorId::CompilerBug,
-                        fmt::format("NVRTC refused generated code for {} ({}):\n{}{}", target.text(),
-                                    nvrtc.errorString(status), log.substr(0, 4000), linesNamed(log, payload)),
-                        meta.spec);
   Artifact artifact;
   artifact.kind = PayloadKind::Cubin;
   artifact.meta = std::move(meta);
-  artifact.meta.entries = readReport(log);
-  check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize");
-  artifact.payload.resize(size);
-  check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(artifact.payload.data())), "nvrtcGetCUBIN");
+  auto compile = [&](std::vector<std::string> flags) {
+    ProgramHolder holder{nvrtc};
+    check(nvrtc.createProgram(&holder.program, payload.c_str(), "kernel.cu", static_cast<int>(names.size()), texts.data(),
+                              names.data()),
+          "nvrtcCreateProgram");
+    std::vector<const char *> arguments;
+    for (const std::string &flag : flags)
+      arguments.push_back(flag.c_str());
+    int status = nvrtc.compileProgram(holder.program, static_cast<int>(arguments.size()), arguments.data());
+    size_t size = 0;
+    check(nvrtc.getLogSize(holder.program, &size), "nvrtcGetProgramLogSize");
+    std::string log(size, '\0');
+    check(nvrtc.getLog(holder.program, log.data()), "nvrtcGetProgramLog");
+    log.resize(std::strlen(log.c_str()));
+    if (status)
+      throw InternalError(ErrorId::CompilerBug,
+                          fmt::format("NVRTC refused generated code for {} ({}):\n{}{}", target.text(),
+                                      nvrtc.errorString(status), log.substr(0, 4000), linesNamed(log, payload)),
+                          artifact.meta.spec);
+    artifact.meta.entries = readReport(log);
+    check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize");
+    artifact.payload.resize(size);
+    check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(artifact.payload.data())), "nvrtcGetCUBIN");
+    return std::any_of(artifact.meta.entries.begin(), artifact.meta.entries.end(),
+                       [](const EntryInfo &entry) { return entry.spills > 0; });
+  };
+  std::vector<std::string> flags = options(target);
+  // Occupancy is worth less than registers in memory: spilled kernels get all registers instead.
+  if (compile(flags) && payload.find("HYPERJIT_BLOCKS") != std::string::npos) {
+    flags.push_back("-DHYPERJIT_RELAXED");
+    compile(flags);
+  }
   return artifact;
 }
 

@@ -9,6 +9,14 @@
 #define HYPERJIT_DEVICE static __device__ __forceinline__
 #define HYPERJIT_METHOD __device__ __forceinline__
 
+/// Blocks an SM that a kernel's registers must leave room for. The runtime compiles again with HYPERJIT_RELAXED where that
+/// made a kernel spill.
+#ifdef HYPERJIT_RELAXED
+#define HYPERJIT_BLOCKS(n) 1
+#else
+#define HYPERJIT_BLOCKS(n) n
+#endif
+
 namespace hyperjit {
 
 struct bfloat16 {

@@ -172,20 +172,46 @@ HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, 
   return lane;
 }
 
+/// Sums Count numbers over the lanes that differ in the bits of Distance, Distance / 2, ..: at every step a lane keeps
+/// one half of its numbers and hands the other over. Afterwards it holds numbers first .. first + count - 1.
+template <int Distance, int Count, class T> HYPERJIT_DEVICE void sumHalves(T (&values)[Count], T *target, int first, int count) {
+  if constexpr (Distance == 0) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i)
+      if (i < count)
+        target[first + i] = values[i];
+  } else {
+    constexpr int half = (Count + 1) / 2;
+    const bool upper = threadIdx.x & Distance;
+    T kept[half];
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const T low = values[i], high = i + half < Count ? values[i + half < Count ? i + half : 0] : T(0);
+      kept[i] = (upper ? high : low) + __shfl_xor_sync(0xffffffffu, upper ? low : high, Distance);
+    }
+    const int lower = count < half ? count : half;
+    sumHalves<Distance / 2>(kept, target, upper ? first + half : first, upper ? count - lower : lower);
+  }
+}
+
 /// Sums the lanes' slots over the warp's channels and puts them where the other warps see them: [warp][token][slot].
 template <class S, class P, class N> HYPERJIT_DEVICE void depositSums(N &lane, typename S::T *partials) {
   const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / S::channelLanes, column = threadIdx.x % S::channelLanes;
 #pragma unroll
   for (int t = 0; t < S::tokens; ++t) {
     typename S::T *target = partials + (warp * S::tile + t * S::tokenLanes + row) * P::slots;
+    if constexpr (P::plain > 0 && S::channelLanes > 4) {
+      sumHalves<S::channelLanes / 2>(lane.slot[t], target, 0, P::plain);
+    } else {
 #pragma unroll
-    for (int s = 0; s < P::plain; ++s) {
-      typename S::T sum = lane.slot[t][s];
+      for (int s = 0; s < P::plain; ++s) {
+        typename S::T sum = lane.slot[t][s];
 #pragma unroll
-      for (int distance = 1; distance < S::channelLanes; distance *= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-      if (column == s % S::channelLanes)
-        target[s] = sum;
+        for (int distance = 1; distance < S::channelLanes; distance *= 2)
+          sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+        if (column == s % S::channelLanes)
+          target[s] = sum;
+      }
     }
     if constexpr (P::tiles > 0) {
       // Coefficient `row` of the tile, tokens 2 column and 2 column + 1; hi and lo parts are in one lane.

@@ -142,9 +142,10 @@ private:
              int64_t cluster = 1) {
     std::string entryName = name + "_" + suffix.str();
     size_t operands = kernel.getNumArguments() + kernel.getNumResults();
-    add(formatv("extern \"C\" __global__ void __launch_bounds__({0}, {1}) {2}(const __grid_constant__ Launch<{3}> "
-                "launch) {{\n  {4}(launch);\n}",
-                threads, minBlocks, entryName, operands, call)
+    std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
+    add(formatv("extern \"C\" __global__ void __launch_bounds__({0}) {1}(const __grid_constant__ Launch<{2}> "
+                "launch) {{\n  {3}(launch);\n}",
+                bounds, entryName, operands, call)
             .str());
     launch["entry"] = entryName;
     launch["block"] = threads;
@@ -340,6 +341,15 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
 // The main kernel
 //===----------------------------------------------------------------------===//
 
+/// Of 4 to 8 warps, those that share `units` pieces of a row most evenly.
+static int64_t evenWarps(int64_t units) {
+  int64_t best = std::clamp<int64_t>(units, 1, 8), least = llvm::alignTo(units, best) - units;
+  for (int64_t warps = best - 1; warps >= 4; --warps)
+    if (int64_t waste = llvm::alignTo(units, warps) - units; waste < least)
+      best = warps, least = waste;
+  return best;
+}
+
 /// The widest vector that divides the row, is at most 16 bytes of the widest storage, and keeps a lane's rows in registers.
 int64_t SourceBuilder::chooseVector(int64_t pressure, int64_t extra, int64_t budget, bool ofMain) {
   int64_t most = std::max<int64_t>(1, 16 / plan.widestStorage);
@@ -351,17 +361,15 @@ int64_t SourceBuilder::chooseVector(int64_t pressure, int64_t extra, int64_t bud
   return 1;
 }
 
-/// Lanes that share a token read 64 bytes of a row together; warps share what is left of the row.
+/// A warp reads as much of one row together as there is (measured: long runs win); the number of warps is the one that
+/// leaves the fewest lanes idle in the last round.
 ShapeNumbers SourceBuilder::tileShape(int64_t vector) {
   ShapeNumbers numbers;
   numbers.vector = vector;
   int64_t pieces = llvm::divideCeil(plan.width, vector);
-  int64_t lanes = std::clamp<int64_t>(64 / (vector * plan.widestStorage), 4, 32);
-  lanes = std::min<int64_t>(lanes, std::max<int64_t>(4, llvm::PowerOf2Ceil(pieces)));
+  int64_t lanes = pieces >= 256 ? 32 : pieces >= 64 ? 16 : pieces >= 16 ? 8 : 4;
   numbers.tokenLanes = choice.tokens ? std::min<int64_t>(choice.tokens, 8) : 32 / lanes;
-  lanes = 32 / numbers.tokenLanes;
-  numbers.warps = choice.warps ? choice.warps
-                               : std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(pieces, lanes)), 1, 8);
+  numbers.warps = choice.warps ? choice.warps : evenWarps(llvm::divideCeil(pieces, 32 / numbers.tokenLanes));
   return numbers;
 }
 
@@ -444,13 +452,14 @@ LogicalResult SourceBuilder::chooseMain() {
   // Two CTAs of 8 warps have 128 registers a lane, one of 12 has 168, one of 8 has 255.
   bool longExpansion = llvm::any_of(
       plan.expanded, [](Value weight) { return cast<hc::WeightType>(weight.getType()).getColumns() > 8; });
-  bool two = tiled && heaviest <= 130 && !longExpansion;
+  // An expansion just fits 128 registers where addresses are shifts.
+  bool two = tiled && heaviest <= 130 && !longExpansion && (plan.expanded.empty() || llvm::isPowerOf2_64(plan.width));
   if (tiled) {
     mainShape.tokenLanes = 8;
     mainShape.tokens = repeat;
     int64_t pieces = llvm::divideCeil(plan.width, 4 * vector);
     mainShape.warps = choice.warps                                 ? choice.warps
-                      : !two && heaviest <= 130 && pieces >= 12 * 8 ? 12
+                      : !two && heaviest <= 130 && pieces >= 48 ? 12
                                                                     : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
   }
   mainShape.record = recordStride(plan.recordSize);
@@ -590,7 +599,8 @@ void SourceBuilder::emitColumns() {
   for (Operation *op : plan.columnOps) {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
-                weight.getRows() * 4 <= columnRegisters && plan.pressure(op) * 8 + weight.getRows() * 4 <= 232;
+                weight.getRows() * 4 <= columnRegisters &&
+                plan.pressure(op) * 8 + weight.getRows() * 4 <= (planesOf(op->getOperand(0)) == 1 ? 232 : 200);
     (fits ? tiles : plain).push_back(op);
   }
   if (!tiles.empty())
