@@ -69,11 +69,21 @@ LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
   return success();
 }
 
+/// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many sweeps.
+int64_t slotsOf(hc::FuncOp kernel) {
+  int64_t sums = 0;
+  hc::Uniformity uniformity;
+  for (Operation &op : kernel.getEntry().without_terminator())
+    if (isReduction(&op) && !uniformity.isUniform(op.getResult(0)))
+      sums += hc::elementCount(op.getResult(0).getType());
+  return sums > 384 ? 96 : 32;
+}
+
 class SourceBuilder {
 public:
   SourceBuilder(hc::FuncOp kernel, StringRef target, const Choice &choice, CudaSource &result)
-      : kernel(kernel), target(target), choice(choice), result(result),
-        plan(kernel, choice.slots ? choice.slots : 32) {}
+      : kernel(kernel), target(target), choice(choice), result(result), slots(choice.slots ? choice.slots : slotsOf(kernel)),
+        plan(kernel, slots) {}
 
   OwningOpRef<ModuleOp> run() {
     KernelPlan probe(kernel, 32);
@@ -172,6 +182,7 @@ private:
   StringRef target;
   const Choice &choice;
   CudaSource &result;
+  int64_t slots; ///< sums of one sweep at most
   KernelPlan plan;
   std::string name;
   bool tiled = false;
@@ -585,7 +596,7 @@ void SourceBuilder::emitMain() {
   entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch), numbers.cluster);
   result.schedule =
       formatv("rows:blocks={0},chunks={1},cluster={2},planes={3},slots={4},tokens={5},vector={6},warps={7}", minBlocks,
-              result.maxChunks, numbers.cluster, tiled ? 2 : 0, choice.slots ? choice.slots : 32, tile, vector,
+              result.maxChunks, numbers.cluster, tiled ? 2 : 0, slots, tile, vector,
               numbers.warps);
 }
 
@@ -659,7 +670,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       // One body for all blocks of columns: its first column is blockIdx.z's.
       int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : columns;
       int64_t each = onTiles ? rows * vector : rows * vector * words; // registers of one unit of the extent
-      int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, 232 - pressure));
+      int64_t limit = !onTiles || planesOf(gradient.getInput()) == 1 ? 232 : 180; // two planes of rows take registers
+      int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, limit - pressure));
       int64_t per = std::clamp<int64_t>(room / each, 1, extent);
       heaviest = std::max(heaviest, pressure + per * each);
       std::string className = formatv("{0}{1}", prefix, count++);
