@@ -58,8 +58,9 @@ std::vector<EntryInfo> readReport(std::string_view log) {
       entries.back().registers = static_cast<int>(numberBefore(line, " registers"));
       entries.back().sharedBytes = numberBefore(line, " bytes smem");
     } else if (inEntry && line.find("bytes stack frame") != std::string_view::npos) {
-      entries.back().spills = std::max({numberBefore(line, " bytes stack frame"), numberBefore(line, " bytes spill stores"),
-                                        numberBefore(line, " bytes spill loads")});
+      entries.back().spills =
+          std::max({numberBefore(line, " bytes stack frame"), numberBefore(line, " bytes spill stores"),
+                    numberBefore(line, " bytes spill loads")});
     }
   }
   return entries;
@@ -74,7 +75,8 @@ struct ProgramHolder {
   }
 };
 
-/// The generated lines that a log names ("kernel.cu(12): error"), so that a report holds what failed and not the library.
+/// The generated lines that a log names ("kernel.cu(12): error"), so that a report holds what failed and not the
+/// library.
 std::string linesNamed(std::string_view log, std::string_view text) {
   std::string result;
   int last = 0;
@@ -100,7 +102,9 @@ std::string linesNamed(std::string_view log, std::string_view text) {
 
 std::string CudaBackend::toolchain() const { return Nvrtc::get().identity; }
 
-std::string CudaBackend::flags(const Target &target) const { return fmt::format("{}", fmt::join(options(target), " ")); }
+std::string CudaBackend::flags(const Target &target) const {
+  return fmt::format("{}", fmt::join(options(target), " "));
+}
 
 Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target &target) const {
   const Nvrtc &nvrtc = Nvrtc::get();
@@ -118,8 +122,8 @@ Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target
   artifact.meta = std::move(meta);
   auto compile = [&](std::vector<std::string> flags) {
     ProgramHolder holder{nvrtc};
-    check(nvrtc.createProgram(&holder.program, payload.c_str(), "kernel.cu", static_cast<int>(names.size()), texts.data(),
-                              names.data()),
+    check(nvrtc.createProgram(&holder.program, payload.c_str(), "kernel.cu", static_cast<int>(names.size()),
+                              texts.data(), names.data()),
           "nvrtcCreateProgram");
     std::vector<const char *> arguments;
     for (const std::string &flag : flags)

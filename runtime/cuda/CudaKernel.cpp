@@ -1,6 +1,5 @@
-// CudaKernel.cpp - modules per device, and launches on the caller's stream. Nothing is allocated or synchronised; modules
-// are never unloaded, because captured graphs keep pointers into them.
-// SPDX-License-Identifier: Apache-2.0
+// CudaKernel.cpp - modules per device, and launches on the caller's stream. Nothing is allocated or synchronised;
+// modules are never unloaded, because captured graphs keep pointers into them. SPDX-License-Identifier: Apache-2.0
 #include "CudaKernel.h"
 
 #include "Driver.h"
@@ -64,8 +63,9 @@ private:
     static std::array<Context, kMaxDevices> contexts{};
     if (device < 0 || device >= kMaxDevices)
       throw UserError(ErrorId::DeviceFailure, fmt::format("device {} is beyond the {} supported", device, kMaxDevices));
-    std::call_once(once[device],
-                   [&] { driver.check(driver.primaryContextRetain(&contexts[device], handle), "retaining a context"); });
+    std::call_once(once[device], [&] {
+      driver.check(driver.primaryContextRetain(&contexts[device], handle), "retaining a context");
+    });
     return contexts[device];
   }
 
@@ -119,8 +119,9 @@ private:
     if (Status status = driver.moduleLoadData(&module, artifact->payload.data())) {
       const char *text = nullptr;
       driver.errorString(status, &text);
-      throw InternalError(ErrorId::ImageRejected, fmt::format("the driver refused the binary of {} for {}: {} ({})", meta().spec,
-                                                              meta().target, text ? text : "unknown", status),
+      throw InternalError(ErrorId::ImageRejected,
+                          fmt::format("the driver refused the binary of {} for {}: {} ({})", meta().spec, meta().target,
+                                      text ? text : "unknown", status),
                           meta().spec);
     }
     DeviceHandle handle = 0;
@@ -131,8 +132,8 @@ private:
     for (const LaunchInfo &launch : meta().launches) {
       LoadedLaunch loaded;
       if (driver.moduleGetFunction(&loaded.function, module, launch.entry.c_str()))
-        throw InternalError(ErrorId::ImageRejected, fmt::format("the binary of {} has no entry {}", meta().spec, launch.entry),
-                            meta().spec);
+        throw InternalError(ErrorId::ImageRejected,
+                            fmt::format("the binary of {} has no entry {}", meta().spec, launch.entry), meta().spec);
       if (launch.sharedBytes > 48 * 1024)
         driver.check(driver.functionSetAttribute(loaded.function, kFunctionDynamicShared, int(launch.sharedBytes)),
                      fmt::format("{} bytes of shared memory for {}", launch.sharedBytes, launch.entry));
@@ -151,10 +152,11 @@ private:
     const LoadedModule &module = loaded(context.device, &context.stream);
     for (size_t i = 0; i < what.operands.size(); ++i)
       if (what.operands[i].used && reinterpret_cast<uintptr_t>(operands[i]) % 16)
-        throw UserError(ErrorId::InvalidOperand,
-                        fmt::format("operand {} ('{}') of {} starts at an address that is no multiple of 16 bytes; copy the "
-                                    "tensor (it is a view into another one)",
-                                    i, what.operands[i].name, what.spec));
+        throw UserError(
+            ErrorId::InvalidOperand,
+            fmt::format("operand {} ('{}') of {} starts at an address that is no multiple of 16 bytes; copy the "
+                        "tensor (it is a view into another one)",
+                        i, what.operands[i].name, what.spec));
     const Driver &driver = Driver::get();
     ContextGuard guard(driver, context.device);
 
@@ -202,7 +204,8 @@ private:
         continue;
       if (x > kMaxGridX || y > kMaxGridYZ || z > kMaxGridYZ)
         throw UserError(ErrorId::LimitExceeded,
-                        fmt::format("{} tokens give {} a grid of {} x {} x {}, above the device's limit", tokens, launch.entry, x, y, z));
+                        fmt::format("{} tokens give {} a grid of {} x {} x {}, above the device's limit", tokens,
+                                    launch.entry, x, y, z));
       LaunchAttribute cluster{};
       cluster.id = kAttributeCluster;
       cluster.value.cluster = {unsigned(launch.cluster), 1, 1};

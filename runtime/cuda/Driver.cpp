@@ -20,7 +20,8 @@ using namespace hyperjit::cuda;
 
 namespace {
 
-template <class F> bool bind(void *library, const char *name, F &function) {
+template <class F>
+bool bind(void *library, const char *name, F &function) {
   function = reinterpret_cast<F>(dlsym(library, name));
   return function;
 }
@@ -177,7 +178,8 @@ struct OpenNvrtc {
     }
     // NVRTC opens its builtins by bare name: they must be in the process before the first compile.
     if (isFile)
-      for (const auto &entry : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored)) {
+      for (const auto &entry :
+           std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored)) {
         std::string name = entry.path().filename().string();
         if (name.starts_with("libnvrtc-builtins.so"))
           dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
@@ -191,14 +193,13 @@ struct OpenNvrtc {
   }
 
   bool take(void *library) {
-    bool whole = bind(library, "nvrtcGetErrorString", table.errorString) && bind(library, "nvrtcVersion", table.version) &&
-                 bind(library, "nvrtcCreateProgram", table.createProgram) &&
-                 bind(library, "nvrtcDestroyProgram", table.destroyProgram) &&
-                 bind(library, "nvrtcCompileProgram", table.compileProgram) &&
-                 bind(library, "nvrtcGetCUBINSize", table.getCubinSize) &&
-                 bind(library, "nvrtcGetCUBIN", table.getCubin) &&
-                 bind(library, "nvrtcGetProgramLogSize", table.getLogSize) &&
-                 bind(library, "nvrtcGetProgramLog", table.getLog);
+    bool whole =
+        bind(library, "nvrtcGetErrorString", table.errorString) && bind(library, "nvrtcVersion", table.version) &&
+        bind(library, "nvrtcCreateProgram", table.createProgram) &&
+        bind(library, "nvrtcDestroyProgram", table.destroyProgram) &&
+        bind(library, "nvrtcCompileProgram", table.compileProgram) &&
+        bind(library, "nvrtcGetCUBINSize", table.getCubinSize) && bind(library, "nvrtcGetCUBIN", table.getCubin) &&
+        bind(library, "nvrtcGetProgramLogSize", table.getLogSize) && bind(library, "nvrtcGetProgramLog", table.getLog);
     if (!whole) {
       tried.push_back("a libnvrtc without the calls of CUDA 12");
       return false;
@@ -208,7 +209,8 @@ struct OpenNvrtc {
     table.path = info.dli_fname ? info.dli_fname : "";
     int major = 0, minor = 0;
     table.version(&major, &minor);
-    table.identity = fmt::format("nvrtc {}.{} {}", major, minor, buildIdOf(reinterpret_cast<const void *>(table.version)));
+    table.identity =
+        fmt::format("nvrtc {}.{} {}", major, minor, buildIdOf(reinterpret_cast<const void *>(table.version)));
     return found = true;
   }
 };
@@ -228,16 +230,18 @@ void Driver::check(Status status, const std::string &what) const {
     return;
   const char *text = nullptr;
   errorString(status, &text);
-  throw UserError(ErrorId::DeviceFailure, fmt::format("{}: the CUDA driver says '{}' ({})", what, text ? text : "unknown", status));
+  throw UserError(ErrorId::DeviceFailure,
+                  fmt::format("{}: the CUDA driver says '{}' ({})", what, text ? text : "unknown", status));
 }
 
 const Nvrtc &Nvrtc::get() {
   static const OpenNvrtc instance;
   if (!instance.found)
-    throw UserError(ErrorId::LibraryMissing,
-                    fmt::format("libnvrtc was not found, so CUDA kernels cannot be compiled; it comes with the torch wheel "
-                                "(nvidia/cu13/lib) or the CUDA toolkit, or name it in HYPERJIT_NVRTC_PATH. Tried: {}",
-                                fmt::join(instance.tried, "; ")));
+    throw UserError(
+        ErrorId::LibraryMissing,
+        fmt::format("libnvrtc was not found, so CUDA kernels cannot be compiled; it comes with the torch wheel "
+                    "(nvidia/cu13/lib) or the CUDA toolkit, or name it in HYPERJIT_NVRTC_PATH. Tried: {}",
+                    fmt::join(instance.tried, "; ")));
   return instance.table;
 }
 

@@ -1,6 +1,5 @@
-// Driver.h - the CUDA driver and NVRTC, opened at run time into one symbol table each. Neither is needed to build, to link
-// or to load the library; asking for one that is not there is refused by name.
-// SPDX-License-Identifier: Apache-2.0
+// Driver.h - the CUDA driver and NVRTC, opened at run time into one symbol table each. Neither is needed to build, to
+// link or to load the library; asking for one that is not there is refused by name. SPDX-License-Identifier: Apache-2.0
 //
 // The few types of the driver's C interface are declared here as its ABI has them, so that no CUDA header is needed.
 #ifndef HYPERJIT_CUDA_DRIVER_H
@@ -90,8 +89,9 @@ struct Nvrtc {
   std::string path;     ///< the file that was opened
   std::string identity; ///< "nvrtc 13.0 <build id>", without paths
 
-  /// Opens libnvrtc once: HYPERJIT_NVRTC_PATH, what the process has loaded, added folders, nvidia/cu13/lib beside a loaded
-  /// LibTorch, $CUDA_HOME/lib64, the loader's search. Throws UserError (LibraryMissing) that lists what was tried.
+  /// Opens libnvrtc once: HYPERJIT_NVRTC_PATH, what the process has loaded, added folders, nvidia/cu13/lib beside a
+  /// loaded LibTorch, $CUDA_HOME/lib64, the loader's search. Throws UserError (LibraryMissing) that lists what was
+  /// tried.
   static const Nvrtc &get();
   static void addFolder(const std::string &folder);
 };

@@ -1,5 +1,5 @@
-// The CUDA exit without a GPU: headers compile alone, every recipe compiles through NVRTC for every target, nothing spills.
-// SPDX-License-Identifier: Apache-2.0
+// The CUDA exit without a GPU: headers compile alone, every recipe compiles through NVRTC for every target, nothing
+// spills. SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/Pipeline.h"
 #include "hyperjit/Target/CudaSource.h"
 
@@ -31,8 +31,9 @@ std::string mlirName(DType type) {
 SiteRequest site(const std::string &text) {
   SiteSpec spec = SiteSpec::parse(text);
   auto program = ProgramSource::global().site(spec);
-  return {program->text,           program->signature.rowWidth,   spec.m, mlirName(spec.stream), mlirName(spec.branchIn),
-          mlirName(spec.branchOut), mlirName(spec.weight)};
+  return {program->text,         program->signature.rowWidth, spec.m,
+          mlirName(spec.stream), mlirName(spec.branchIn),     mlirName(spec.branchOut),
+          mlirName(spec.weight)};
 }
 
 struct Built {
@@ -56,8 +57,8 @@ Built build(const std::string &spec, bool backward, const std::string &target, c
   auto module = buildKernel(&context, request, {}, failedPass);
   EXPECT_TRUE(module) << failedPass;
   if (module)
-    built.ok = mlir::succeeded(
-        cuda::buildCudaSource(*module->getOps<hc::FuncOp>().begin(), target, schedule, built.source));
+    built.ok =
+        mlir::succeeded(cuda::buildCudaSource(*module->getOps<hc::FuncOp>().begin(), target, schedule, built.source));
   return built;
 }
 
@@ -98,7 +99,8 @@ TEST(Kernels, EveryRecipeWithoutSpills) {
     for (const char *shape : {":n=4,d=320,dtype=fp32", ":n=2,d=129,dtype=fp16"}) {
       std::string spec = recipe + shape;
       if (recipe == "frac")
-        spec = recipe + (std::string(shape).find("320") != std::string::npos ? ":n=1,m=4,d=320,dtype=fp32" : ":n=1,m=3,d=129,dtype=fp16");
+        spec = recipe + (std::string(shape).find("320") != std::string::npos ? ":n=1,m=4,d=320,dtype=fp32"
+                                                                             : ":n=1,m=3,d=129,dtype=fp16");
       for (bool backward : {false, true})
         expectNoSpills(spec, backward, "sm_90a");
     }
@@ -106,8 +108,8 @@ TEST(Kernels, EveryRecipeWithoutSpills) {
 
 TEST(Kernels, ManyStreamsAndDoublePrecision) {
   NEEDS_NVRTC();
-  for (const char *spec : {"manifold:n=1,d=7,dtype=fp32", "manifold:n=8,d=1000,dtype=bf16", "static:n=16,d=64,dtype=bf16",
-                           "dynamic:n=3,d=48,dtype=fp64"})
+  for (const char *spec : {"manifold:n=1,d=7,dtype=fp32", "manifold:n=8,d=1000,dtype=bf16",
+                           "static:n=16,d=64,dtype=bf16", "dynamic:n=3,d=48,dtype=fp64"})
     for (bool backward : {false, true})
       expectNoSpills(spec, backward, "sm_90a");
 }

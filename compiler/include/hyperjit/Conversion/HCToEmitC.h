@@ -41,7 +41,6 @@ int64_t planesOf(mlir::Value rows);
 /// Ops that only move or repeat numbers: reading them again costs less than storing them.
 bool isMovement(mlir::Operation *op);
 
-
 class BodyEmitter {
 public:
   enum class Kind { Coefficients, Rows, Wide };

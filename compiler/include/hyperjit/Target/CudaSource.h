@@ -39,8 +39,8 @@ mlir::LogicalResult buildCudaSource(hc::FuncOp kernel, llvm::StringRef target, l
                                     CudaSource &result);
 
 /// The EmitC module that the text is printed from, for `--stage emitc`.
-mlir::OwningOpRef<mlir::ModuleOp> buildCudaModule(hc::FuncOp kernel, llvm::StringRef target,
-                                                  llvm::StringRef schedule, CudaSource &result);
+mlir::OwningOpRef<mlir::ModuleOp> buildCudaModule(hc::FuncOp kernel, llvm::StringRef target, llvm::StringRef schedule,
+                                                  CudaSource &result);
 
 } // namespace hyperjit::cuda
 

@@ -65,7 +65,8 @@ static int64_t beyondLanes(Type type) {
 int64_t cuda::scratchOf(Operation *op) {
   return llvm::TypeSwitch<Operation *, int64_t>(op)
       .Case<hc::SliceOp, hc::TransposeOp, hc::BroadcastOp, hc::ReduceSumOp, hc::SoftmaxOp, hc::SoftmaxAdjointOp,
-            hc::PermutationMixOp, hc::PermutationDotOp>([](auto op) { return beyondLanes(op->getOperand(0).getType()); })
+            hc::PermutationMixOp, hc::PermutationDotOp>(
+          [](auto op) { return beyondLanes(op->getOperand(0).getType()); })
       .Case<hc::MatmulOp>([](hc::MatmulOp op) {
         return hc::elementCount(op.getLhs().getType()) + hc::elementCount(op.getRhs().getType());
       })
@@ -102,7 +103,8 @@ static ArrayRef<int64_t> shapeOf(Value value) { return cast<hc::CoeffsType>(valu
 static int64_t countOf(Value value) { return hc::elementCount(value.getType()); }
 static int64_t rowsOf(Value value) { return cast<hc::RowsType>(value.getType()).getRows(); }
 
-template <class Op> static std::string sinkhornOptions(Op op) {
+template <class Op>
+static std::string sinkhornOptions(Op op) {
   StringRef start = op.getStart(), place = op.getPlace();
   return formatv("SinkhornOptions<{0}, {1}, SinkhornStart::{2}, {3}, SinkhornPlace::{4}, {5}>",
                  cast<hc::CoeffsType>(op.getType()).getShape()[0], op.getIterations(),
@@ -440,9 +442,15 @@ void BodyEmitter::reduce(Operation *op, int64_t slot, int64_t begin, int64_t cou
   auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
   SmallVector<std::string> range = {number(slot), number(begin), number(count)};
   llvm::TypeSwitch<Operation *>(op)
-      .Case<hc::DotOp>([&](auto) { call("dot", range, {context, operand(0), operand(1)}, {}, false); })
-      .Case<hc::DotRowsOp>([&](auto) { call("dotRows", range, {context, operand(0), operand(1)}, {}, false); })
-      .Case<hc::RowSumOp>([&](auto) { call("rowSum", range, {context, operand(0)}, {}, false); })
+      .Case<hc::DotOp>([&](auto) {
+        call("dot", range, {context, operand(0), operand(1)}, {}, false);
+      })
+      .Case<hc::DotRowsOp>([&](auto) {
+        call("dotRows", range, {context, operand(0), operand(1)}, {}, false);
+      })
+      .Case<hc::RowSumOp>([&](auto) {
+        call("rowSum", range, {context, operand(0)}, {}, false);
+      })
       .Case<hc::ProjectOp>([&](hc::ProjectOp project) {
         if (auto planes = places.projection.find(project.getWeight()); planes != places.projection.end()) {
           call("projectTiles",
@@ -495,8 +503,7 @@ void BodyEmitter::storeSums(StringRef reference, int64_t begin, int64_t count) {
 
 void BodyEmitter::storeOuter(StringRef reference, hc::WeightGradOp op, int64_t columns) {
   auto type = cast<hc::WeightType>(op.getType());
-  storeCall("storeGradient",
-            {reference.str(), number(type.getRows()), number(type.getColumns()), number(columns)});
+  storeCall("storeGradient", {reference.str(), number(type.getRows()), number(type.getColumns()), number(columns)});
 }
 
 void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tiles) {
@@ -542,8 +549,7 @@ Value BodyEmitter::convertWide(Operation *op) {
         return call("uniformRoundRows", {storageName(*round.getType()).str()}, {context, operand(0)});
       })
       .Case<hc::ExpandOp>([&](hc::ExpandOp expand) {
-        return call("uniformExpand",
-                    {source(expand.getCoefficients()), number(shapeOf(expand.getCoefficients())[0])},
+        return call("uniformExpand", {source(expand.getCoefficients()), number(shapeOf(expand.getCoefficients())[0])},
                     {context, operand(1)});
       })
       .Case<hc::OuterOp>([&](hc::OuterOp outer) {
@@ -552,8 +558,12 @@ Value BodyEmitter::convertWide(Operation *op) {
                     {source(outer.getCoefficients()), number(type.getRows()), number(type.getColumns())},
                     {context, operand(0)});
       })
-      .Case<hc::ScaleWeightOp>([&](auto) { return call("uniformScaleWeight", {}, {context, operand(0), operand(1)}); })
-      .Case<hc::WeightDotOp>([&](auto) { return call("uniformWeightDot", {}, {context, operand(0), operand(1)}); })
+      .Case<hc::ScaleWeightOp>([&](auto) {
+        return call("uniformScaleWeight", {}, {context, operand(0), operand(1)});
+      })
+      .Case<hc::WeightDotOp>([&](auto) {
+        return call("uniformWeightDot", {}, {context, operand(0), operand(1)});
+      })
       .Case<hc::ConcatWeightsOp>([&](auto) {
         SmallVector<Value> operands = {context};
         for (Value value : op->getOperands())
@@ -569,7 +579,9 @@ Value BodyEmitter::convertWide(Operation *op) {
         return call("uniformWeightFromRows", {number(cast<hc::WeightType>(from.getType()).getRows())},
                     {context, operand(0)});
       })
-      .Case<hc::RowsFromWeightOp>([&](auto) { return call("uniformRowsFromWeight", {}, {context, operand(0)}); })
+      .Case<hc::RowsFromWeightOp>([&](auto) {
+        return call("uniformRowsFromWeight", {}, {context, operand(0)});
+      })
       .Default([](Operation *) { return Value(); });
 }
 

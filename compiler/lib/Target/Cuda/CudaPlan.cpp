@@ -4,8 +4,8 @@
 #include "CudaPlan.h"
 
 #include "llvm/ADT/STLExtras.h"
-#include "llvm/Support/MathExtras.h"
 #include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace hyperjit;
@@ -123,8 +123,8 @@ LogicalResult KernelPlan::collect() {
       if (!uniform)
         widestStorage = std::max(widestStorage, storageBytes(storage));
     }
-    memory.memory[argument] = formatv("Operand<{0}, {1}, {2}>", index, storageName(storage),
-                                      uniform ? 0 : elements(argument));
+    memory.memory[argument] =
+        formatv("Operand<{0}, {1}, {2}>", index, storageName(storage), uniform ? 0 : elements(argument));
   }
   // Live ops, in order.
   llvm::SetVector<Operation *> live;
@@ -343,7 +343,8 @@ void KernelPlan::formPasses() {
       int64_t rowBlock = columnBlock < columns ? 1 : std::max<int64_t>(1, std::min(rows, maxSlots / columns));
       for (int64_t row = 0; row < rows; row += rowBlock)
         for (int64_t column = 0; column < columns; column += columnBlock)
-          parts.push_back({op, 0, row, std::min(rowBlock, rows - row), column, std::min(columnBlock, columns - column)});
+          parts.push_back(
+              {op, 0, row, std::min(rowBlock, rows - row), column, std::min(columnBlock, columns - column)});
     }
     if (stores.empty() && parts.empty())
       continue;

@@ -84,20 +84,21 @@ public:
   int64_t widestStorage = 2; ///< bytes of the widest element among token rows
   std::vector<StagePlan> stagePlans;
   std::vector<Store> head, tail;
-  std::vector<mlir::Value> uniformReads;        ///< uniform coefficients that sweeps read
-  std::vector<mlir::Value> columnRecords;       ///< token coefficients that column sums read
-  std::vector<mlir::Value> columnUniforms;      ///< uniform coefficients that column sums read
-  std::vector<mlir::Operation *> columnOps;     ///< sums of rows and weight gradients
+  std::vector<mlir::Value> uniformReads;    ///< uniform coefficients that sweeps read
+  std::vector<mlir::Value> columnRecords;   ///< token coefficients that column sums read
+  std::vector<mlir::Value> columnUniforms;  ///< uniform coefficients that column sums read
+  std::vector<mlir::Operation *> columnOps; ///< sums of rows and weight gradients
   std::vector<Store> prologueStores, epilogueStores;
-  int64_t sumCount = 0;     ///< numbers of a token that are summed over tokens
-  int64_t sumOffset = 0;    ///< their place in PerToken, bytes
+  int64_t sumCount = 0;  ///< numbers of a token that are summed over tokens
+  int64_t sumOffset = 0; ///< their place in PerToken, bytes
   int64_t chunkSumOffset = 0;
-  int64_t columnOffset = 0; ///< in PerToken, bytes: the record that column sums read
-  int64_t columnSize = 0;   ///< its numbers, a multiple of 4
+  int64_t columnOffset = 0;                          ///< in PerToken, bytes: the record that column sums read
+  int64_t columnSize = 0;                            ///< its numbers, a multiple of 4
   llvm::DenseMap<mlir::Value, int64_t> columnRecord; ///< offsets in it
 
-  Places memory;            ///< everything in global memory
-  llvm::SetVector<mlir::Value> headValues, perToken; ///< of which: made by the head; in the token's part of the workspace
+  Places memory; ///< everything in global memory
+  llvm::SetVector<mlir::Value> headValues,
+      perToken;                                ///< of which: made by the head; in the token's part of the workspace
   llvm::DenseMap<mlir::Value, int64_t> record; ///< main's record
   llvm::DenseMap<mlir::Value, std::pair<std::string, int64_t>> losslessStores; ///< rows outputs: reference, stage
   int64_t recordSize = 0;

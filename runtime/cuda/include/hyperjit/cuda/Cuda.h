@@ -11,8 +11,8 @@
 
 namespace hyperjit::cuda {
 
-/// One more folder in which libnvrtc may lie, for a caller that knows where its vendor libraries are. Call it before the
-/// first compile; it is looked at after HYPERJIT_NVRTC_PATH and what the process has loaded.
+/// One more folder in which libnvrtc may lie, for a caller that knows where its vendor libraries are. Call it before
+/// the first compile; it is looked at after HYPERJIT_NVRTC_PATH and what the process has loaded.
 HYPERJIT_EXPORT void addLibraryFolder(const std::string &folder);
 
 /// Devices of the driver; 0 without a driver.

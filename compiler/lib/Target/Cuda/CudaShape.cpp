@@ -1,0 +1,192 @@
+//===- CudaShape.cpp - The numbers of a kernel's schedule -----------------===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rules made from measurements on an H200 (8192 tokens, D = 1280 .. 7168);
+// what they weigh is rows alive in registers, not names of variants.
+//===----------------------------------------------------------------------===//
+#include "SourceBuilder.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+using llvm::StringRef;
+
+LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
+  if (text.empty() || text == "auto")
+    return success();
+  auto [skeleton, numbers] = text.split(':');
+  if (skeleton != "rows")
+    return kernel.emitError() << "schedule '" << text << "' names the skeleton '" << skeleton
+                              << "'; CUDA kernels have 'rows'";
+  struct Row {
+    StringRef name;
+    int64_t *value;
+    int64_t least, most;
+    bool power;
+  } table[] = {{"blocks", &choice.blocks, 1, 8, false},   {"chunks", &choice.chunks, 1, 256, false},
+               {"cluster", &choice.cluster, 1, 16, true}, {"planes", &choice.planes, 0, 2, false},
+               {"slots", &choice.slots, 32, 96, false},   {"tokens", &choice.tokens, 1, 16, true},
+               {"vector", &choice.vector, 1, 8, true},    {"warps", &choice.warps, 1, 16, false}};
+  while (!numbers.empty()) {
+    auto [pair, rest] = numbers.split(',');
+    numbers = rest;
+    auto [name, digits] = pair.split('=');
+    auto *row = llvm::find_if(table, [&](const Row &row) { return row.name == name; });
+    int64_t value;
+    if (row == std::end(table) || digits.getAsInteger(10, value))
+      return kernel.emitError()
+             << "schedule '" << text << "': '" << pair
+             << "' is no number of 'rows'; it takes blocks, chunks, cluster, planes, slots, tokens, vector, "
+                "warps";
+    if (value < row->least || value > row->most || (row->power && !llvm::isPowerOf2_64(value)))
+      return kernel.emitError() << "schedule '" << text << "': " << name << " is " << value << "; legal are "
+                                << row->least << " to " << row->most << (row->power ? ", powers of two" : "");
+    *row->value = value;
+  }
+  return success();
+}
+
+/// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
+/// sweeps.
+int64_t cuda::slotsOf(hc::FuncOp kernel) {
+  int64_t sums = 0;
+  hc::Uniformity uniformity;
+  for (Operation &op : kernel.getEntry().without_terminator())
+    if (isReduction(&op) && !uniformity.isUniform(op.getResult(0)))
+      sums += hc::elementCount(op.getResult(0).getType());
+  return sums > 384 ? 96 : 32;
+}
+
+int64_t cuda::recordStride(int64_t size) {
+  int64_t stride = llvm::alignTo(std::max<int64_t>(size, 4), 4);
+  return stride % 8 == 4 ? stride : stride + 4;
+}
+
+/// Of 4 to 8 warps, those that share `units` pieces of a row most evenly.
+static int64_t evenWarps(int64_t units) {
+  int64_t best = std::clamp<int64_t>(units, 1, 8), least = llvm::alignTo(units, best) - units;
+  for (int64_t warps = best - 1; warps >= 4; --warps)
+    if (int64_t waste = llvm::alignTo(units, warps) - units; waste < least)
+      best = warps, least = waste;
+  return best;
+}
+
+/// A warp reads as much of one row together as there is (measured: long runs win); the number of warps is the one that
+/// leaves the fewest lanes idle in the last round.
+ShapeNumbers SourceBuilder::tileShape(int64_t vector) {
+  ShapeNumbers numbers;
+  numbers.vector = vector;
+  int64_t pieces = llvm::divideCeil(plan.width, vector);
+  int64_t lanes = pieces >= 256 ? 32 : pieces >= 64 ? 16 : pieces >= 16 ? 8 : 4;
+  numbers.tokenLanes = choice.tokens ? std::min<int64_t>(choice.tokens, 8) : 32 / lanes;
+  numbers.warps = choice.warps ? choice.warps : evenWarps(llvm::divideCeil(pieces, 32 / numbers.tokenLanes));
+  return numbers;
+}
+
+/// Shape, blocks an SM and cluster of the main kernel. Nothing here depends on the token count: a token's sums keep
+/// their order whatever the batch.
+LogicalResult SourceBuilder::chooseMain() {
+  // The pass under most pressure decides the vector of all: lanes keep their channels from stage to stage.
+  bool reduces = false;
+  // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that.
+  int64_t planeBytes = 0;
+  for (Value weight : plan.projected)
+    planeBytes += hc::elementCount(weight.getType()) * 4;
+  for (Value weight : plan.expanded)
+    planeBytes += hc::elementCount(weight.getType()) * 4;
+  int64_t repeat = choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
+                   : tiled && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
+                                                                              : 1;
+  auto load = [&](const SweepPass &pass, int64_t stage, int64_t vector) {
+    return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
+           (plan.elementBytes / 4);
+  };
+  // Narrow loads and more warps beat wide loads and few (measured), but for kernels of a few rows; planes of two tokens
+  // leave room for four channels.
+  auto lightest = [&] {
+    int64_t atEight = 0;
+    for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
+      for (const SweepPass &pass : stagePlan.passes)
+        atEight = std::max(atEight, load(pass, stage, 8));
+    return atEight <= 72;
+  };
+  int64_t most = std::max<int64_t>(1, tiled && repeat == 1 && plan.expanded.empty() ? 16 / plan.widestStorage
+                                      : plan.widestStorage == 2                     ? (lightest() ? 8 : 4)
+                                                                                    : 16 / plan.widestStorage);
+  // Weights as stored are read ahead of their use: room for that.
+  int64_t budget = !tiled && !(plan.projected.empty() && plan.expanded.empty()) ? 100 : 130;
+  int64_t vector = choice.vector ? choice.vector : most;
+  int64_t heaviest = 0;
+  auto measure = [&] {
+    heaviest = 0;
+    for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
+      for (const SweepPass &pass : stagePlan.passes)
+        heaviest = std::max(heaviest, load(pass, stage, vector));
+  };
+  measure();
+  while (!choice.vector && vector > 1 && (plan.width % vector || (heaviest > budget && vector > (tiled ? 4 : 1)))) {
+    vector /= 2;
+    measure();
+  }
+  if (plan.width % vector || (tiled && vector < 4))
+    return kernel.emitError() << "schedule: vector is " << vector << "; tensor cores need 4 or 8, and it divides "
+                              << plan.width << " channels";
+  for (const StagePlan &stagePlan : plan.stagePlans)
+    for (const SweepPass &pass : stagePlan.passes) {
+      mainSums = std::max(mainSums, pass.sums());
+      reduces |= !pass.parts.empty();
+    }
+  mainShape = tileShape(vector);
+  // Two CTAs of 8 warps have 128 registers a lane, one of 12 has 168, one of 8 has 255.
+  bool longExpansion =
+      llvm::any_of(plan.expanded, [](Value weight) { return cast<hc::WeightType>(weight.getType()).getColumns() > 8; });
+  // An expansion just fits 128 registers where addresses are shifts.
+  bool two = tiled && heaviest <= 130 && !longExpansion && (plan.expanded.empty() || llvm::isPowerOf2_64(plan.width));
+  if (tiled) {
+    mainShape.tokenLanes = 8;
+    mainShape.tokens = repeat;
+    int64_t pieces = llvm::divideCeil(plan.width, 4 * vector);
+    mainShape.warps = choice.warps                              ? choice.warps
+                      : !two && heaviest <= 130 && pieces >= 48 ? 12
+                                                                : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
+  }
+  mainShape.record = recordStride(plan.recordSize);
+  while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
+    mainShape.tokenLanes /= 2;
+  minBlocks = choice.blocks ? choice.blocks : two && mainShape.warps <= 8 ? 2 : 1;
+  bool clusters = target.starts_with("sm_9") || target.starts_with("sm_1");
+  if (choice.cluster > 1 && !clusters)
+    return kernel.emitError() << "schedule: cluster is " << choice.cluster << ", but " << target << " has no clusters";
+  if (choice.cluster > 1 && !reduces)
+    return kernel.emitError("schedule: cluster above 1 is for kernels that reduce over channels");
+  mainShape.cluster = choice.cluster ? choice.cluster : 1;
+  if (tiled)
+    placePlanes();
+  return success();
+}
+
+/// The prologue packs the weights of projections and expansions for the main kernel's vector.
+void SourceBuilder::placePlanes() {
+  auto place = [&](Value weight, StringRef kind, int64_t words, llvm::DenseMap<Value, std::string> &planes) {
+    auto type = cast<hc::WeightType>(weight.getType());
+    int64_t offset = plan.fixedBytes;
+    plan.fixedBytes += llvm::alignTo(words * 4, 256);
+    planes[weight] = formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}>", kind, offset, type.getRows(),
+                             type.getColumns(), plan.width, mainShape.vector);
+    plan.prologueStores.push_back({weight, planes[weight], true});
+  };
+  int64_t vector = mainShape.vector, chunks = llvm::divideCeil(plan.width, 4 * vector);
+  plan.fixedBytes = llvm::alignTo(plan.fixedBytes, 256);
+  for (Value weight : plan.projected) {
+    auto type = cast<hc::WeightType>(weight.getType());
+    place(weight, "ProjectionPlanes",
+          type.getRows() * chunks * (vector / 4) * llvm::divideCeil(type.getColumns(), 8) * 128, projection);
+  }
+  for (Value weight : plan.expanded) {
+    auto type = cast<hc::WeightType>(weight.getType());
+    int64_t k = type.getColumns();
+    int64_t steps = k % 16 > 8 || k % 16 == 0 ? llvm::divideCeil(k, 16) : k / 16;
+    int64_t words = 128 * steps + (k > 16 * steps ? 64 : 0);
+    place(weight, "ExpansionPlanes", type.getRows() * chunks * (vector / 2) * words, expansion);
+  }
+}

@@ -1,0 +1,141 @@
+//===- CudaSums.cpp - Launches that sum over tokens -----------------------===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "SourceBuilder.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+using llvm::StringRef;
+
+/// The widest vector that divides the row, is at most 16 bytes of the widest storage, and fits the registers of a lane
+/// that keeps `registers` numbers for every channel.
+int64_t SourceBuilder::columnVector(int64_t registers) {
+  for (int64_t vector = std::max<int64_t>(1, 16 / plan.widestStorage); vector > 1; vector /= 2)
+    if (plan.width % vector == 0 && registers * vector * (plan.elementBytes / 4) <= 120)
+      return vector;
+  return 1;
+}
+
+void SourceBuilder::emitColumns() {
+  // Weight gradients of half-width rows go to tensor cores, the rest to one lane a channel.
+  std::vector<Operation *> tiles, plain;
+  for (Operation *op : plan.columnOps) {
+    auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
+    bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
+                weight.getRows() * 4 <= columnRegisters &&
+                plan.pressure(op) * 8 + weight.getRows() * 4 <= (planesOf(op->getOperand(0)) == 1 ? 232 : 200);
+    (fits ? tiles : plain).push_back(op);
+  }
+  if (!tiles.empty())
+    emitColumnLaunch(tiles, true);
+  if (!plain.empty())
+    emitColumnLaunch(plain, false);
+}
+
+void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles) {
+  std::string prefix = onTiles ? "Gradient" : "Columns";
+  ShapeNumbers numbers;
+  numbers.tokenLanes = 1;
+  numbers.tokens = onTiles ? 64 : 16; // staged at once
+  Places places;
+  places.memory = plan.memory.memory;
+  std::string uniform = emitUniformRecord(prefix + "Uniform", plan.columnUniforms, places, numbers);
+  places.record = plan.columnRecord;
+  numbers.record = recordStride(plan.columnSize);
+  while (onTiles && numbers.tokens > 16 && numbers.tokens * numbers.record * 4 > 32768)
+    numbers.tokens /= 2;
+  auto extents = [](Operation *op) -> std::pair<int64_t, int64_t> {
+    if (auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType()))
+      return {weight.getRows(), weight.getColumns()};
+    return {cast<hc::RowsType>(op->getResult(0).getType()).getRows(), 1};
+  };
+  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4, heaviest = 0;
+  for (Operation *op : ops) {
+    auto [rows, columns] = extents(op);
+    if (onTiles) {
+      int64_t sums = std::min<int64_t>(columnRegisters, rows * vector * llvm::divideCeil(columns, 8));
+      if (plan.width % 8 || rows * 8 > columnRegisters || plan.pressure(op) * 2 * 8 + sums > 200)
+        vector = 4;
+    } else {
+      vector = std::min(vector, columnVector(plan.pressure(op) + std::min(rows * columns, columnRegisters)));
+    }
+  }
+  numbers.vector = vector;
+  int64_t channels = onTiles ? 4 * vector : 32 * vector; // of a warp
+  numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, onTiles ? 4 : 8);
+  std::string passes;
+  int64_t count = 0, blocks = 0;
+  auto addPass = [&](StringRef className, int64_t sums, int64_t columns, int64_t repeats) {
+    passes += formatv(",\n      {0}<{1}, {2}, {3}, {4}>", onTiles ? "TilePass" : "ColumnPass", className, sums, columns,
+                      repeats)
+                  .str();
+    blocks += repeats;
+  };
+  for (Operation *op : ops) {
+    auto [rows, columns] = extents(op);
+    auto gradient = dyn_cast<hc::WeightGradOp>(op);
+    std::string reference = plan.memory.memory.lookup(op->getResult(0));
+    bool weight = isa<hc::WeightType>(op->getResult(0).getType());
+    int64_t pressure = plan.pressure(op) * vector * (onTiles ? 2 : 1);
+    if (weight) {
+      // One body for all blocks of columns: its first column is blockIdx.z's.
+      int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : columns;
+      int64_t each = onTiles ? rows * vector : rows * vector * words;             // registers of one unit of the extent
+      int64_t limit = !onTiles || planesOf(gradient.getInput()) == 1 ? 232 : 180; // two planes of rows take registers
+      int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, limit - pressure));
+      int64_t per = std::clamp<int64_t>(room / each, 1, extent);
+      heaviest = std::max(heaviest, pressure + per * each);
+      std::string className = formatv("{0}{1}", prefix, count++);
+      BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, places);
+      if (onTiles) {
+        emitter.sumTiles(gradient, per);
+        emitter.storeTiles(reference, gradient, per);
+      } else {
+        emitter.sumOuter(gradient, per);
+        emitter.storeOuter(reference, gradient, per);
+      }
+      close(emitter);
+      addPass(className, onTiles ? per * rows * vector / 4 : per * vector * rows, onTiles ? 8 * per : per,
+              llvm::divideCeil(extent, per));
+      continue;
+    }
+    int64_t per = std::max<int64_t>(1, columnRegisters / (vector * words));
+    for (int64_t begin = 0; begin < rows; begin += per) {
+      int64_t size = std::min(per, rows - begin);
+      std::string className = formatv("{0}{1}", prefix, count++);
+      BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, places);
+      emitter.sumRows(op->getOperand(0), begin, size);
+      emitter.storeSums(reference, begin, size);
+      close(emitter);
+      addPass(className, size * vector, 0, 1);
+    }
+  }
+  int64_t shared =
+      llvm::alignTo(numbers.uniform, 4) + numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
+  entry(
+      onTiles ? "gradients" : "columns",
+      formatv("{0}<{1}, {2}, Space::PerToken<{3}>, {4}{5}>", onTiles ? "columnTiles" : "columns", shape(numbers),
+              uniform, plan.columnOffset, plan.columnSize, passes)
+          .str(),
+      32 * numbers.warps,
+      onTiles ? (heaviest <= 130   ? 3
+                 : heaviest <= 180 ? 2
+                                   : 1)
+              : 1,
+      json::Object{
+          {"grid", json::Object{{"kind", "columns"}, {"extent", plan.width}, {"per_block", numbers.warps * channels}}},
+          {"grid_y", "chunks"},
+          {"grid_z", blocks},
+          {"shared_bytes", shared * plan.elementBytes}});
+}
+
+void SourceBuilder::emitSums() {
+  if (!plan.sumCount)
+    return;
+  entry("sums",
+        formatv("tokenSums<{0}, Space::PerToken<{1}>, Space::PerChunk<{2}>, {3}>", number(), plan.sumOffset,
+                plan.chunkSumOffset, plan.sumCount)
+            .str(),
+        256, 1, json::Object{{"grid", json::Object{{"kind", "chunks"}}}});
+}

@@ -1,0 +1,117 @@
+//===- SourceBuilder.h - Builds a kernel's translation unit -----*- C++ -*-===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// One builder for one kernel. CudaShape.cpp chooses the numbers of the
+// schedule, CudaSums.cpp makes the sums over tokens, CudaSource.cpp the rest.
+//===----------------------------------------------------------------------===//
+#ifndef HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
+#define HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
+
+#include "CudaPlan.h"
+#include "hyperjit/Target/CudaSource.h"
+
+#include "mlir/Dialect/EmitC/IR/EmitC.h"
+#include "llvm/Support/FormatVariadic.h"
+#include "llvm/Support/MathExtras.h"
+
+namespace hyperjit::cuda {
+
+using llvm::formatv;
+using llvm::StringRef;
+using mlir::LogicalResult;
+using mlir::ModuleOp;
+using mlir::OpBuilder;
+using mlir::Operation;
+using mlir::OwningOpRef;
+using mlir::SmallVector;
+using mlir::Value;
+namespace emitc = mlir::emitc;
+namespace json = llvm::json;
+
+/// The numbers of a schedule; 0 where "auto" leaves the choice to the cost rules.
+struct Choice {
+  int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
+};
+
+/// Template arguments of Shape.
+struct ShapeNumbers {
+  int64_t warps = 8, tokenLanes = 8, tokens = 1, vector = 1, record = 4, uniform = 0, scratch = 0, cluster = 1;
+};
+
+/// Tiles of 8 coefficients that one sweep accumulates on tensor cores.
+constexpr int64_t tilesOfPass = 12;
+/// Registers of a lane for sums over tokens.
+constexpr int64_t columnRegisters = 96;
+
+/// Reads "auto" or "rows:name=number,..."; an illegal number is a diagnostic at the kernel.
+LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice);
+/// Sums that one sweep makes at most.
+int64_t slotsOf(hc::FuncOp kernel);
+/// Numbers of a record in shared memory: 4 mod 8, so that neighbouring records begin in different banks.
+int64_t recordStride(int64_t size);
+
+class SourceBuilder {
+public:
+  SourceBuilder(hc::FuncOp kernel, StringRef target, const Choice &choice, CudaSource &result)
+      : kernel(kernel), target(target), choice(choice), result(result),
+        slots(choice.slots ? choice.slots : slotsOf(kernel)), plan(kernel, slots) {}
+
+  /// Null after a diagnostic.
+  OwningOpRef<ModuleOp> run();
+
+private:
+  StringRef number() const { return plan.wide() ? "double" : "float"; }
+
+  void add(StringRef text) {
+    OpBuilder builder = OpBuilder::atBlockEnd(module->getBody());
+    emitc::VerbatimOp::create(builder, kernel.getLoc(), text);
+  }
+
+  BodyEmitter body(StringRef className, BodyEmitter::Kind kind, const Places &places) {
+    return BodyEmitter(*module, className, kind, places, tables);
+  }
+  void close(BodyEmitter &emitter) { failed |= mlir::failed(emitter.finish()); }
+
+  std::string shape(const ShapeNumbers &s) {
+    return formatv("Shape<{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}{9}>", number(), plan.width, s.warps, s.tokenLanes,
+                   s.tokens, s.vector, s.record, s.uniform, s.scratch,
+                   s.cluster > 1 ? ", " + std::to_string(s.cluster) : "");
+  }
+
+  /// The entry and its launch. `call` is the skeleton with its template arguments.
+  void entry(StringRef suffix, StringRef call, int64_t threads, int64_t minBlocks, json::Object launch,
+             int64_t cluster = 1);
+
+  void emitHeader();
+  void emitUniform(const std::vector<Store> &stores, StringRef phase);
+  void emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
+  void emitMain();
+  void emitColumns();
+  void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
+  void emitSums();
+  LogicalResult chooseMain();
+  void placePlanes();
+  int64_t columnVector(int64_t registers);
+  ShapeNumbers tileShape(int64_t vector);
+  /// The body that copies uniform coefficients to shared memory; returns its class name and fills the offsets.
+  std::string emitUniformRecord(StringRef className, llvm::ArrayRef<Value> values, Places &places, ShapeNumbers &shape);
+
+  hc::FuncOp kernel;
+  StringRef target;
+  const Choice &choice;
+  CudaSource &result;
+  int64_t slots; ///< sums of one sweep at most
+  KernelPlan plan;
+  std::string name;
+  bool tiled = false;
+  ShapeNumbers mainShape;
+  int64_t minBlocks = 1, mainSums = 0;
+  llvm::DenseMap<Value, std::string> projection, expansion;
+  OwningOpRef<ModuleOp> module;
+  SmallVector<std::string> tables;
+  bool failed = false;
+};
+
+} // namespace hyperjit::cuda
+
+#endif
