@@ -325,9 +325,10 @@ void SourceBuilder::emitMain() {
     launch["tokens_per_block"] = tile;
   }
   entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch), numbers.cluster);
-  result.schedule =
-      formatv("rows:blocks={0},chunks={1},cluster={2},planes={3},slots={4},tokens={5},vector={6},warps={7}", minBlocks,
-              result.maxChunks, numbers.cluster, tiled ? 2 : 0, slots, tile, vector, numbers.warps);
+  // Weights as stored need no number: planes is said where they are packed, or where that was ruled out.
+  std::string planes = tiled ? "planes=2," : choice.planes == 0 ? "planes=0," : "";
+  result.schedule = formatv("rows:blocks={0},chunks={1},cluster={2},{3}slots={4},tokens={5},vector={6},warps={7}",
+                            minBlocks, result.maxChunks, numbers.cluster, planes, slots, tile, vector, numbers.warps);
 }
 
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
