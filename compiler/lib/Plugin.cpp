@@ -10,7 +10,9 @@
 #include "hyperjit/Target/CudaSource.h"
 
 #include "mlir/IR/Diagnostics.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Config/llvm-config.h"
+#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/xxhash.h"
 
@@ -109,7 +111,7 @@ public:
     read(*object);
 
     if (stage == "recipe")
-      return reply({{"stage", stage}}, (request.after ? request.after->program : "") +
+      return reply(json::Object{{"stage", stage}}, (request.after ? request.after->program : "") +
                                            (request.before ? request.before->program : ""));
     std::string printed;
     bool found = false;
@@ -124,7 +126,7 @@ public:
     };
     OwningOpRef<ModuleOp> module = buildKernel(&context, request, onStage, failedPass);
     if (found)
-      return reply({{"stage", stage}}, printed);
+      return reply(json::Object{{"stage", stage}}, printed);
     if (!module)
       return fail("user", failedPass, errors);
     hc::FuncOp kernel = *module->getOps<hc::FuncOp>().begin();
@@ -195,7 +197,7 @@ private:
       return fail("internal", "cpu", errors);
     if (!stage.empty())
       return texts.vector || texts.llvm || texts.assembly
-                 ? reply({{"stage", stage}}, vector + llvmText + assembly)
+                 ? reply(json::Object{{"stage", stage}}, vector + llvmText + assembly)
                  : unknownStage("vector, llvm, asm");
     json::Object object = meta(kernel);
     object["schedule"] = "auto";
@@ -222,12 +224,12 @@ private:
       std::string printed;
       llvm::raw_string_ostream os(printed);
       module->print(os);
-      return reply({{"stage", stage}}, printed);
+      return reply(json::Object{{"stage", stage}}, printed);
     }
     if (failed(cuda::buildCudaSource(kernel, request.target, request.schedule, result)))
       return fail(request.schedule == "auto" ? "internal" : "user", "cuda", errors);
     if (stage == "cuda")
-      return reply({{"stage", stage}}, result.text);
+      return reply(json::Object{{"stage", stage}}, result.text);
     if (!stage.empty())
       return unknownStage("emitc, cuda");
     json::Object object = meta(kernel);
