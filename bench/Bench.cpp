@@ -4,7 +4,7 @@
 // A row's time is that of a whole chain divided by its sites: expand and reduce are outside, the branches return what they
 // are given. The counted traffic u comes from the compiler's own kernels; share = bytes of u / time / copy bandwidth.
 #include "Console.h"
-#include "Measure.h"
+#include "torch/Measure.h"
 #include "Plot.h"
 #include "TorchTools.h"
 
