@@ -33,8 +33,12 @@ Compiled compileCuda(const std::string &text, const std::string &target) {
 }
 
 std::vector<std::string> templateNames() {
+  namespace fs = std::filesystem;
   std::vector<std::string> names;
-  for (const auto &entry : std::filesystem::directory_iterator(HYPERJIT_SOURCE_DIR "/templates/hyperjit"))
+  // In a bundle the templates lie beside bin/, and the source tree is on another machine.
+  fs::path bundled = fs::read_symlink("/proc/self/exe").parent_path() / "../templates/hyperjit";
+  for (const auto &entry :
+       fs::directory_iterator(fs::exists(bundled) ? bundled : fs::path(HYPERJIT_SOURCE_DIR "/templates/hyperjit")))
     names.push_back("hyperjit/" + entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
