@@ -1,0 +1,287 @@
+// Every recipe against the formulas, forward and all gradients, on every back end of this machine.
+// SPDX-License-Identifier: Apache-2.0
+//
+//   conformance --gtest_filter='*/cpu_manifold'        one recipe (as ctest runs it)
+//   HYPERJIT_TEST_SEED=7 conformance ...               repeats a rotating sample; the seed is printed
+//   HYPERJIT_TEST_ALL=1 conformance ...                pairs with D and token counts too (or --all)
+
+#include "Cases.h"
+#include "Harness.h"
+
+#include <hyperjit/core/Error.h>
+
+#include <ATen/Context.h>
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <set>
+
+namespace hyperjit::conformance {
+namespace {
+
+struct Instance {
+  at::DeviceType device;
+  std::string recipe;
+};
+
+std::string nameOf(const Instance &instance) {
+  std::string name = instance.device == at::kCPU ? "cpu_" : "cuda_";
+  for (char c : instance.recipe)
+    name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
+}
+void PrintTo(const Instance &instance, std::ostream *stream) { *stream << nameOf(instance); }
+
+class Conformance : public testing::TestWithParam<Instance> {
+protected:
+  void SetUp() override {
+    if (GetParam().device == at::kCUDA && !at::hasCUDA())
+      GTEST_SKIP() << "no CUDA device";
+    if (GetParam().device == at::kCUDA && at::detail::getCUDAHooks().deviceCount() == 0)
+      GTEST_SKIP() << "no CUDA device";
+  }
+  void TearDown() override {
+    if (compared)
+      std::printf("[ CASES    ] %d, largest share of the allowed error: %.3f (%s)\n", compared, worst, worstCase.c_str());
+  }
+  const std::string &recipe() const { return GetParam().recipe; }
+  at::Device device() const { return GetParam().device; }
+
+  void check(const Outcome &got, const Outcome &expected, const std::vector<Program> &sites, int64_t tokens,
+             const std::string &what) {
+    double share = 0;
+    const std::string report = compare(got, expected, Tolerance{sites, tokens}, &share);
+    if (!report.empty())
+      ADD_FAILURE() << what << "\n" << report;
+    ++compared;
+    if (share >= worst) {
+      worst = share;
+      worstCase = what;
+    }
+  }
+
+  void run(const Case &one) {
+    try {
+      const std::vector<Program> sites{site(one.spec)};
+      const Sample sample = makeSample(sites, one.lead, one.seed, device());
+      check(runKernels(*sites[0], sample), runReference(*sites[0], sample), sites, sample.tokens, one.text());
+    } catch (const std::exception &error) {
+      ADD_FAILURE() << one.text() << "\n  " << error.what();
+    }
+  }
+  void run(const std::vector<Case> &cases) {
+    for (const Case &one : cases)
+      run(one);
+  }
+
+  int compared = 0;
+  double worst = 0;
+  std::string worstCase;
+};
+
+TEST_P(Conformance, Pairs) { run(pairCases(recipe())); }
+
+TEST_P(Conformance, Random) {
+  std::printf("[ SEED     ] HYPERJIT_TEST_SEED=%llu\n", static_cast<unsigned long long>(testSeed()));
+  RecordProperty("seed", std::to_string(testSeed()));
+  run(randomCases(recipe(), testSeed(), 12));
+}
+
+TEST_P(Conformance, MixedDtypes) { run(mixedDtypeCases(recipe())); }
+
+TEST_P(Conformance, Chains) {
+  for (const Chain &chain : chains(recipe()))
+    try {
+      std::vector<Program> sites;
+      for (const std::string &spec : chain.specs)
+        sites.push_back(site(spec));
+      const Sample sample = makeSample(sites, chain.lead, chain.seed, device());
+      check(runKernelChain(sites, sample), runReferenceChain(sites, sample), sites, sample.tokens, chain.text());
+    } catch (const std::exception &error) {
+      ADD_FAILURE() << chain.text() << "\n  " << error.what();
+    }
+}
+
+/// Results without tokens: empty, and zero where they are summed over tokens.
+TEST_P(Conformance, NoTokens) {
+  for (const char *dtype : {"fp32", "fp64", "bf16", "fp16"})
+    for (const std::vector<int64_t> &lead : {std::vector<int64_t>{0}, {3, 0}}) {
+      const int64_t n = excluded(recipe(), 4, 1, 48) ? 1 : 4;
+      const Case one{recipe() + ":n=" + std::to_string(n) + ",d=48,dtype=" + dtype, lead, 1};
+      run(one);
+      const std::vector<Program> sites{site(one.spec), site(one.spec), site(one.spec)};
+      const Sample sample = makeSample(sites, lead, 1, device());
+      check(runKernelChain(sites, sample), runReferenceChain(sites, sample), sites, 0, one.text());
+    }
+}
+
+std::vector<Case> steadyCases(const std::string &recipe) {
+  const int64_t n = excluded(recipe, 4, 1, 48) ? 1 : 4, m = excluded(recipe, n, 2, 48) ? 1 : 2;
+  const std::string head = recipe + ":n=" + std::to_string(n) + ",m=" + std::to_string(m);
+  return {{head + ",d=320,dtype=fp32", {127}, 1}, {head + ",d=1000,dtype=bf16", {300}, 2}, {head + ",d=42,dtype=fp64", {130}, 3}};
+}
+
+/// Twice the same bits, and inputs are only read.
+TEST_P(Conformance, Repeatable) {
+  for (const Case &one : steadyCases(recipe())) {
+    const std::vector<Program> sites{site(one.spec), site(one.spec)};
+    const Sample sample = makeSample(sites, one.lead, one.seed, device());
+    const Sample again = makeSample(sites, one.lead, one.seed, device());
+    const Outcome alone = runKernels(*sites[0], sample), chain = runKernelChain(sites, sample);
+    EXPECT_EQ(compareBits(alone, runKernels(*sites[0], sample)), "") << one.text();
+    EXPECT_EQ(compareBits(chain, runKernelChain(sites, sample)), "") << one.text();
+    EXPECT_TRUE(at::equal(sample.x, again.x) && at::equal(sample.dNext, again.dNext) && at::equal(sample.du, again.du));
+    for (size_t i = 0; i < sample.parameters[0].size(); ++i)
+      EXPECT_TRUE(at::equal(sample.parameters[0][i], again.parameters[0][i])) << sites[0]->parameters[i].name;
+  }
+}
+
+/// What belongs to a token has the same bits whatever tokens are around it, across both buckets of token counts.
+TEST_P(Conformance, TokensAreIndependent) {
+  for (const Case &one : steadyCases(recipe())) {
+    const std::vector<Program> sites{site(one.spec), site(one.spec)};
+    const Sample whole = makeSample(sites, one.lead, one.seed, device());
+    const Outcome all = runKernels(*sites[0], whole), allChain = runKernelChain(sites, whole);
+    for (const auto &[begin, count] : {std::pair<int64_t, int64_t>{0, 1}, {5, 3}, {one.lead[0] - 70, 70}, {17, 64}}) {
+      const Sample part = someTokens(whole, begin, count);
+      for (bool chain : {false, true}) {
+        Outcome some = chain ? runKernelChain(sites, part) : runKernels(*sites[0], part), expected;
+        std::erase_if(some, [&](const auto &entry) { // sums over tokens differ
+          const Outcome &of = chain ? allChain : all;
+          return of.at(entry.first).dim() == 0 || of.at(entry.first).size(0) != whole.tokens;
+        });
+        for (const auto &[name, tensor] : some)
+          expected[name] = (chain ? allChain : all).at(name).detach().narrow(0, begin, count).contiguous();
+        EXPECT_GE(some.size(), 4u);
+        EXPECT_EQ(compareBits(some, expected), "") << one.text() << " tokens " << begin << "+" << count << (chain ? " chain" : "");
+      }
+    }
+  }
+}
+
+/// NaN and infinities reach what they belong to, and nothing else.
+TEST_P(Conformance, NotANumberStaysInItsToken) {
+  for (double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    const Case one = steadyCases(recipe())[0];
+    const Program program = site(one.spec);
+    const Sample clean = makeSample({program}, one.lead, one.seed, device());
+    Sample dirty = clean;
+    dirty.x = clean.x.clone();
+    dirty.x[11][0][2].fill_(poison);
+    const Outcome expected = runKernels(*program, clean), got = runKernels(*program, dirty);
+    for (const char *name : {"u", "next", "d x", "d y"}) {
+      const at::Tensor a = expected.at(name).detach(), b = got.at(name).detach();
+      EXPECT_FALSE(std::string(name) != "d y" && b[11].isfinite().all().item<bool>()) << name << " of " << one.text();
+      for (const auto &[begin, count] : {std::pair<int64_t, int64_t>{0, 11}, {12, one.lead[0] - 12}})
+        EXPECT_TRUE(at::equal(a.narrow(0, begin, count), b.narrow(0, begin, count))) << name << " of " << one.text();
+    }
+  }
+}
+
+TEST_P(Conformance, EveryValueOccurs) {
+  std::map<std::string, std::set<std::string>> seen;
+  for (const Case &one : pairCases(recipe())) {
+    const SiteSpec spec = SiteSpec::parse(one.spec);
+    seen["n"].insert(std::to_string(spec.n));
+    seen["m"].insert(std::to_string(spec.m));
+    seen["D"].insert(std::to_string(spec.d));
+    seen["dtype"].insert(std::string(name(spec.stream)));
+    int64_t tokens = 1;
+    for (int64_t size : one.lead)
+      tokens *= size;
+    seen["T"].insert(std::to_string(tokens));
+    for (const auto &[option, value] : spec.options)
+      seen[option].insert(value);
+  }
+  EXPECT_EQ(seen["D"].size(), 7u);
+  EXPECT_EQ(seen["T"].size(), 5u);
+  for (const Factor &factor : factorsOf(recipe()))
+    EXPECT_EQ(seen[factor.name].size(), factor.values.size()) << factor.name;
+}
+
+std::vector<Instance> instances() {
+  std::vector<Instance> all;
+  for (at::DeviceType device : {at::kCPU, at::kCUDA})
+    for (const std::string &recipe : ProgramSource::global().recipes())
+      all.push_back({device, recipe});
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Recipes, Conformance, testing::ValuesIn(instances()),
+                         [](const auto &info) { return nameOf(info.param); });
+
+//===----------------------------------------------------------------------===//
+// The harness itself
+//===----------------------------------------------------------------------===//
+
+TEST(Harness, PairsAreComplete) {
+  const std::vector<Factor> factors = {{"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
+  auto possible = [](const std::vector<int> &row) { return !(row[0] == 2 && row[2] == 3); };
+  const auto rows = pairwise(factors, possible, 1);
+  EXPECT_LE(rows.size(), 16u);
+  for (size_t a = 0; a < 4; ++a)
+    for (size_t b = a + 1; b < 4; ++b)
+      for (int i = 0; i < static_cast<int>(factors[a].values.size()); ++i)
+        for (int j = 0; j < static_cast<int>(factors[b].values.size()); ++j) {
+          const bool found = std::any_of(rows.begin(), rows.end(), [&](const auto &row) { return row[a] == i && row[b] == j; });
+          EXPECT_EQ(found, !(a == 0 && i == 2 && b == 2 && j == 3)) << a << b << i << j;
+        }
+}
+
+/// Sizes that are left out are refused, so that no exclusion hides a case that could run.
+TEST(Harness, WhatIsExcludedIsRefused) {
+  for (const std::string &recipe : ProgramSource::global().recipes())
+    for (int64_t n : {1, 2, 5, 6, 16})
+      for (int64_t m : {1, 2, 3, 8})
+        for (int64_t d : {48, 7}) {
+          const std::string spec = recipe + ":n=" + std::to_string(n) + ",m=" + std::to_string(m) + ",d=" + std::to_string(d);
+          const Exclusion *exclusion = excluded(recipe, n, m, d);
+          try {
+            site(spec);
+            EXPECT_EQ(exclusion, nullptr) << spec << " is excluded (" << exclusion->name << ") and works";
+          } catch (const UserError &error) {
+            EXPECT_NE(exclusion, nullptr) << spec << " is refused and not excluded: " << error.what();
+            EXPECT_TRUE(error.id() == ErrorId::LimitExceeded || error.id() == ErrorId::InvalidValue) << spec << ": " << error.what();
+          }
+        }
+}
+
+TEST(Harness, FreshTensorsArePoisoned) {
+  EXPECT_TRUE(at::empty({64}).isnan().all().item<bool>());
+  EXPECT_TRUE(at::empty({64}, at::kBFloat16).isnan().all().item<bool>());
+}
+
+/// A wrong result is found: the comparison can fail.
+TEST(Harness, DifferencesAreFound) {
+  const std::vector<Program> sites{site("static:n=2,d=8")};
+  const Sample sample = makeSample(sites, {3}, 1, at::kCPU);
+  const Outcome truth = runReference(*sites[0], sample);
+  Outcome wrong = truth;
+  EXPECT_EQ(compare(wrong, truth, Tolerance{sites, 3}), "");
+  wrong["d static_beta"] = truth.at("d static_beta") * (1 + 1e-3);
+  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3}).find("d static_beta"), std::string::npos);
+  wrong["d static_beta"] = truth.at("d static_beta") * std::numeric_limits<double>::quiet_NaN();
+  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3}).find("d static_beta"), std::string::npos);
+  wrong.erase("d static_beta");
+  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3}).find("missing"), std::string::npos);
+}
+
+} // namespace
+} // namespace hyperjit::conformance
+
+int main(int argc, char **argv) {
+  testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i)
+    if (std::strcmp(argv[i], "--all") == 0)
+      setenv("HYPERJIT_TEST_ALL", "1", 1);
+    else {
+      std::fprintf(stderr, "conformance: unknown argument %s\n", argv[i]);
+      return 2;
+    }
+  // Outputs and workspaces start as NaN: what a kernel does not write shows. (The flag asks nothing of our kernels; ATen's
+  // may warn.)
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  at::globalContext().setDeterministicFillUninitializedMemory(true);
+  return RUN_ALL_TESTS();
+}

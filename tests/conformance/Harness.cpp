@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "Harness.h"
+
+#include <hyperjit/torch/Ops.h>
+#include <hyperjit/torch/Reference.h>
+
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+namespace hyperjit::conformance {
+
+Program site(const std::string &text) { return ProgramSource::global().site(SiteSpec::parse(text)); }
+
+at::ScalarType scalarOf(DType type) {
+  switch (type) {
+  case DType::BFloat16:
+    return at::kBFloat16;
+  case DType::Float16:
+    return at::kHalf;
+  case DType::Float32:
+    return at::kFloat;
+  case DType::Float64:
+    return at::kDouble;
+  }
+  return at::kFloat;
+}
+
+//===----------------------------------------------------------------------===//
+// Samples
+//===----------------------------------------------------------------------===//
+
+namespace {
+
+at::Tensor randomTensor(at::IntArrayRef sizes, double deviation, at::ScalarType type, at::Generator &generator) {
+  return at::randn(sizes, generator, at::TensorOptions().dtype(at::kDouble)).mul_(deviation).to(type);
+}
+
+at::Tensor parameterValue(const ParameterInfo &info, at::Generator &generator) {
+  const auto count = static_cast<double>(std::max<int64_t>(1, info.elements()));
+  double deviation = 0.5, mean = 0;
+  if (info.kind == ParameterKind::Weight) // [..., d, K]: a projection sums over all but the last axis
+    deviation = std::sqrt(static_cast<double>(info.shape.back()) / count);
+  else if (info.kind == ParameterKind::Rows) {
+    const bool norm = info.name.rfind("norm.", 0) == 0;
+    deviation = norm ? 0.2 : 1 / std::sqrt(static_cast<double>(info.shape.back()));
+    mean = info.name == "norm.weight" ? 1 : 0;
+  } else if (info.name.find("scale") != std::string::npos || info.name.rfind("alpha_", 0) == 0) {
+    deviation = 0.1;
+    mean = 0.7;
+  }
+  return (randomTensor(info.shape, deviation, at::kDouble, generator) + mean).to(scalarOf(info.dtype));
+}
+
+std::vector<int64_t> with(std::vector<int64_t> lead, std::initializer_list<int64_t> tail) {
+  lead.insert(lead.end(), tail);
+  return lead;
+}
+
+/// Keeps the order in which inputs were made, and gives their gradients names.
+struct Leaves {
+  std::vector<std::string> names;
+  std::vector<at::Tensor> tensors;
+  at::Tensor add(std::string name, const at::Tensor &value) {
+    names.push_back(std::move(name));
+    tensors.push_back(value.detach().clone().set_requires_grad(true));
+    return tensors.back();
+  }
+};
+
+/// Gradients of sum <cotangents, outputs>; zeros where there is no path.
+void addGradients(Outcome &outcome, const std::vector<std::pair<at::Tensor, at::Tensor>> &outputs, const Leaves &leaves) {
+  std::vector<at::Tensor> usable, given;
+  for (const auto &[output, cotangent] : outputs)
+    if (output.requires_grad()) {
+      usable.push_back(output);
+      given.push_back(cotangent.to(output.options().requires_grad(false)));
+    }
+  std::vector<at::Tensor> gradients = torch::autograd::grad(usable, leaves.tensors, given, /*retain_graph=*/false,
+                                                            /*create_graph=*/false, /*allow_unused=*/true);
+  for (size_t i = 0; i < gradients.size(); ++i)
+    outcome["d " + leaves.names[i]] = gradients[i].defined() ? gradients[i] : at::zeros_like(leaves.tensors[i]);
+}
+
+at::Tensor toTruth(const at::Tensor &tensor) { return tensor.detach().to(at::kCPU, at::kDouble); }
+
+/// Rounds the value and not the gradient.
+at::Tensor rounded(const at::Tensor &x, DType type) {
+  const at::Tensor value = x.detach();
+  return x + (value.to(scalarOf(type)).to(x.scalar_type()) - value);
+}
+
+at::Tensor branch(const at::Tensor &u, const at::Tensor &shift, const SiteProgram &program) {
+  const at::ScalarType compute = scalarOf(computeType(program.spec.stream));
+  at::Tensor wide = u.to(shift.scalar_type() == at::kDouble ? at::kDouble : compute);
+  if (program.signature.branchInputs() != 1)
+    wide = wide.sum(-2);
+  return 1.5 * wide.tanh() + shift.to(wide.scalar_type());
+}
+
+} // namespace
+
+Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> &lead, uint64_t seed, at::Device device) {
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  const SiteSpec &spec = sites.front()->spec;
+  const at::ScalarType compute = scalarOf(computeType(spec.stream));
+  const int64_t D = spec.d, v = sites.front()->signature.branchInputs();
+  Sample sample;
+  sample.tokens = 1;
+  for (int64_t size : lead)
+    sample.tokens *= size;
+  // Norms divide by a row's length: keep every element away from zero.
+  at::Tensor wide = randomTensor(with(lead, {spec.n, D}), 0.8, at::kDouble, generator);
+  sample.x = (wide + 0.3 * wide.sign()).to(scalarOf(spec.stream)).to(device);
+  for (const Program &program : sites) {
+    sample.shifts.push_back(randomTensor(with(lead, {D}), 1, scalarOf(program->spec.branchOut), generator).to(device));
+    std::vector<at::Tensor> &parameters = sample.parameters.emplace_back();
+    for (const ParameterInfo &info : program->parameters)
+      parameters.push_back(parameterValue(info, generator).to(device));
+    // What nobody made before this site is an input of the chain, what remains at the end is an output.
+    for (const CarryInfo &carry : program->signature.carriesIn)
+      if (!sample.carries.count(carry.name) && !sample.dCarries.count(carry.name))
+        sample.carries[carry.name] = randomTensor(with(lead, {carry.size}), 0.5, compute, generator).to(device);
+    for (const CarryInfo &carry : program->signature.carriesOut)
+      sample.dCarries[carry.name] = randomTensor(with(lead, {carry.size}), 1, compute, generator).to(device);
+  }
+  sample.du = randomTensor(v == 1 ? with(lead, {D}) : with(lead, {v, D}), 1, scalarOf(spec.branchIn), generator).to(device);
+  sample.dNext = randomTensor(with(lead, {spec.n, D}), 1, scalarOf(spec.stream), generator).to(device);
+  return sample;
+}
+
+Sample someTokens(const Sample &sample, int64_t begin, int64_t count) {
+  Sample part = sample;
+  auto cut = [&](at::Tensor &tensor) { tensor = tensor.narrow(0, begin, count).contiguous(); };
+  cut(part.x);
+  cut(part.du);
+  cut(part.dNext);
+  for (at::Tensor &shift : part.shifts)
+    cut(shift);
+  for (auto *carries : {&part.carries, &part.dCarries})
+    for (auto &[name, carry] : *carries)
+      cut(carry);
+  part.tokens = count;
+  return part;
+}
+
+//===----------------------------------------------------------------------===//
+// Runs
+//===----------------------------------------------------------------------===//
+
+Outcome runKernels(const SiteProgram &program, const Sample &sample) {
+  const std::string spec = program.spec.text();
+  const SiteSignature &signature = program.signature;
+  Leaves leaves;
+  const at::Tensor x = leaves.add("x", sample.x), y = leaves.add("y", sample.shifts[0]);
+  std::vector<at::Tensor> parameters, carries;
+  for (size_t i = 0; i < sample.parameters[0].size(); ++i)
+    parameters.push_back(leaves.add(program.parameters[i].name, sample.parameters[0][i]));
+  for (const CarryInfo &carry : signature.carriesIn)
+    carries.push_back(leaves.add("carry " + carry.name, sample.carries.at(carry.name)));
+  const std::vector<at::Tensor> made = ops::before(x, parameters, carries, spec);
+  const size_t carryCount = signature.carriesOut.size();
+  const std::vector<at::Tensor> coefficients(made.begin() + 1, made.end() - static_cast<int64_t>(carryCount));
+  const at::Tensor next = ops::after(x, y, coefficients, spec);
+
+  Outcome outcome{{"u", made[0]}, {"next", next}};
+  std::vector<std::pair<at::Tensor, at::Tensor>> outputs{{made[0], sample.du}, {next, sample.dNext}};
+  for (size_t i = 0; i < carryCount; ++i) {
+    const std::string &name = signature.carriesOut[i].name;
+    outputs.emplace_back(outcome["carry " + name] = made[made.size() - carryCount + i], sample.dCarries.at(name));
+  }
+  addGradients(outcome, outputs, leaves);
+  return outcome;
+}
+
+Outcome runReference(const SiteProgram &program, const Sample &sample) {
+  const SiteSignature &signature = program.signature;
+  const Reference reference(program.spec);
+  Leaves leaves;
+  const at::Tensor x = leaves.add("x", toTruth(sample.x)), y = leaves.add("y", toTruth(sample.shifts[0]));
+  Reference::Tensors parameters, carries;
+  for (size_t i = 0; i < sample.parameters[0].size(); ++i) {
+    const std::string &name = program.parameters[i].name;
+    parameters[name] = leaves.add(name, toTruth(sample.parameters[0][i]));
+  }
+  for (const CarryInfo &carry : signature.carriesIn)
+    carries[carry.name] = leaves.add("carry " + carry.name, toTruth(sample.carries.at(carry.name)));
+  const Reference::Width width = reference.width(x, parameters, carries);
+  Outcome outcome{{"u", width.u}, {"next", reference.depth(y, width)}};
+  std::vector<std::pair<at::Tensor, at::Tensor>> outputs{{width.u, sample.du}, {outcome["next"], sample.dNext}};
+  for (const CarryInfo &carry : signature.carriesOut)
+    outputs.emplace_back(outcome["carry " + carry.name] = width.carries.at(carry.name), sample.dCarries.at(carry.name));
+  addGradients(outcome, outputs, leaves);
+  return outcome;
+}
+
+Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample) {
+  Leaves leaves;
+  at::Tensor x = leaves.add("x", sample.x), y;
+  std::map<std::string, at::Tensor> carries;
+  for (const auto &[name, carry] : sample.carries)
+    carries[name] = leaves.add("carry " + name, carry);
+  std::vector<at::Tensor> coefficients;
+  Outcome outcome;
+  std::string last;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const SiteProgram &program = *sites[i];
+    const SiteSignature &signature = program.signature;
+    const std::string spec = program.spec.text(), prefix = std::to_string(i) + ".";
+    std::vector<at::Tensor> parameters, carriesIn;
+    for (size_t p = 0; p < sample.parameters[i].size(); ++p)
+      parameters.push_back(leaves.add(prefix + program.parameters[p].name, sample.parameters[i][p]));
+    for (const CarryInfo &carry : signature.carriesIn)
+      carriesIn.push_back(carries.at(carry.name));
+    std::vector<at::Tensor> made;
+    if (i == 0)
+      made = ops::before(x, parameters, carriesIn, spec);
+    else {
+      made = ops::boundary(x, y, coefficients, parameters, carriesIn, last + "|" + spec);
+      x = made[0];
+      made.erase(made.begin());
+    }
+    if (i == 0)
+      outcome["u"] = made[0];
+    const auto carryCount = static_cast<int64_t>(signature.carriesOut.size());
+    coefficients.assign(made.begin() + 1, made.end() - carryCount);
+    for (int64_t c = 0; c < carryCount; ++c)
+      carries[signature.carriesOut[c].name] = made[made.size() - carryCount + c];
+    const at::Tensor shift = leaves.add(prefix + "shift", sample.shifts[i]);
+    y = branch(made[0], shift, program).to(scalarOf(program.spec.branchOut));
+    last = spec;
+  }
+  outcome["next"] = ops::after(x, y, coefficients, last);
+  std::vector<std::pair<at::Tensor, at::Tensor>> outputs{{outcome["u"], sample.du}, {outcome["next"], sample.dNext}};
+  for (const auto &[name, cotangent] : sample.dCarries)
+    outputs.emplace_back(outcome["carry " + name] = carries.at(name), cotangent);
+  addGradients(outcome, outputs, leaves);
+  return outcome;
+}
+
+Outcome runReferenceChain(const std::vector<Program> &sites, const Sample &sample) {
+  Leaves leaves;
+  at::Tensor x = leaves.add("x", toTruth(sample.x));
+  Reference::Tensors carries;
+  for (const auto &[name, carry] : sample.carries)
+    carries[name] = leaves.add("carry " + name, toTruth(carry));
+  Outcome outcome;
+  for (size_t i = 0; i < sites.size(); ++i) {
+    const SiteProgram &program = *sites[i];
+    const std::string prefix = std::to_string(i) + ".";
+    Reference::Tensors parameters;
+    for (size_t p = 0; p < sample.parameters[i].size(); ++p)
+      parameters[program.parameters[p].name] =
+          leaves.add(prefix + program.parameters[p].name, toTruth(sample.parameters[i][p]));
+    const Reference reference(program.spec);
+    const Reference::Width width = reference.width(x, parameters, carries);
+    const at::Tensor u = rounded(width.u, program.spec.branchIn);
+    if (i == 0)
+      outcome["u"] = u;
+    const at::Tensor shift = leaves.add(prefix + "shift", toTruth(sample.shifts[i]));
+    const at::Tensor y = rounded(branch(u, shift, program), program.spec.branchOut);
+    x = rounded(reference.depth(y, width), program.spec.stream);
+    for (const auto &[name, carry] : width.carries)
+      carries[name] = carry;
+  }
+  outcome["next"] = x;
+  std::vector<std::pair<at::Tensor, at::Tensor>> outputs{{outcome["u"], sample.du}, {x, sample.dNext}};
+  for (const auto &[name, cotangent] : sample.dCarries)
+    outputs.emplace_back(outcome["carry " + name] = carries.at(name), cotangent);
+  addGradients(outcome, outputs, leaves);
+  return outcome;
+}
+
+//===----------------------------------------------------------------------===//
+// Comparison
+//===----------------------------------------------------------------------===//
+
+static double unitRoundoff(at::ScalarType type) {
+  switch (type) {
+  case at::kBFloat16:
+    return std::ldexp(1, -8);
+  case at::kHalf:
+    return std::ldexp(1, -11);
+  case at::kDouble:
+    return std::ldexp(1, -53);
+  default:
+    return std::ldexp(1, -24);
+  }
+}
+
+// The only place that says how exact a result must be. e: unit roundoff of the compute type (fp32, or fp64 for fp64 streams).
+//   * arithmetic: coefficients pass through some tens of operations (a norm, a projection, Sinkhorn and its adjoint), each
+//     of which adds a few e; a sum over K terms adds about sqrt(K) e. K is what a projection or a weight gradient sums.
+//   * storage: a result is rounded once to its own dtype. "d x" is the sum of two parts that are each rounded.
+//   * in a chain, streams, branch tensors and their gradients are rounded at every edge on the way, and one site's
+//     arithmetic error is amplified by those that follow.
+double Tolerance::of(const std::string &name, at::ScalarType type) const {
+  const SiteSpec &spec = sites.front()->spec;
+  const double e = unitRoundoff(scalarOf(computeType(spec.stream)));
+  const auto terms = static_cast<double>(std::max<int64_t>(spec.n * spec.d, tokens));
+  double arithmetic = (64 + 8 * std::sqrt(terms)) * e, storage = unitRoundoff(type);
+  if (sites.size() == 1)
+    return arithmetic + (name == "d x" ? 4 : 1.5) * storage;
+  double edges = unitRoundoff(scalarOf(spec.stream));
+  for (const Program &site : sites)
+    edges = std::max({edges, unitRoundoff(scalarOf(site->spec.branchIn)), unitRoundoff(scalarOf(site->spec.branchOut))});
+  const auto count = static_cast<double>(sites.size());
+  return 4 * count * arithmetic + 1.5 * storage + 8 * count * edges;
+}
+
+std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst) {
+  std::ostringstream report;
+  for (const auto &[name, reference] : expected) {
+    auto found = got.find(name);
+    if (found == got.end()) {
+      report << "  " << name << " is missing\n";
+      continue;
+    }
+    const at::Tensor value = toTruth(found->second), truth = toTruth(reference);
+    if (value.numel() != truth.numel()) {
+      report << "  " << name << " has sizes " << value.sizes() << ", expected " << truth.sizes() << "\n";
+      continue;
+    }
+    if (truth.numel() == 0)
+      continue;
+    // The floor keeps gradients that vanish identically (a norm of one channel) from asking for exact zeros.
+    const double scale = std::max(truth.abs().max().item<double>(), 1e-2);
+    const at::Tensor error = (value.reshape(truth.sizes()) - truth).abs();
+    const double largest = error.max().item<double>() / scale, allowed = tolerance.of(name, found->second.scalar_type());
+    if (worst)
+      *worst = std::max(*worst, largest / allowed);
+    if (!(largest <= allowed)) { // also for NaN
+      const auto index = at::argmax(at::nan_to_num(error, 1e300)).item<int64_t>();
+      report << "  " << name << " " << found->second.scalar_type() << " " << truth.sizes() << ": differs by " << largest
+             << " of its largest element, allowed " << allowed << "; at flat index " << index << " got "
+             << value.reshape(-1)[index].item<double>() << ", expected " << truth.reshape(-1)[index].item<double>() << "; "
+             << (error > allowed * scale).sum().item<int64_t>() + error.isnan().sum().item<int64_t>() << " elements differ\n";
+    }
+  }
+  return report.str();
+}
+
+std::string compareBits(const Outcome &a, const Outcome &b) {
+  std::ostringstream report;
+  for (const auto &[name, first] : a) {
+    const at::Tensor x = first.detach(), y = b.at(name).detach();
+    const auto bytes = [](const at::Tensor &tensor) { return tensor.contiguous().reshape(-1).view(at::kByte); };
+    if (x.sizes() == y.sizes() && (x.numel() == 0 || at::equal(bytes(x), bytes(y))))
+      continue;
+    report << "  " << name << " differs";
+    if (x.sizes() == y.sizes())
+      report << " in " << (x != y).sum().item<int64_t>() << " of " << x.numel() << " elements, by up to "
+             << (x.to(at::kDouble) - y.to(at::kDouble)).abs().max().item<double>();
+    report << "\n";
+  }
+  return report.str();
+}
+
+} // namespace hyperjit::conformance

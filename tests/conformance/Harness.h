@@ -1,0 +1,65 @@
+// One case of the conformance test: sites, their inputs, what the kernels make of them and what the formulas say.
+// SPDX-License-Identifier: Apache-2.0
+//
+// The truth is hyperjit::Reference in fp64 on the CPU, from the same (rounded) inputs. Where low-precision streams travel
+// through several sites, it rounds what the contract rounds (streams and branch inputs, at the edges of a site) and lets
+// gradients pass these roundings unchanged, as the kernels' adjoint of a rounding does.
+#pragma once
+
+#include <hyperjit/core/ProgramSource.h>
+#include <hyperjit/core/SiteSpec.h>
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace hyperjit::conformance {
+
+using Program = std::shared_ptr<const SiteProgram>;
+/// `SiteProgram` of a spec text such as "dynamic:n=2,d=8,dtype=fp64".
+Program site(const std::string &text);
+at::ScalarType scalarOf(DType type);
+
+/// Tensors of one call of a chain of sites (a single site is a chain of one). Cotangents in the dtypes of their outputs.
+struct Sample {
+  at::Tensor x;                                    ///< [lead..., n, D]
+  std::vector<at::Tensor> shifts;                  ///< a site: what its branch adds, [lead..., D]; alone it is the branch's output
+  std::vector<std::vector<at::Tensor>> parameters; ///< a site, in declared order
+  std::map<std::string, at::Tensor> carries;       ///< those that the chain starts with
+  at::Tensor du;                                   ///< of the first site's branch input
+  at::Tensor dNext;                                ///< of the last site's streams
+  std::map<std::string, at::Tensor> dCarries;      ///< of the carries that leave the chain
+  int64_t tokens = 0;
+};
+
+/// Outputs and gradients by name: "u", "next", "carry read", "d x", "d y", "d phi", "d carry read"; in a chain "d 1.phi".
+using Outcome = std::map<std::string, at::Tensor>;
+
+/// Random, away from singular points; parameters of a size that makes logits of order one. The same numbers for any device.
+Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> &lead, uint64_t seed, at::Device device);
+/// The tokens begin..begin+count of a sample with one leading axis.
+Sample someTokens(const Sample &sample, int64_t begin, int64_t count);
+
+/// One site: before, then after with an independent y.
+Outcome runKernels(const SiteProgram &program, const Sample &sample);
+Outcome runReference(const SiteProgram &program, const Sample &sample);
+/// Several: before, boundary..., after, with branches y = 1.5 tanh(u) + shift.
+Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample);
+Outcome runReferenceChain(const std::vector<Program> &sites, const Sample &sample);
+
+/// Largest allowed error of a result, relative to its largest element.
+struct Tolerance {
+  const std::vector<Program> &sites;
+  int64_t tokens;
+  double of(const std::string &name, at::ScalarType type) const;
+};
+/// Empty if all agree, else one line for each tensor that does not. `worst` (may be null) collects error / allowed.
+std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst = nullptr);
+/// Empty if equal bit for bit (NaN equals NaN).
+std::string compareBits(const Outcome &a, const Outcome &b);
+
+} // namespace hyperjit::conformance
