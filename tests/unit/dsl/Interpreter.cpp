@@ -402,7 +402,8 @@ Outcome run(const std::string &program, int64_t rowWidth, const std::map<std::st
         for (std::size_t i = 1; i < in.size(); ++i)
           out.push_back(*in[i]);
         Tensor streams = values.at("%x");
-        beforeHole = std::exchange(values, {}); // only the streams and what crosses are left: this is what the rule of the hole means
+        // Only the streams and what crosses are left: this is what the rule of the hole means.
+        beforeHole = std::exchange(values, {});
         values["%x"] = std::move(streams);
         for (std::size_t i = 0; i < made.size(); ++i)
           values[made[i]] = out.at(i);
