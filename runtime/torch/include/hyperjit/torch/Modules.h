@@ -173,6 +173,7 @@ TORCH_MODULE(ExpandStreams);
 
 struct HYPERJIT_TORCH_API ReduceStreamsOptions {
   ReduceStreamsOptions(std::string mode = "sum", int64_t streams = 0) : mode_(std::move(mode)), streams_(streams) {} // NOLINT
+  ReduceStreamsOptions(const char *mode) : ReduceStreamsOptions(std::string(mode)) {} // NOLINT: ReduceStreams("mean")
   /// "sum", "mean", or "carry": weighted by the stream's carry named below (DeepSeek V4.1's last read weights).
   TORCH_ARG(std::string, mode);
   TORCH_ARG(int64_t, streams); ///< checked if not 0

@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""hyperjit's operators against the same mathematics in PyTorch, eager and under torch.compile, in one process.
+
+    python bench/peers.py build/release/lib/libhyperjit_torch.so [--recipes static,dynamic,frac,manifold] [--json FILE]
+
+A chain of `--sites` sites whose branches return what they are given; times are those of one site. All implementations run
+on the same tensors, and how far they are apart is printed: a faster wrong answer is no result. The JSON has the rows of
+`hyperjit bench --json`.
+"""
+import argparse
+import json
+import math
+import platform
+import statistics
+import sys
+import time
+
+import torch
+
+LIBRARY = "hyperjit"
+
+
+# --- the sites: parameters in the order of `hyperjit recipes NAME`, and one site in plain PyTorch -------------------------
+
+
+def hyper_parameters(n, m, d, index, norm, dynamic, make):
+    rows, width = n * m, d // m
+    alpha = torch.zeros(rows, m + rows)
+    for f in range(m):
+        alpha[(index % n) * m + f, f] = 1
+    alpha[:, m:] = torch.eye(rows)
+    parameters = [alpha, torch.ones(rows)]
+    if dynamic:
+        gain = [torch.zeros(width)] if norm == "l2_unit_offset" else [torch.ones(width), torch.zeros(width)]
+        parameters += gain + [torch.zeros(width, m + rows), torch.zeros(width), torch.full((1,), 0.01), torch.full((1,), 0.01)]
+    return make(parameters)
+
+
+def hyper_site(n, m, norm, dynamic):
+    rows = n * m
+
+    def site(x, parameters, branch):
+        alpha, beta = parameters[0], parameters[1]
+        x = x.unflatten(-1, (m, -1)).flatten(-3, -2) if m > 1 else x
+        if dynamic:
+            if norm == "l2_unit_offset":
+                gamma, *rest = parameters[2:]
+                normed = torch.nn.functional.normalize(x, dim=-1, eps=1e-12) * math.sqrt(x.size(-1)) * (gamma + 1)
+            else:
+                weight, bias, *rest = parameters[2:]
+                normed = torch.nn.functional.layer_norm(x, (x.size(-1),), weight, bias, 1e-5)
+            alpha_fn, beta_fn, alpha_scale, beta_scale = rest
+            alpha = alpha + torch.tanh(normed @ alpha_fn) * alpha_scale
+            beta = beta + torch.tanh(normed @ beta_fn) * beta_scale
+        mixed = alpha.transpose(-1, -2) @ x
+        u, residual = mixed[..., :m, :], mixed[..., m:, :]
+        y = branch(u.flatten(-2)).unflatten(-1, (m, -1))
+        written = beta.unflatten(-1, (n, m)).unsqueeze(-1) * y.unsqueeze(-3)
+        out = residual + written.flatten(-3, -2)
+        return out.unflatten(-2, (n, m)).flatten(-2) if m > 1 else out
+
+    return site
+
+
+def manifold_parameters(n, m, d, index, make):
+    count = n + n + n * n
+    return make([torch.zeros(count), *(torch.full((1,), 0.01) for _ in range(3)), torch.zeros(n * d, count)])
+
+
+def manifold_site(n, iterations=20):
+    def site(x, parameters, branch):
+        b, alpha_pre, alpha_post, alpha_res, phi = parameters
+        flat = x.flatten(-2)
+        logits = (flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + 1e-20)) @ phi
+        scale = torch.cat([alpha_pre.expand(n), alpha_post.expand(n), alpha_res.expand(n * n)])
+        pre, post, res = (logits * scale + b).split([n, n, n * n], dim=-1)
+        h = res.unflatten(-1, (n, n))
+        h = torch.exp(h - h.amax(-2, keepdim=True).detach())
+        for _ in range(iterations):
+            h = h / h.sum(-2, keepdim=True)
+            h = h / h.sum(-1, keepdim=True)
+        y = branch((torch.sigmoid(pre).unsqueeze(-2) @ x).squeeze(-2))
+        return h @ x + (2 * torch.sigmoid(post)).unsqueeze(-1) * y.unsqueeze(-2)
+
+    return site
+
+
+RECIPES = {
+    "static": dict(n=4, m=1, site=lambda n, m: hyper_site(n, m, None, False),
+                   parameters=lambda n, m, d, i, make: hyper_parameters(n, m, d, i, None, False, make)),
+    "dynamic": dict(n=4, m=1, site=lambda n, m: hyper_site(n, m, "l2_unit_offset", True),
+                    parameters=lambda n, m, d, i, make: hyper_parameters(n, m, d, i, "l2_unit_offset", True, make)),
+    "frac": dict(n=1, m=4, site=lambda n, m: hyper_site(n, m, "layernorm", True),
+                 parameters=lambda n, m, d, i, make: hyper_parameters(n, m, d, i, "layernorm", True, make)),
+    "manifold": dict(n=4, m=1, site=lambda n, m: manifold_site(n), parameters=manifold_parameters),
+}
+
+
+def branch(u):
+    return u
+
+
+class Chain:
+    def __init__(self, name, arguments, device, dtype):
+        recipe = RECIPES[name]
+        self.n, self.m, self.d = recipe["n"], recipe["m"], arguments.dim
+        self.spec = f"{name}:n={self.n},m={self.m},d={self.d},dtype={arguments.dtype}"
+        torch.manual_seed(1)
+
+        def make(parameters):
+            # Initial values make many coefficients zero or one; a trained layer's are neither.
+            return [(p + 0.02 * torch.randn_like(p)).to(device).requires_grad_() for p in parameters]
+
+        self.parameters = [recipe["parameters"](self.n, self.m, self.d, i, make) for i in range(arguments.sites)]
+        self.site = recipe["site"](self.n, self.m)
+        self.x = torch.randn(arguments.tokens, self.n, self.d, device=device, dtype=dtype).requires_grad_()
+        self.cotangent = torch.randn_like(self.x)
+
+    def leaves(self):
+        return [self.x, *(p for site in self.parameters for p in site)]
+
+    def eager(self, x, parameters):
+        for site in parameters:
+            x = self.site(x.float(), site, branch).to(x.dtype)
+        return x
+
+    def hyperjit(self, x, parameters):
+        ops = getattr(torch.ops, LIBRARY)
+        u, *coefficients = ops.before(x, parameters[0], [], self.spec, False)
+        for site in parameters[1:]:
+            x, u, *coefficients = ops.boundary(x, branch(u), coefficients, site, [], f"{self.spec}|{self.spec}", False)
+        return ops.after(x, branch(u), coefficients, self.spec)
+
+
+def synchronise(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(work, repeats, device):
+    """Microseconds: median, least, most; after as many warm-up calls as change the first times (compilation, caches)."""
+    work(), work()
+    synchronise(device)
+    samples = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        synchronise(device)
+        samples.append((time.perf_counter() - begin) * 1e6)
+    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
+
+
+def copy_bandwidth(device):
+    a = torch.ones((1 << 30 if device.type == "cuda" else 256 << 20) // 4, device=device)
+    b = torch.empty_like(a)
+    return 2 * a.numel() * 4 / (timed(lambda: b.copy_(a), 7, device)["median"] * 1e3)
+
+
+def device_name(device):
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor()
+    with open("/proc/cpuinfo") as file:
+        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def difference(a, b):
+    """Largest difference over the largest value."""
+    return ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30)).item()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", help="libhyperjit_torch.so")
+    parser.add_argument("--recipes", default=",".join(RECIPES))
+    parser.add_argument("--against", default="eager,compile")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--sites", type=int, default=4)
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", default="")
+    arguments = parser.parse_args()
+    names = arguments.recipes.split(",")
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"unknown recipe {unknown[0]}; {', '.join(RECIPES)} have a version here")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
+    torch.ops.load_library(arguments.library)
+
+    copy = copy_bandwidth(device)
+    rows = []
+    print(f"{device_name(device)}, copy {copy:.1f} GB/s, torch {torch.__version__}; chain of {arguments.sites} sites, "
+          f"{arguments.tokens} tokens, D = {arguments.dim}, {arguments.dtype}; us a site")
+    print(f"{'recipe':<10} {'implementation':<15} {'forward':>10} {'backward':>10} {'both':>10} {'hyperjit is':>12} "
+          f"{'output diff':>12} {'grad diff':>10}")
+    for name in names:
+        chain = Chain(name, arguments, device, dtype)
+        implementations = {"hyperjit": chain.hyperjit}
+        if "eager" in arguments.against:
+            implementations["eager"] = chain.eager
+        if "compile" in arguments.against:
+            torch._dynamo.reset()
+            implementations["torch.compile"] = torch.compile(chain.eager, fullgraph=True)
+        outcome, wanted = {}, None
+        for implementation, function in implementations.items():
+
+            def forward():
+                with torch.no_grad():
+                    return function(chain.x, chain.parameters)
+
+            def both():
+                for leaf in chain.leaves():
+                    leaf.grad = None
+                function(chain.x, chain.parameters).backward(chain.cotangent)
+
+            ahead, all_ = timed(forward, arguments.repeats, device), timed(both, arguments.repeats, device)
+            # Forward while training is not forward under no_grad, so backward is what both take beyond it.
+            back = {key: all_[key] - ahead[key] for key in all_}
+            out = forward()
+            gradients = [leaf.grad for leaf in chain.leaves()]
+            if wanted is None:
+                wanted = out, gradients
+            apart = difference(out, wanted[0]), max(difference(a, b) for a, b in zip(gradients, wanted[1]))
+            outcome[implementation] = ahead, back, all_, apart
+        own = outcome["hyperjit"][2]["median"]
+        for implementation, (ahead, back, all_, apart) in outcome.items():
+            scale = arguments.sites
+            print(f"{name:<10} {implementation:<15} {ahead['median'] / scale:>10.0f} {back['median'] / scale:>10.0f} "
+                  f"{all_['median'] / scale:>10.0f} {all_['median'] / own:>11.2f}x {apart[0]:>12.1e} {apart[1]:>10.1e}")
+            for direction, timing in (("forward", ahead), ("backward", back), ("both", all_)):
+                rows.append({"implementation": implementation, "spec": chain.spec, "tokens": arguments.tokens,
+                             "direction": direction, "mode": "chain",
+                             "us": {key: value / scale for key, value in timing.items()},
+                             "speedup": all_["median"] / own, "output_difference": apart[0], "gradient_difference": apart[1]})
+            sys.stdout.flush()
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
+                       "copy_gbps": copy, "sites": arguments.sites, "rows": rows}, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()

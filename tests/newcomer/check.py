@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What a newcomer touches: that the README says what is true, that demo, bench and bundle do what they promise."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as xml
+
+parser = argparse.ArgumentParser()
+parser.add_argument("what")
+parser.add_argument("--source", type=pathlib.Path)
+parser.add_argument("--hyperjit")
+parser.add_argument("--library")
+parser.add_argument("--python")
+arguments = parser.parse_args()
+temporary = tempfile.TemporaryDirectory(prefix="hyperjit-newcomer-")
+folder = pathlib.Path(temporary.name)
+failures = []
+
+
+def check(condition, message):
+    if not condition:
+        failures.append(message)
+
+
+def run(*command, code=0, environment=None, program=None):
+    """Runs hyperjit (or another program); its cache is this test's own."""
+    command = [program or arguments.hyperjit, *map(str, command)]
+    variables = {**os.environ, "HYPERJIT_CACHE_DIR": str(folder / "cache"), **(environment or {})}
+    result = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder)
+    if result.returncode != code:
+        sys.exit(f"{' '.join(command)}: exit {result.returncode}, {code} was wanted\n{result.stdout}\n{result.stderr}")
+    return result
+
+
+def readme():
+    text = (arguments.source / "README.md").read_text()
+    settings = json.loads(run("env", "--json", code=0).stdout)["settings"]
+    # A value that is set in this environment is no default.
+    rows = dict(re.findall(r"^\| `(HYPERJIT_\w+)` \| (.*?) \|$", text, re.M))
+    check(list(rows) == [s["name"] for s in settings], f"README's settings are {list(rows)}")
+    for setting in settings:
+        escaped = [setting[key].replace("|", "\\|") for key in ("value", "takes", "meaning")]
+        wanted = " | ".join(escaped if setting["from"] == "default" else escaped[1:])
+        check(rows.get(setting["name"], "").endswith(wanted), f"README's row of {setting['name']} is not: {wanted}")
+    recipes = [r["name"] for r in json.loads(run("recipes", "--json").stdout)["recipes"]]
+    listed = re.search(r"Recipes: `([\w\- ]+)`", text).group(1).split()
+    check(sorted(listed) == sorted(recipes), f"README lists {listed}, the command {recipes}")
+    commands = re.findall(r"^  ([a-z]+)  ", run("--help").stdout.split("Subcommands:")[1], re.M)
+    named = [word for row in re.findall(r"^\| `hyperjit ([a-z\\|]+)", text, re.M) for word in re.split(r"\\\|", row) if word]
+    for command in commands:
+        check(command in named, f"README does not name the command {command}")
+    for path in re.findall(r"\]\(([\w./-]+)\)", text) + re.findall(r"^([a-z]+)/  +", text, re.M):
+        check((arguments.source / path).exists(), f"README points to {path}, which is not there")
+    table = text.split("### The life of a kernel")[1].split("###")[0]
+    names = {p.name for part in ("compiler", "runtime") for p in (arguments.source / part).rglob("*.cpp")}
+    for name in re.findall(r"\b(\w+\.cpp)\b", table):
+        check(name in names, f"the life of a kernel names {name}, which is not there")
+
+
+def demo():
+    small = ["--steps", 30, "--dim", 32, "--layers", 1, "--context", 32, "--batch", 4, "--device", "cpu"]
+    variants = ["plain", "static", "dynamic:n=2,tanh=false", "frac", "manifold"]
+    for attempt in ("first", "second"):
+        result = run("demo", *small, "--variants", ",".join(variants), "--plot", f"{attempt}.svg", "--json", f"{attempt}.json")
+        for word in ("variant", "validation", "speedup", "compiled", "continues the text"):
+            check(word in result.stdout, f"the demo's table says nothing of '{word}'")
+        svg = xml.parse(folder / f"{attempt}.svg").getroot()
+        lines = svg.findall("{http://www.w3.org/2000/svg}polyline")
+        check(len(lines) == len(variants), f"the plot has {len(lines)} curves")
+        answer = json.loads((folder / f"{attempt}.json").read_text())
+        check(answer["schema"] == "hyperjit.demo/1", "schema")
+        check([r["variant"] for r in answer["runs"]] == variants, "variants in the JSON")
+        for one in answer["runs"]:
+            name = f"{attempt} run of {one['variant']}"
+            check(len(one["loss"]) == 30 and one["loss"][-1] < 0.9 * one["loss"][0], f"{name}: loss {one['loss'][0]} to {one['loss'][-1]}")
+            check(one["validation_loss"] > 0 and one["step_ms"]["median"] > 0 and one["eager_step_ms"]["median"] > 0, name)
+            if one["variant"] == "plain":
+                continue
+            check(one["max_output_error"] < 1e-4, f"{name}: outputs differ by {one['max_output_error']}")
+            check(one["max_gradient_error"] < 1e-2, f"{name}: gradients differ by {one['max_gradient_error']}")
+            check(one["connection_ms"]["jit"] > 0 and one["connection_ms"]["eager"] > 0, f"{name}: connection time")
+            compiled, found = one["jit"]["compiled"], one["jit"]["disk_hits"]
+            check(compiled > 0 if attempt == "first" else compiled == 0 and found > 0, f"{name}: {compiled} compiled, {found} from disk")
+    first, second = (json.loads((folder / f"{a}.json").read_text())["runs"] for a in ("first", "second"))
+    for a, b in zip(first, second):
+        check(a["loss"] == b["loss"] and a["sample"] == b["sample"], f"{a['variant']}: a second run trains otherwise")
+
+
+def text():
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("too short")
+    (folder / "binary.txt").write_bytes(b"MZ\0\0" * 5000)
+    (folder / "latin.txt").write_bytes(bytes(range(128, 256)) * 500)
+    (folder / "nothing").mkdir()
+    (folder / "nothing" / "image").write_bytes(b"\0" * 100)
+    cases = [
+        (["--text", "missing.txt"], 2, "text 'missing.txt' does not exist"),
+        (["--text", "empty.txt"], 2, "text 'empty.txt' is empty"),
+        (["--text", "short.txt"], 2, "text 'short.txt' has 9 characters; at least"),
+        (["--text", "binary.txt"], 2, "text 'binary.txt' looks binary (byte 2 is zero); UTF-8 text is wanted"),
+        (["--text", "latin.txt"], 2, "text 'latin.txt' looks binary ("),
+        (["--text", "nothing"], 2, "folder 'nothing' holds no text file"),
+        (["--variants", "manifol"], 2, "unknown variant 'manifol'; did you mean 'manifold'?"),
+        (["--variants", "permutation", "--streams", "7"], 2, "permutation"),
+        (["--variants", "manifold:d=4"], 2, "the width comes from --dim"),
+        (["--variants", "frac", "--fracs", "3"], 2, "m=3"),
+        (["--plot", "no/such/folder/a.svg", "--steps", "1", "--variants", "plain", "--dim", "8", "--layers", "1", "--context", "8",
+          "--batch", "1"], 3, "cannot write 'no/such/folder/a.svg'"),
+    ]
+    for options, code, message in cases:
+        said = run("demo", "--device", "cpu", *options, code=code).stderr
+        check(message in said, f"{options}: said {said!r}, not {message!r}")
+
+
+def bench():
+    result = run("bench", "static:n=2,d=32", "manifold:n=4,d=32", "--tokens", "64,200", "--sites", 3, "--repeats", 3, "--device", "cpu",
+                 "--plot", "bench.svg", "--json", "bench.json")
+    check("share" in result.stdout and "from memory" in result.stdout, "the table of bench")
+    answer = json.loads((folder / "bench.json").read_text())
+    check(answer["schema"] == "hyperjit.bench/1" and answer["copy_gbps"] > 0, "head of the JSON")
+    rows = answer["rows"]
+    check(len(rows) == 2 * 2 * 2 * 3, f"{len(rows)} rows")
+    for row in rows:
+        check(row["us"]["min"] <= row["us"]["median"] <= row["us"]["max"], f"times of {row}")
+        # Three sites: two boundaries of 2n + 2 (3n + 3), and the two ends: (n + 1) + (2n + 1), backward (2n + 1) + (3n + 2).
+        n = int(re.search(r"n=(\d+)", row["spec"]).group(1))
+        forward, backward = (2 * (2 * n + 2) + 3 * n + 2) / 3, (2 * (3 * n + 3) + 5 * n + 3) / 3
+        wanted = {"forward": forward, "backward": backward, "both": forward + backward}[row["direction"]]
+        check(abs(row["u"] - wanted) < 1e-6, f"{row['spec']} {row['direction']}: {row['u']}u, {wanted}u was wanted")
+        if row["implementation"] == "hyperjit":
+            check(row["speedup"] > 0, f"speedup of {row}")
+    calls = answer["first_call_ms"]
+    check(calls["cold"] > calls["disk"] > calls["memory"] > 0, f"first calls {calls}")
+    check(answer["peak_bytes"] > 0 and answer["host_us_per_call"] > 0, "memory and host time")
+    xml.parse(folder / "bench.svg")
+
+
+def peers():
+    run(arguments.source / "bench/peers.py", arguments.library, "--against", "eager", "--tokens", 64, "--dim", 32, "--sites", 2,
+        "--repeats", 2, "--device", "cpu", "--json", folder / "peers.json", program=arguments.python)
+    for row in json.loads((folder / "peers.json").read_text())["rows"]:
+        check(row["output_difference"] < 1e-4 and row["gradient_difference"] < 1e-3,
+              f"{row['spec']}: {row['implementation']} differs by {row['output_difference']}, {row['gradient_difference']}")
+
+
+def bundle():
+    build = pathlib.Path(arguments.hyperjit).parent.parent
+    run("--no-build", folder / "first", program=arguments.source / "scripts/bundle",
+        environment={"HYPERJIT_PRESET": build.name})
+    (folder / "first").rename(folder / "moved")
+    environment = {"PYTHON": arguments.python, "LD_LIBRARY_PATH": ""}
+    start = folder / "moved/run"
+    run("hyperjit", "show", "static:n=4,d=32", "--traffic", program=start, environment=environment)
+    run("hyperjit", "bench", "static:n=2,d=16", "--tokens", 8, "--repeats", 1, "--device", "cpu", program=start, environment=environment)
+    said = run("hyperjit", "doctor", program=start, environment=environment).stdout
+    check(str(folder / "moved/lib/libhyperjit-compiler.so") in said, f"the bundle uses another compiler:\n{said}")
+    # No way back to this machine: neither run paths nor links out of the tree.
+    for path in (folder / "moved").rglob("*"):
+        if path.is_symlink():
+            check(path.resolve().is_relative_to((folder / "moved").resolve()), f"{path} leaves the bundle")
+        elif path.is_file() and path.read_bytes()[:4] == b"\x7fELF":
+            dynamic = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
+            for paths in re.findall(r"(?:RUNPATH|RPATH).*\[(.*)\]", dynamic):
+                check(all(p.startswith("$ORIGIN") for p in paths.split(":")), f"{path.name} looks in {paths}")
+    # A folder that is no bundle is left alone.
+    (folder / "mine").mkdir()
+    (folder / "mine" / "file").write_text("kept")
+    run("--no-build", folder / "mine", program=arguments.source / "scripts/bundle", code=2)
+    check((folder / "mine" / "file").read_text() == "kept", "bundle replaced a folder that was none of its own")
+
+
+{"readme": readme, "demo": demo, "text": text, "bench": bench, "peers": peers, "bundle": bundle}[arguments.what]()
+for failure in failures:
+    print(failure, file=sys.stderr)
+sys.exit(1 if failures else 0)
