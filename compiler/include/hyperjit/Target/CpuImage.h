@@ -47,7 +47,7 @@ struct CpuTexts {
 };
 
 /// Compiles a kernel in phases form. `target` is "x86-64-v3", "x86-64-v4" or
-/// "native". Errors are diagnostics on the kernel's context. The context must
+/// "triple/level/features". Errors are diagnostics on the kernel's context. The context must
 /// have the hc dialect loaded; the others are loaded here.
 mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, llvm::StringRef target, CpuImage &image, CpuTexts texts = {});
 

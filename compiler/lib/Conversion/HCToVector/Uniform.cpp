@@ -1,0 +1,176 @@
+//===- Uniform.cpp - P and E: what belongs to no token --------------------===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// Weights come as [row][channel][column] and are kept as [row][column][channel]
+// with zeros behind the channels, so that products walk them with channels in
+// the lanes. Columns are sliced by address.
+//===----------------------------------------------------------------------===//
+#include "KernelEmitter.h"
+
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace hyperjit::hc;
+
+namespace hyperjit::cpu {
+
+//===----------------------------------------------------------------------===//
+// Layout of weights
+//===----------------------------------------------------------------------===//
+
+Value KernelEmitter::weightPointer(const WeightHome &home, Value row, Value column, Value channel) {
+  Value offset = s.addi(s.muli(row, home.rowStride * s.elementBytes), s.muli(column, home.columnStride * s.elementBytes));
+  return s.at(base(home.memory), s.addi(offset, s.muli(channel, s.elementBytes)));
+}
+
+/// Every vector of a packed weight.
+void KernelEmitter::forWeight(WeightType type, llvm::function_ref<void(Value, Value, Value, int64_t)> body) {
+  int64_t whole = width / lanes * lanes;
+  s.loop(type.getRows(), [&](Value row) {
+    s.loop(type.getColumns(), [&](Value column) {
+      if (whole > 0)
+        s.loop(s.i64(0), s.i64(whole), lanes, [&](Value channel) { body(row, column, channel, lanes); });
+      if (whole < width)
+        body(row, column, s.i64(whole), width - whole);
+    });
+  });
+}
+
+void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home) {
+  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns();
+  Value from = frame.operandPointers[operand];
+  s.loop(type.getRows(), [&](Value row) {
+    // Column by column of a few channels: what is read stays in the first-level cache.
+    s.loop(columns, [&](Value column) {
+      s.loop(s.i64(0), s.i64(width), 1, [&](Value channel) {
+        Value number = s.addi(s.muli(s.addi(s.muli(row, width), channel), columns), column);
+        s.store(s.load(s.at(from, s.muli(number, bytes)), storage, 1, 1), weightPointer(home, row, column, channel));
+      });
+      s.loop(s.i64(width), s.i64(paddedWidth), 1,
+             [&](Value channel) { s.store(s.zero(1), weightPointer(home, row, column, channel)); });
+    });
+  });
+}
+
+void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage) {
+  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns();
+  Value to = frame.operandPointers[operand];
+  s.loop(type.getRows(), [&](Value row) {
+    s.loop(s.i64(0), s.i64(width), 1, [&](Value channel) {
+      s.loop(columns, [&](Value column) {
+        Value number = s.addi(s.muli(s.addi(s.muli(row, width), channel), columns), column);
+        s.store(s.load(weightPointer(home, row, column, channel), 1), s.at(to, s.muli(number, bytes)), storage, 1);
+      });
+    });
+  });
+}
+
+//===----------------------------------------------------------------------===//
+// Operations
+//===----------------------------------------------------------------------===//
+
+Value KernelEmitter::tokenCount(int64_t lanes) {
+  return s.broadcast(arith::SIToFPOp::create(s.b, s.loc, s.element, frame.tokens), lanes);
+}
+
+void KernelEmitter::emitUniform(Operation *op) {
+  Value value = op->getResult(0);
+  if (isa<WeightType>(value.getType()))
+    return emitUniformWeight(op);
+  if (isa<RowsType>(value.getType()))
+    return emitUniformRows(op);
+  if (isProduct(op))
+    return emitProduct(op);
+  SmallVector<Root> roots;
+  if (auto dot = dyn_cast<DotOp>(op)) {
+    for (int64_t i = 0; i < dot.getLhs().getType().getRows(); ++i)
+      for (int64_t j = 0; j < dot.getRhs().getType().getRows(); ++j)
+        roots.push_back({Root::Dot, op, {}, {}, i, j});
+  } else if (auto dot = dyn_cast<DotRowsOp>(op)) {
+    for (int64_t i = 0; i < dot.getLhs().getType().getRows(); ++i)
+      roots.push_back({Root::DotRows, op, {}, {}, i, 0});
+  } else if (auto sum = dyn_cast<RowSumOp>(op)) {
+    for (int64_t i = 0; i < sum.getInput().getType().getRows(); ++i)
+      roots.push_back({Root::RowSum, op, {}, {}, i, 0});
+  } else if (isa<TokenSumOp>(op)) {
+    return elementwise(op, [&](ArrayRef<Value> v) { return s.mul(tokenCount(1), v[0]); });
+  } else {
+    return emitCoefficients(op);
+  }
+  emitPass(roots);
+}
+
+void KernelEmitter::emitUniformWeight(Operation *op) {
+  Value value = op->getResult(0);
+  auto type = cast<WeightType>(value.getType());
+  if (auto slice = dyn_cast<SliceWeightOp>(op)) {
+    WeightHome home = weights[slice.getInput()];
+    home.memory.index += static_cast<int64_t>(slice.getOffset()) * home.columnStride * s.elementBytes;
+    weights[value] = home;
+    return;
+  }
+  WeightHome home = allocateWeight(type);
+  weights[value] = home;
+  auto map = [&](WeightHome to, WeightType over, llvm::function_ref<Value(Value, Value, Value, int64_t)> make) {
+    forWeight(over, [&](Value row, Value column, Value channel, int64_t valid) {
+      s.store(s.keepLanes(make(row, column, channel, valid), valid), weightPointer(to, row, column, channel));
+    });
+  };
+  auto loadWeight = [&](Value from, Value row, Value column, Value channel) {
+    return s.load(weightPointer(weights[from], row, column, channel), lanes);
+  };
+  auto loadRow = [&](Value from, Value row, Value channel, int64_t valid) {
+    const RowsHome &rows = rowsHomes[from];
+    int64_t bytes = Simd::bytesOf(rows.storage);
+    Value offset = s.addi(s.muli(row, rows.rowStride * bytes), s.muli(channel, bytes));
+    return s.load(s.at(rowPointer(rows, s.i64(0)), offset), rows.storage, lanes, valid);
+  };
+  llvm::TypeSwitch<Operation *>(op)
+      .Case<AddOp, SubOp>([&](auto binary) {
+        map(home, type, [&](Value row, Value column, Value channel, int64_t) {
+          Value x = loadWeight(binary.getLhs(), row, column, channel);
+          Value y = loadWeight(binary.getRhs(), row, column, channel);
+          return isa<AddOp>(op) ? s.add(x, y) : s.sub(x, y);
+        });
+      })
+      .Case([&](ScaleWeightOp scale) {
+        map(home, type, [&](Value row, Value column, Value channel, int64_t valid) {
+          return s.mul(loadWeight(scale.getWeight(), row, column, channel),
+                       loadRow(scale.getScale(), row, channel, valid));
+        });
+      })
+      .Case([&](ConcatWeightsOp concat) {
+        WeightHome part = home;
+        for (Value input : concat.getInputs()) {
+          auto from = cast<WeightType>(input.getType());
+          map(part, from, [&](Value row, Value column, Value channel, int64_t) {
+            return loadWeight(input, row, column, channel);
+          });
+          part.memory.index += from.getColumns() * part.columnStride * s.elementBytes;
+        }
+      })
+      .Case([&](WeightFromRowsOp from) {
+        map(home, type, [&](Value row, Value column, Value channel, int64_t valid) {
+          return loadRow(from.getInput(), s.addi(s.muli(column, type.getRows()), row), channel, valid);
+        });
+      })
+      .Case([&](OuterOp outer) {
+        emitWeightGrad(op, outer.getInput(), outer.getCoefficients(), home, /*accumulate=*/false);
+      })
+      .Case([&](TokenSumOp sum) {
+        // Of a weight that is the same for all tokens.
+        map(home, type, [&](Value row, Value column, Value channel, int64_t) {
+          return s.mul(tokenCount(lanes), loadWeight(sum.getInput(), row, column, channel));
+        });
+      })
+      .Case([&](WeightGradOp grad) {
+        // Every token adds the same product.
+        emitWeightGrad(op, grad.getInput(), grad.getCoefficients(), home, /*accumulate=*/false);
+        map(home, type, [&](Value row, Value column, Value channel, int64_t) {
+          return s.mul(tokenCount(lanes), loadWeight(value, row, column, channel));
+        });
+      })
+      .Default([&](Operation *) { (void)refuse(op, "no rule for this operation on weights"); });
+}
+
+} // namespace hyperjit::cpu
