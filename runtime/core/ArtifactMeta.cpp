@@ -155,11 +155,18 @@ ArtifactMeta read(const json &object) {
     meta.operands.push_back(readOperand(operand));
   for (const json &launch : object.at("launches"))
     meta.launches.push_back(readLaunch(launch));
-  static const json none = json::object();
-  auto part = [&](const char *key) -> const json & {
+  static const json none = json::object(), empty = json::array();
+  auto typed = [&](const char *key, const json &absent) -> const json & {
     auto it = object.find(key);
-    return it == object.end() || it->is_null() ? none : *it;
+    if (it == object.end() || it->is_null())
+      return absent;
+    // Looking for a key in a list finds nothing and would pass as "absent".
+    if (it->type() != absent.type())
+      fail(fmt::format("{} is {}", key, it->dump()));
+    return *it;
   };
+  auto part = [&](const char *key) -> const json & { return typed(key, none); };
+  auto list = [&](const char *key) -> const json & { return typed(key, empty); };
   const json &workspace = part("workspace");
   meta.workspaceFixed = number(workspace, "fixed", 0);
   meta.workspacePerChunk = number(workspace, "per_chunk", 0);
@@ -174,7 +181,7 @@ ArtifactMeta read(const json &object) {
   meta.traffic.savedU = number(traffic, "saved_u", 0);
   meta.traffic.narrowBytes = number(traffic, "narrow_bytes", 0);
   meta.stages = int(number(object, "stages", 1, 0, 1024));
-  for (const json &entry : part("entries")) {
+  for (const json &entry : list("entries")) {
     EntryInfo info;
     info.name = word(entry, "name");
     info.registers = int(number(entry, "registers", 0));
@@ -182,7 +189,7 @@ ArtifactMeta read(const json &object) {
     info.spills = number(entry, "spills", 0);
     meta.entries.push_back(std::move(info));
   }
-  for (const json &field : part("key"))
+  for (const json &field : list("key"))
     meta.keyFields.emplace_back(field.at(0).get<std::string>(), field.at(1).get<std::string>());
   meta.compileMilliseconds = object.value("compile_ms", 0.0);
   meta.extra = rest(object, {"spec", "target", "schedule", "operands", "launches", "workspace", "chunks",

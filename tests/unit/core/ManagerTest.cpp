@@ -1,0 +1,453 @@
+// From a spec to a kernel: memory, disk, compiler, with recipes, compiler and back end of the tests' own, so that every
+// order of events can be had.
+// SPDX-License-Identifier: Apache-2.0
+#include "Support.h"
+
+#include "hyperjit/core/KernelManager.h"
+
+#include <nlohmann/json.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <set>
+#include <thread>
+#include <unistd.h>
+
+using namespace hyperjit;
+using namespace hyperjit::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// Any recipe; the option `layer` is a module option.
+class FakeSource final : public ProgramSource {
+public:
+  std::vector<std::string> recipes() const override { return {"one"}; }
+  RecipeInfo describe(std::string_view recipe) const override { return {std::string(recipe), "", "", "", {}}; }
+  SiteSpec normalise(const SiteSpec &spec) const override {
+    if (spec.recipe == "unknown")
+      throw UserError(ErrorId::UnknownRecipe, unknownWord("recipe", spec.recipe, {"one"}));
+    SiteSpec result = spec;
+    std::erase_if(result.options, [](const auto &option) { return option.first == "layer"; });
+    return result;
+  }
+  std::shared_ptr<const SiteProgram> site(const SiteSpec &spec) override {
+    auto program = std::make_shared<SiteProgram>();
+    program->spec = normalise(spec);
+    program->text = "program of " + spec.recipe + suffix;
+    program->digest = digestText(program->text);
+    return program;
+  }
+  std::vector<ParameterInfo> parameters(const SiteSpec &) override { return {}; }
+  std::string suffix;
+};
+
+class FakeCompiler final : public Compiler {
+public:
+  std::string version() override { return "fake 1"; }
+  CompilerReply run(const std::string &request) override {
+    ++runs;
+    nlohmann::json asked = nlohmann::json::parse(request);
+    last = asked;
+    std::string spec = asked["spec"];
+    if (spec.find("slow") != std::string::npos)
+      while (blocked)
+        std::this_thread::sleep_for(1ms);
+    if (failures > 0) {
+      --failures;
+      throw InternalError(ErrorId::CompilerBug, "it failed", spec);
+    }
+    if (asked["stage"] != "")
+      return {R"({"stage": "x"})", "text of " + std::string(asked["stage"])};
+    ArtifactMeta meta = sampleMeta();
+    meta.spec = spec;
+    meta.target = asked["target"];
+    return {meta.json(), "code of " + spec + salt};
+  }
+  std::atomic<int> runs{0}, failures{0};
+  std::atomic<bool> blocked{false};
+  std::string salt;
+  nlohmann::json last;
+};
+
+class FakeKernel final : public Kernel {
+public:
+  using Kernel::Kernel;
+
+private:
+  void run(void *const *, void *, int64_t, const LaunchContext &) const override {}
+};
+
+class FakeBackend final : public Backend {
+public:
+  DeviceType device() const override { return DeviceType::Cpu; }
+  std::string toolchain() const override {
+    if (!hasToolchain)
+      throw UserError(ErrorId::LibraryMissing, "no toolchain");
+    return "fake toolchain";
+  }
+  std::string flags(const Target &) const override { return "-O"; }
+  Artifact build(ArtifactMeta meta, std::string payload, const Target &) const override {
+    Artifact artifact;
+    artifact.meta = std::move(meta);
+    for (char c : payload)
+      artifact.payload.push_back(std::byte(c));
+    return artifact;
+  }
+  std::shared_ptr<const Kernel> load(std::shared_ptr<const Artifact> artifact) const override {
+    if (rejects > 0) {
+      --rejects;
+      throw InternalError(ErrorId::ImageRejected, "the driver does not like it");
+    }
+    return std::make_shared<FakeKernel>(std::move(artifact));
+  }
+  bool hasToolchain = true;
+  mutable std::atomic<int> rejects{0};
+};
+
+const Target cpu = Target::parse("x86-64-v3");
+KernelSpec spec(const std::string &site) {
+  return KernelSpec::beforeForward(SiteSpec::parse(site), true, Bucket::Large);
+}
+
+struct ManagerTest : testing::Test {
+  TemporaryFolder folder;
+  FakeSource source;
+  std::shared_ptr<FakeCompiler> compiler = std::make_shared<FakeCompiler>();
+  std::shared_ptr<FakeBackend> backend = std::make_shared<FakeBackend>();
+  Settings settings;
+  std::function<Schedule(const KernelSpec &, const Target &)> tuning;
+
+  ManagerTest() {
+    settings.cacheDirectory = folder / "cache";
+    settings.compileJobs = 2;
+  }
+  KernelManagerOptions options() const {
+    KernelManagerOptions options;
+    options.settings = settings;
+    options.programs = const_cast<FakeSource *>(&source);
+    options.compiler = compiler;
+    options.backends = {backend};
+    options.tuning = tuning;
+    return options;
+  }
+};
+
+TEST_F(ManagerTest, MemoryThenDiskThenCompiler) {
+  KernelManager manager(options());
+  auto kernel = manager.get(spec("one"), cpu);
+  EXPECT_EQ(manager.get(spec("one"), cpu), kernel);
+  ManagerStatistics statistics = manager.statistics();
+  EXPECT_EQ(statistics.compiled, 1);
+  EXPECT_EQ(statistics.memoryHits, 1);
+  EXPECT_EQ(statistics.diskHits, 0);
+  EXPECT_EQ(statistics.cache.published, 1);
+
+  KernelManager second(options());
+  EXPECT_EQ(second.get(spec("one"), cpu)->meta().spec, kernel->meta().spec);
+  EXPECT_EQ(second.statistics().compiled, 0);
+  EXPECT_EQ(second.statistics().diskHits, 1);
+  EXPECT_EQ(compiler->runs, 1);
+  // Provenance is in the entry.
+  EXPECT_EQ(kernel->meta().keyFields, second.keyFields(spec("one"), cpu).list());
+}
+
+TEST_F(ManagerTest, ManyThreadsCompileOnce) {
+  KernelManager manager(options());
+  compiler->blocked = true;
+  std::vector<std::shared_ptr<const Kernel>> kernels(32);
+  std::vector<std::thread> threads;
+  for (auto &kernel : kernels)
+    threads.emplace_back([&] { kernel = manager.get(spec("slow"), cpu); });
+  while (compiler->runs == 0)
+    std::this_thread::sleep_for(1ms);
+  std::this_thread::sleep_for(20ms);
+  compiler->blocked = false;
+  for (std::thread &thread : threads)
+    thread.join();
+  EXPECT_EQ(compiler->runs, 1);
+  EXPECT_EQ(manager.statistics().compiled, 1);
+  EXPECT_EQ(manager.statistics().memoryHits, 31);
+  for (const auto &kernel : kernels)
+    EXPECT_EQ(kernel, kernels[0]);
+}
+
+TEST_F(ManagerTest, NoLockIsHeldWhileCompiling) {
+  settings.cache = CacheMode::Off; // the advisory lock of a shard is another matter
+  KernelManager manager(options());
+  auto ready = manager.get(spec("one:d=8"), cpu);
+  compiler->blocked = true;
+  std::thread slow([&] { manager.get(spec("slow"), cpu); });
+  while (compiler->runs < 2)
+    std::this_thread::sleep_for(1ms);
+  // With the compiler held, everything else goes on; a lock would make this hang.
+  EXPECT_EQ(manager.get(spec("one:d=8"), cpu), ready);
+  EXPECT_TRUE(manager.get(spec("one:d=16"), cpu));
+  EXPECT_EQ(manager.peek(spec("slow"), cpu), nullptr);
+  EXPECT_EQ(manager.statistics().compiled, 2);
+  compiler->blocked = false;
+  slow.join();
+  EXPECT_NE(manager.peek(spec("slow"), cpu), nullptr);
+}
+
+TEST_F(ManagerTest, PeekNeverCompiles) {
+  KernelManager manager(options());
+  EXPECT_EQ(manager.peek(spec("one"), cpu), nullptr);
+  EXPECT_EQ(compiler->runs, 0);
+  auto kernel = manager.get(spec("one"), cpu);
+  EXPECT_EQ(manager.peek(spec("one"), cpu), kernel);
+  EXPECT_EQ(manager.peek(spec("one"), Target::parse("x86-64-v4")), nullptr);
+}
+
+TEST_F(ManagerTest, SpellingsShareAKernel) {
+  KernelManager manager(options());
+  auto kernel = manager.get(spec("one:d=64"), cpu);
+  for (int layer = 0; layer < 32; ++layer)
+    EXPECT_EQ(manager.get(spec("one:d=64,layer=" + std::to_string(layer)), cpu), kernel);
+  EXPECT_EQ(compiler->runs, 1);
+}
+
+TEST_F(ManagerTest, WhatChangesTheCodeChangesTheKey) {
+  KernelManager manager(options());
+  auto key = [&](KernelManager &in, const KernelSpec &kernel, const char *target = "x86-64-v3", const char *schedule = "auto") {
+    return CacheKey::of(in.keyFields(kernel, Target::parse(target), Schedule::parse(schedule)));
+  };
+  std::set<CacheKey> keys = {key(manager, spec("one"))};
+  EXPECT_TRUE(keys.insert(key(manager, spec("one:d=64"))).second);
+  EXPECT_TRUE(keys.insert(key(manager, spec("one"), "x86-64-v4")).second);
+  EXPECT_TRUE(keys.insert(key(manager, spec("one"), "x86-64-v3", "rows:tokens=8")).second);
+  KernelSpec small = spec("one");
+  small.bucket = Bucket::Small;
+  EXPECT_TRUE(keys.insert(key(manager, small)).second);
+  settings.cacheNamespace = "mine";
+  KernelManager other(options());
+  EXPECT_TRUE(keys.insert(key(other, spec("one"))).second);
+  settings.cacheNamespace = "";
+  // A user's recipe of the same name with other equations.
+  source.suffix = " changed";
+  EXPECT_TRUE(keys.insert(key(manager, spec("one"))).second);
+  source.suffix = "";
+  tuning = [](const KernelSpec &, const Target &) { return Schedule::parse("rows:tokens=8"); };
+  KernelManager tuned(options());
+  EXPECT_EQ(key(tuned, spec("one")), key(manager, spec("one"), "x86-64-v3", "rows:tokens=8"));
+}
+
+TEST_F(ManagerTest, AFailureIsEveryWaitersAndIsTriedAgain) {
+  KernelManager manager(options());
+  compiler->failures = 1;
+  compiler->blocked = true;
+  std::atomic<int> failed{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] { failed += caught([&] { manager.get(spec("slow"), cpu); }).id == "compiler-bug"; });
+  while (compiler->runs == 0)
+    std::this_thread::sleep_for(1ms);
+  std::this_thread::sleep_for(20ms);
+  compiler->blocked = false;
+  for (std::thread &thread : threads)
+    thread.join();
+  EXPECT_EQ(failed, 4);
+  EXPECT_TRUE(manager.get(spec("slow"), cpu));
+  EXPECT_EQ(manager.cache().statistics().published, 1); // an error is never cached
+}
+
+TEST_F(ManagerTest, MistakesOfTheUserPass) {
+  KernelManager manager(options());
+  EXPECT_EQ(caught([&] { manager.get(spec("unknown"), cpu); }).id, "unknown-recipe");
+  KernelSpec wrong = spec("one");
+  wrong.after = SiteSpec::parse("one");
+  EXPECT_EQ(caught([&] { manager.get(wrong, cpu); }).id, "invalid-spec");
+  EXPECT_EQ(compiler->runs, 0);
+}
+
+TEST_F(ManagerTest, JitOffNamesWhatIsMissingAndWhereItLooked) {
+  settings.jit = false;
+  settings.cachePath = {folder / "shipped"};
+  KernelManager manager(options());
+  std::string key = CacheKey::of(manager.keyFields(spec("one"), cpu)).hex();
+  try {
+    manager.get(spec("one"), cpu);
+    FAIL();
+  } catch (const MissingKernelError &error) {
+    EXPECT_EQ(std::string(error.what()),
+              "no compiled kernel for 'before(one:n=4,m=1,d=512,dtype=fp32):forward:save:tokens=large', target x86-64-v3 (key " +
+                  key + "), and HYPERJIT_JIT=off forbids to compile it. Searched: " + (folder / "cache") + ", " +
+                  (folder / "shipped") + ". Compile it ahead with: hyperjit precompile --specs FILE --target x86-64-v3");
+  }
+  EXPECT_EQ(compiler->runs, 0);
+  settings.jit = true;
+  KernelManager(options()).get(spec("one"), cpu);
+  settings.jit = false;
+  EXPECT_TRUE(KernelManager(options()).get(spec("one"), cpu));
+}
+
+TEST_F(ManagerTest, WithoutTheCompilerHitsAreServed) {
+  KernelManager(options()).get(spec("one"), cpu);
+  KernelManagerOptions without = options();
+  without.compiler = std::make_shared<CompilerPlugin>(folder / "absent.so");
+  KernelManager manager(without);
+  EXPECT_TRUE(manager.get(spec("one"), cpu));
+  Caught miss = caught([&] { manager.get(spec("one:d=8"), cpu); });
+  EXPECT_EQ(miss.id, "compiler-missing");
+  EXPECT_NE(miss.text.find((folder / "absent.so") + ": no such file"), std::string::npos);
+}
+
+TEST_F(ManagerTest, WithoutTheToolchainShippedKernelsAreServed) {
+  settings.cacheDirectory = folder / "shipped";
+  KernelManager(options()).get(spec("one"), cpu);
+  writeFile(folder / "shipped/manifest.json", R"({"toolchains": ["fake toolchain"]})");
+  settings.cacheDirectory = folder / "cache";
+  settings.cachePath = {folder / "shipped"};
+  backend->hasToolchain = false;
+  KernelManager manager(options());
+  EXPECT_TRUE(manager.get(spec("one"), cpu));
+  EXPECT_EQ(manager.statistics().diskHits, 1);
+  EXPECT_EQ(caught([&] { manager.get(spec("one:d=8"), cpu); }).id, "library-missing");
+  EXPECT_EQ(compiler->runs, 1);
+}
+
+TEST_F(ManagerTest, ARefusedEntryStaysAndIsCompiledInMemory) {
+  KernelManager(options()).get(spec("one"), cpu);
+  backend->rejects = 1;
+  KernelManager manager(options());
+  EXPECT_TRUE(manager.get(spec("one"), cpu));
+  EXPECT_EQ(manager.statistics().rejected, 1);
+  EXPECT_EQ(manager.statistics().compiled, 1);
+  EXPECT_EQ(KernelCache::list(settings.cacheDirectory).size(), 1u);
+  // What is refused when it comes fresh from the compiler is an error with the driver's text.
+  backend->rejects = 2;
+  KernelManager third(options());
+  Caught error = caught([&] { third.get(spec("one"), cpu); });
+  EXPECT_EQ(error.id, "image-rejected");
+  EXPECT_EQ(error.text.rfind("the driver does not like it", 0), 0u);
+}
+
+TEST_F(ManagerTest, RegenerateFindsAnIncompleteKey) {
+  KernelManager(options()).get(spec("one"), cpu);
+  settings.verify = CacheVerify::Regenerate;
+  EXPECT_TRUE(KernelManager(options()).get(spec("one"), cpu));
+  compiler->salt = " with something that no key names";
+  KernelManager manager(options());
+  Caught error = caught([&] { manager.get(spec("one"), cpu); });
+  EXPECT_EQ(error.id, "internal");
+  EXPECT_NE(error.text.find("its key is incomplete"), std::string::npos) << error.text;
+}
+
+TEST_F(ManagerTest, PrepareTriesAllAndThrowsTheFirstError) {
+  KernelManager manager(options());
+  std::vector<KernelRequest> requests;
+  for (const char *site : {"one:d=8", "unknown", "one:d=16", "one:d=8", "one:d=24"})
+    requests.push_back({spec(site), cpu, {}});
+  EXPECT_EQ(caught([&] { manager.prepare(requests); }).id, "unknown-recipe");
+  for (const char *site : {"one:d=8", "one:d=16", "one:d=24"})
+    EXPECT_NE(manager.peek(spec(site), cpu), nullptr) << site;
+  EXPECT_EQ(compiler->runs, 3);
+  manager.prepare({});
+}
+
+TEST_F(ManagerTest, AnUnwritableCacheIsNoError) {
+  writeFile(folder / "file", "");
+  settings.cacheDirectory = folder / "file/cache";
+  LogCapture log;
+  KernelManager manager(options());
+  EXPECT_TRUE(manager.get(spec("one"), cpu));
+  EXPECT_EQ(manager.statistics().compiled, 1);
+}
+
+TEST_F(ManagerTest, RecordsEverySpecOnce) {
+  settings.recordFile = folder / "specs.txt";
+  KernelManager manager(options());
+  manager.get(spec("one:d=8,layer=1"), cpu);
+  manager.get(spec("one:d=8,layer=2"), cpu);
+  manager.get(spec("one:d=16"), cpu);
+  EXPECT_EQ(readFile(settings.recordFile), "before(one:n=4,m=1,d=8,dtype=fp32):forward:save:tokens=large\n"
+                                           "before(one:n=4,m=1,d=16,dtype=fp32):forward:save:tokens=large\n");
+}
+
+TEST_F(ManagerTest, ExplainsMisses) {
+  KernelManager(options()).get(spec("one:d=8"), cpu);
+  settings.explainMiss = true;
+  LogCapture log;
+  KernelManager manager(options());
+  manager.get(spec("one:d=16"), cpu);
+  EXPECT_TRUE(log.has("spec: here 'before(one:n=4,m=1,d=16,dtype=fp32):forward:save:tokens=large', there "
+                      "'before(one:n=4,m=1,d=8,dtype=fp32):forward:save:tokens=large'"));
+}
+
+// The request is the contract of hyperjit/Compiler.h.
+TEST_F(ManagerTest, RequestsSayAllTheCompilerNeeds) {
+  KernelManager manager(options());
+  KernelSpec kernel = KernelSpec::backward(SiteSpec::parse("one:m=2,d=64,dtype=bf16,branch_out=fp32"),
+                                           SiteSpec::parse("two:m=2,d=64,dtype=bf16"), "xu", "xp", Bucket::Small);
+  manager.artifact(kernel, cpu, Schedule::parse("rows:block=8"));
+  nlohmann::json expected = {{"spec", kernel.text()},
+                             {"role", "boundary"},
+                             {"direction", "backward"},
+                             {"save", false},
+                             {"given", "xu"},
+                             {"want", "xp"},
+                             {"after",
+                              {{"program", "program of one"},
+                               {"d", 32},
+                               {"m", 2},
+                               {"stream", "bf16"},
+                               {"branch_in", "bf16"},
+                               {"branch_out", "fp32"},
+                               {"weight", "fp32"}}},
+                             {"before",
+                              {{"program", "program of two"},
+                               {"d", 32},
+                               {"m", 2},
+                               {"stream", "bf16"},
+                               {"branch_in", "bf16"},
+                               {"branch_out", "bf16"},
+                               {"weight", "fp32"}}},
+                             {"bucket", "small"},
+                             {"target", "x86-64-v3"},
+                             {"schedule", "rows:block=8"},
+                             {"stage", ""}};
+  EXPECT_EQ(compiler->last, expected);
+  EXPECT_EQ(manager.stage(spec("one"), cpu, "hc"), "text of hc");
+  EXPECT_TRUE(compiler->last["after"].is_null());
+}
+
+// A child that was forked while a thread of its parent compiled does not wait for that thread.
+TEST_F(ManagerTest, ForkedChildrenCompileForThemselves) {
+  settings.cache = CacheMode::Off;
+  KernelManager manager(options());
+  compiler->blocked = true;
+  std::thread slow([&] { manager.get(spec("slow"), cpu); });
+  while (compiler->runs == 0)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(inChild([&] {
+    ::alarm(20);
+    compiler->blocked = false;
+    return manager.get(spec("slow"), cpu) != nullptr;
+  }));
+  compiler->blocked = false;
+  slow.join();
+}
+
+TEST(Launch, ChecksItsArguments) {
+  auto artifact = std::make_shared<Artifact>(sampleArtifact());
+  FakeKernel kernel(artifact);
+  std::vector<void *> operands(4, reinterpret_cast<void *>(0x1000));
+  int workspace = 0;
+  auto text = [&](std::span<void *const> given, void *memory, int64_t tokens) {
+    return caught([&] { kernel.launch(given, memory, tokens, {}); }).text;
+  };
+  EXPECT_EQ(text(operands, &workspace, 8), "");
+  EXPECT_EQ(text(std::span(operands).first(3), &workspace, 8), "3 operands given, 4 expected by " + artifact->meta.spec);
+  EXPECT_EQ(text(operands, &workspace, -1), "tokens = -1 is negative in " + artifact->meta.spec);
+  EXPECT_EQ(text(operands, nullptr, 8), "no workspace, " + std::to_string(artifact->meta.workspaceBytes(8)) +
+                                            " bytes expected by " + artifact->meta.spec);
+  operands[1] = nullptr; // static_alpha, which this kernel does not read
+  EXPECT_EQ(text(operands, &workspace, 8), "");
+  operands[0] = nullptr;
+  EXPECT_EQ(text(operands, &workspace, 8), "operand 0 ('x') is null in " + artifact->meta.spec);
+  EXPECT_EQ(text(operands, &workspace, 0), ""); // no tokens, no rows
+  operands[2] = nullptr;
+  EXPECT_EQ(text(operands, &workspace, 0), "operand 2 ('phi') is null in " + artifact->meta.spec);
+}
+
+} // namespace
