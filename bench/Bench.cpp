@@ -115,29 +115,27 @@ CountedTraffic countTraffic(const SiteSpec &given, int64_t sites, int64_t tokens
   return counted;
 }
 
-/// Forward, backward, and both of one chain; backward alone is what both take beyond forward.
+/// Forward (as in training), backward, and both of one chain.
 std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &options, int64_t tokens, at::Device device) {
-  auto forward = [&] { return eager ? chain.eager() : chain.jit(); };
-  double scale = 1e3 / double(options.sites); // ms of a chain to us of a site
   auto clear = [&] {
     for (const nn::Connection &layer : chain.layers)
       nn::Connection(layer)->zero_grad();
     chain.x.mutable_grad() = at::Tensor();
   };
-  Timing ahead = timed(device, options.repeats, [&] { forward(); });
-  Timing both = timed(device, options.repeats, [&] {
-    clear();
-    forward().backward(chain.cotangent);
-  });
+  TrainingTiming timing = timedTraining(
+      device, options.repeats,
+      [&] {
+        clear();
+        return eager ? chain.eager() : chain.jit();
+      },
+      [&](const at::Tensor &out) { out.backward(chain.cotangent); });
   clear();
+  const double scale = 1e3 / double(options.sites); // ms of a chain to us of a site
   auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
-  Timing back{both.median - ahead.median, both.min - ahead.min, both.max - ahead.max};
-  std::vector<Row> rows;
   std::string name = eager ? "eager" : "hyperjit", spec = chain.spec.text();
-  rows.push_back({name, spec, "forward", "chain", tokens, scaled(ahead)});
-  rows.push_back({name, spec, "backward", "chain", tokens, scaled(back)});
-  rows.push_back({name, spec, "both", "chain", tokens, scaled(both)});
-  return rows;
+  return {{name, spec, "forward", "chain", tokens, scaled(timing.forward)},
+          {name, spec, "backward", "chain", tokens, scaled(timing.backward)},
+          {name, spec, "both", "chain", tokens, scaled(timing.both)}};
 }
 
 double millisecondsOf(const std::function<void()> &work) {

@@ -133,28 +133,73 @@ class Chain:
         return ops.after(x, branch(u), coefficients, self.spec)
 
 
-def synchronise(device):
+class Mark:
+    """A point in time: an event of the current stream on CUDA, the clock on the CPU."""
+
+    def __init__(self, device):
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+        else:
+            self.event, self.time = None, time.perf_counter()
+
+    def microseconds_to(self, later):
+        if self.event is None:
+            return (later.time - self.time) * 1e6
+        later.event.synchronize()
+        return self.event.elapsed_time(later.event) * 1e3
+
+
+def summary(samples):
+    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
+
+
+def timed_training(forward, backward, repeats, device):
+    """Forward as in training, backward, both; two calls first, which compile and fill caches."""
+    for _ in range(2):
+        backward(forward())
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def timed(work, repeats, device):
-    """Microseconds: median, least, most; after as many warm-up calls as change the first times (compilation, caches)."""
-    work(), work()
-    synchronise(device)
-    samples = []
+    samples = {"forward": [], "backward": [], "both": []}
     for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        synchronise(device)
-        samples.append((time.perf_counter() - begin) * 1e6)
-    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
+        begin = Mark(device)
+        out = forward()
+        middle = Mark(device)
+        backward(out)
+        end = Mark(device)
+        samples["both"].append(begin.microseconds_to(end))
+        samples["forward"].append(begin.microseconds_to(middle))
+        samples["backward"].append(middle.microseconds_to(end))
+    return {direction: summary(values) for direction, values in samples.items()}
 
 
 def copy_bandwidth(device):
     a = torch.ones((1 << 30 if device.type == "cuda" else 256 << 20) // 4, device=device)
     b = torch.empty_like(a)
-    return 2 * a.numel() * 4 / (timed(lambda: b.copy_(a), 7, device)["median"] * 1e3)
+    b.copy_(a)
+    times = []
+    for _ in range(7):
+        begin = Mark(device)
+        b.copy_(a)
+        times.append(begin.microseconds_to(Mark(device)))
+    return 2 * a.numel() * 4 / (statistics.median(times) * 1e3)
+
+
+def saved_bytes(function, leaves):
+    """What autograd keeps between forward and backward, beyond the parameters: each piece of memory once."""
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = function()
+    for leaf in leaves:
+        kept.pop(leaf.untyped_storage().data_ptr(), None)
+    del out
+    return sum(kept.values())
 
 
 def device_name(device):
@@ -197,8 +242,8 @@ def main():
     copy = copy_bandwidth(device)
     rows = []
     print(f"{device_name(device)}, copy {copy:.1f} GB/s, torch {torch.__version__}; chain of {arguments.sites} sites, "
-          f"{arguments.tokens} tokens, D = {arguments.dim}, {arguments.dtype}; us a site")
-    print(f"{'recipe':<10} {'implementation':<15} {'forward':>10} {'backward':>10} {'both':>10} {'hyperjit is':>12} "
+          f"{arguments.tokens} tokens, D = {arguments.dim}, {arguments.dtype}; us a site; saved: u a site, kept for backward")
+    print(f"{'recipe':<10} {'implementation':<14} {'forward':>9} {'backward':>9} {'both':>9} {'hyperjit is':>12} {'saved':>7} "
           f"{'output diff':>12} {'grad diff':>10}")
     for name in names:
         chain = Chain(name, arguments, device, dtype)
@@ -209,36 +254,33 @@ def main():
             torch._dynamo.reset()
             implementations["torch.compile"] = torch.compile(chain.eager, fullgraph=True)
         outcome, wanted = {}, None
+        u_bytes = arguments.tokens * arguments.dim * chain.x.element_size()
         for implementation, function in implementations.items():
 
             def forward():
-                with torch.no_grad():
-                    return function(chain.x, chain.parameters)
-
-            def both():
                 for leaf in chain.leaves():
                     leaf.grad = None
-                function(chain.x, chain.parameters).backward(chain.cotangent)
+                return function(chain.x, chain.parameters)
 
-            ahead, all_ = timed(forward, arguments.repeats, device), timed(both, arguments.repeats, device)
-            # Forward while training is not forward under no_grad, so backward is what both take beyond it.
-            back = {key: all_[key] - ahead[key] for key in all_}
+            timings = timed_training(forward, lambda out: out.backward(chain.cotangent), arguments.repeats, device)
+            saved = saved_bytes(forward, [p for site in chain.parameters for p in site]) / u_bytes / arguments.sites
             out = forward()
-            gradients = [leaf.grad for leaf in chain.leaves()]
-            if wanted is None:
-                wanted = out, gradients
-            apart = difference(out, wanted[0]), max(difference(a, b) for a, b in zip(gradients, wanted[1]))
-            outcome[implementation] = ahead, back, all_, apart
-        own = outcome["hyperjit"][2]["median"]
-        for implementation, (ahead, back, all_, apart) in outcome.items():
-            scale = arguments.sites
-            print(f"{name:<10} {implementation:<15} {ahead['median'] / scale:>10.0f} {back['median'] / scale:>10.0f} "
-                  f"{all_['median'] / scale:>10.0f} {all_['median'] / own:>11.2f}x {apart[0]:>12.1e} {apart[1]:>10.1e}")
-            for direction, timing in (("forward", ahead), ("backward", back), ("both", all_)):
+            out.backward(chain.cotangent)
+            results = [out.detach(), *(leaf.grad for leaf in chain.leaves())]
+            wanted = wanted or results
+            apart = [difference(a, b) for a, b in zip(results, wanted)]
+            outcome[implementation] = timings, saved, apart[0], max(apart[1:])
+        own, eager = outcome["hyperjit"][0], outcome.get("eager", [None])[0]
+        for implementation, (timings, saved, output, gradient) in outcome.items():
+            micros = {direction: timings[direction]["median"] / arguments.sites for direction in timings}
+            print(f"{name:<10} {implementation:<14} {micros['forward']:>9.0f} {micros['backward']:>9.0f} {micros['both']:>9.0f} "
+                  f"{timings['both']['median'] / own['both']['median']:>11.2f}x {saved:>7.2f} {output:>12.1e} {gradient:>10.1e}")
+            for direction, timing in timings.items():
                 rows.append({"implementation": implementation, "spec": chain.spec, "tokens": arguments.tokens,
                              "direction": direction, "mode": "chain",
-                             "us": {key: value / scale for key, value in timing.items()},
-                             "speedup": all_["median"] / own, "output_difference": apart[0], "gradient_difference": apart[1]})
+                             "us": {key: value / arguments.sites for key, value in timing.items()},
+                             "speedup": eager and eager[direction]["median"] / timing["median"], "saved_u": saved,
+                             "output_difference": output, "gradient_difference": gradient})
             sys.stdout.flush()
     if arguments.json:
         with open(arguments.json, "w") as file:

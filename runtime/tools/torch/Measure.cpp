@@ -7,8 +7,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <dlfcn.h>
 #include <fstream>
+#include <optional>
 
 namespace hyperjit::tools {
 
@@ -53,27 +55,64 @@ void synchronise(at::Device device) {
     torch::cuda::synchronize(device.index());
 }
 
+namespace {
+
+/// A point in time: an event of the current stream on CUDA, the clock on the CPU.
+class Mark {
+public:
+  explicit Mark(at::Device device) {
+    if (device.is_cuda()) {
+      c10::impl::VirtualGuardImpl guard(device.type());
+      event.emplace(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+      event->record(guard.getStream(device));
+    } else {
+      time = std::chrono::steady_clock::now();
+    }
+  }
+  /// Milliseconds from this mark to a later one.
+  double to(Mark &later) {
+    if (!event)
+      return std::chrono::duration<double, std::milli>(later.time - time).count();
+    later.event->synchronize();
+    return event->elapsedTime(*later.event);
+  }
+
+private:
+  std::optional<c10::Event> event;
+  std::chrono::steady_clock::time_point time;
+};
+
+} // namespace
+
 Timing timed(at::Device device, int repeats, const std::function<void()> &work) {
   work();
   synchronise(device);
   std::vector<double> samples;
   for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i) {
-    if (device.is_cuda()) {
-      c10::impl::VirtualGuardImpl guard(device.type());
-      c10::Stream stream = guard.getStream(device);
-      c10::Event begin(device.type(), c10::EventFlag::BACKEND_DEFAULT), end(device.type(), c10::EventFlag::BACKEND_DEFAULT);
-      begin.record(stream);
-      work();
-      end.record(stream);
-      end.synchronize();
-      samples.push_back(begin.elapsedTime(end));
-    } else {
-      auto start = std::chrono::steady_clock::now();
-      work();
-      samples.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
-    }
+    Mark begin(device);
+    work();
+    Mark end(device);
+    samples.push_back(begin.to(end));
   }
   return summarise(samples);
+}
+
+TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
+                             const std::function<void(const at::Tensor &)> &backward) {
+  backward(forward());
+  synchronise(device);
+  std::vector<double> ahead, back, both;
+  for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i) {
+    Mark begin(device);
+    at::Tensor out = forward();
+    Mark middle(device);
+    backward(out);
+    Mark end(device);
+    both.push_back(begin.to(end));
+    ahead.push_back(begin.to(middle));
+    back.push_back(middle.to(end));
+  }
+  return {summarise(ahead), summarise(back), summarise(both)};
 }
 
 double copyBandwidth(at::Device device) {

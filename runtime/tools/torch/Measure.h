@@ -26,6 +26,13 @@ void synchronise(at::Device device);
 /// Runs `work` once to warm up, then `repeats` times; milliseconds each, by events on CUDA and by the clock on the CPU.
 Timing timed(at::Device device, int repeats, const std::function<void()> &work);
 
+/// Forward, then backward of what it returned, `repeats` times after a warm-up; each timed alone, and both together.
+struct TrainingTiming {
+  Timing forward, backward, both;
+};
+TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
+                             const std::function<void(const at::Tensor &)> &backward);
+
 /// Bytes read plus written per second by a large copy, in GB/s, median of several.
 double copyBandwidth(at::Device device);
 
