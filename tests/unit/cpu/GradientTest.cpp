@@ -151,15 +151,15 @@ void checkDifferences(const std::string &text, int64_t tokens) {
 }
 
 TEST(Gradient, FiniteDifferencesOfEveryRecipeAndOption) {
-  for (const std::string &spec : everyRecipe(4, 2, 6, "dtype=fp64", true))
+  for (const std::string &spec : everyRecipe(4, 2, 6, "dtype=fp64,weight=fp64", true))
     checkDifferences(spec, 3);
 }
 
 TEST(Gradient, FiniteDifferencesAtOddSizes) {
   for (int n : {1, 2, 3, 5, 6, 8})
-    for (const std::string &spec : everyRecipe(n, 1, n == 3 ? 17 : 5, "dtype=fp64", false))
+    for (const std::string &spec : everyRecipe(n, 1, n == 3 ? 17 : 5, "dtype=fp64,weight=fp64", false))
       checkDifferences(spec, n == 3 ? 19 : 2);
-  for (const std::string &spec : everyRecipe(16, 1, 3, "dtype=fp64", false))
+  for (const std::string &spec : everyRecipe(16, 1, 3, "dtype=fp64,weight=fp64", false))
     checkDifferences(spec, 2);
 }
 
