@@ -1,5 +1,13 @@
 // Artifact.cpp - the bytes of an entry. Content is never trusted: every length is checked before it is used, the checksum
 // before anything is decompressed or parsed.
+//
+//   entry    ::= header meta payload                 little endian
+//   header   ::= magic "HJKERNL\1" | format u32 | header_len u32 | flags u32 (bit 0: payload is zstd) | kind u32
+//              | key[32] | meta_len u64 | raw_len u64 | stored_len u64 | checksum[16]
+//   checksum ::= XXH3-128 over header (checksum zeroed) + meta + stored payload
+//   meta     ::= JSON of ArtifactMeta plus "key" (the fields that were hashed) and "compile_ms"
+//
+// The checksum covers the stored bytes: damaged input never reaches zstd.
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/Artifact.h"
 

@@ -6,8 +6,11 @@
 #include "hyperjit/core/Error.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fmt/format.h>
+#include <fstream>
+#include <thread>
 
 extern char **environ;
 
@@ -164,4 +167,18 @@ Settings Settings::fromEnvironment() {
   settings.recordFile = environment("HYPERJIT_RECORD").value_or("");
   settings.tuningPath = folders("HYPERJIT_TUNING_PATH");
   return settings;
+}
+
+int hyperjit::defaultCompileJobs() {
+  double processors = std::max(1u, std::thread::hardware_concurrency()); // what the affinity mask allows
+  // cgroup v2: "<quota> <period>" or "max <period>".
+  std::ifstream quotaFile("/sys/fs/cgroup/cpu.max");
+  double quota = 0, period = 0;
+  if (quotaFile >> quota >> period && quota > 0 && period > 0)
+    processors = std::min(processors, quota / period);
+  // What torchrun tells its processes.
+  const char *ranks = std::getenv("LOCAL_WORLD_SIZE");
+  if (std::optional<int> count = text::number<int>(ranks ? ranks : ""); count && *count > 0)
+    processors /= *count;
+  return std::clamp(int(std::floor(processors)), 1, 4);
 }

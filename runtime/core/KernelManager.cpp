@@ -17,6 +17,7 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <set>
 #include <thread>
 #include <unistd.h>
@@ -73,7 +74,6 @@ struct Resolved {
   Schedule schedule;
 };
 
-int defaultJobs() { return int(std::clamp(std::thread::hardware_concurrency(), 1u, 4u)); }
 } // namespace
 
 struct KernelManager::State {
@@ -88,8 +88,9 @@ struct KernelManager::State {
   std::atomic<int64_t> compileMicroseconds{0}, loadMicroseconds{0};
 
   explicit State(KernelManagerOptions given)
-      : options(std::move(given)), cache(options.settings),
-        gate(options.settings.compileJobs ? options.settings.compileJobs : defaultJobs()) {
+      : options(std::move(given)),
+        cache(options.settings, options.files ? *options.files : FileSystem::system()),
+        gate(options.settings.compileJobs ? options.settings.compileJobs : defaultCompileJobs()) {
     if (!options.compiler)
       options.compiler = std::make_shared<CompilerPlugin>();
   }
@@ -104,6 +105,8 @@ struct KernelManager::State {
                    const CacheKey &key);
   ResolvedArtifact find(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
                         bool compileAnyway = false);
+  std::optional<Artifact> findShipped(const Target &target, KeyFields &fields, CacheKey &key);
+  std::string searched() const;
   void record(const std::string &spec);
   KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
 };
@@ -256,24 +259,13 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
   }
   result.key = CacheKey::of(result.fields);
   if (!compileAnyway) {
-    std::optional<Artifact> found;
-    if (!noToolchain)
-      found = cache.find(result.key);
-    // Layers with a manifest are looked up under their own toolchain: another patch release would miss all of them.
+    std::optional<Artifact> found = cache.find(result.key);
     if (!found)
-      for (const std::string &toolchain : cache.manifestToolchains()) {
-        KeyFields theirs = result.fields;
-        theirs.toolchain = toolchain;
-        CacheKey key = CacheKey::of(theirs);
-        if (key == result.key || !(found = cache.find(key)))
-          continue;
-        result.fields = theirs;
-        result.key = key;
-        break;
-      }
+      found = findShipped(target, result.fields, result.key);
     if (found) {
       ++diskHits;
-      if (options.settings.verify == CacheVerify::Regenerate && !noToolchain) {
+      if (options.settings.verify == CacheVerify::Regenerate && options.settings.jit && !noToolchain &&
+          result.fields.target == target.text() && result.fields.toolchain == maker->toolchain()) {
         Artifact again = compile(kernel, target, *maker, result.fields, result.key);
         if (again.payload != found->payload)
           throw InternalError("a kernel on disk differs from the same kernel compiled now: its key is incomplete or its "
@@ -286,34 +278,83 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
       explainMiss(cache, result.fields, result.key);
   }
   if (!options.settings.jit) {
-    std::vector<std::string> searched;
-    for (const KernelCache::Layer &layer : cache.layers())
-      searched.push_back(layer.root);
-    throw MissingKernelError(fmt::format("no compiled kernel for '{}', target {} (key {}), and HYPERJIT_JIT=off forbids to "
-                                         "compile it. Searched: {}. Compile it ahead with: hyperjit precompile --specs FILE "
-                                         "--target {}",
-                                         result.fields.spec, result.fields.target, result.key.hex(),
-                                         searched.empty() ? "no folder" : fmt::format("{}", fmt::join(searched, ", ")),
-                                         result.fields.target));
+    const std::vector<std::string> &offered = cache.shipped().targets;
+    throw MissingKernelError(fmt::format(
+        "no compiled kernel for '{}', target {} (key {}), and HYPERJIT_JIT=off forbids to compile it. {}. Compile it ahead "
+        "with: hyperjit precompile --specs FILE --target {}{}",
+        result.fields.spec, result.fields.target, result.key.hex(), searched(), result.fields.target,
+        offered.empty() || std::find(offered.begin(), offered.end(), result.fields.target) != offered.end()
+            ? std::string()
+            : fmt::format(". The shipped kernels are for {}", fmt::join(offered, ", "))));
   }
-  if (noToolchain)
-    std::rethrow_exception(noToolchain);
+  try {
+    if (noToolchain)
+      std::rethrow_exception(noToolchain);
 
-  Passage passage(gate);
-  // Others may be compiling the same kernel: whoever waited looks again.
-  KernelCache::ShardLock lock;
-  if (!compileAnyway) {
-    lock = cache.lock(result.key);
-    if (lock.held())
-      if (std::optional<Artifact> found = cache.find(result.key)) {
-        ++diskHits;
-        return finish(std::move(*found), Origin::Disk);
-      }
+    Passage passage(gate);
+    // Others may be compiling the same kernel: whoever waited looks again.
+    KernelCache::ShardLock lock;
+    if (!compileAnyway) {
+      lock = cache.lock(result.key);
+      if (lock.held())
+        if (std::optional<Artifact> found = cache.find(result.key, KernelCache::Look::Again)) {
+          ++diskHits;
+          return finish(std::move(*found), Origin::Disk);
+        }
+    }
+    Artifact artifact = compile(kernel, target, *maker, result.fields, result.key);
+    if (!compileAnyway)
+      cache.publish(result.key, artifact);
+    return finish(std::move(artifact), Origin::Compiled);
+  } catch (const UserError &error) {
+    if (error.id() != ErrorId::CompilerMissing && error.id() != ErrorId::LibraryMissing)
+      throw;
+    throw UserError(error.id(), fmt::format("{}\nIt was wanted for '{}', target {} (key {}). {}.", error.what(),
+                                            result.fields.spec, result.fields.target, result.key.hex(), searched()));
   }
-  Artifact artifact = compile(kernel, target, *maker, result.fields, result.key);
-  if (!compileAnyway)
-    cache.publish(result.key, artifact);
-  return finish(std::move(artifact), Origin::Compiled);
+}
+
+/// Layers with a manifest are looked up under their own toolchain: another patch release, or none, would miss all of them.
+/// And under the plainer targets that this one runs: a pack is made for x86-64-v3 or sm_90a, not for every product.
+std::optional<Artifact> KernelManager::State::findShipped(const Target &target, KeyFields &fields, CacheKey &key) {
+  const ManifestHead &shipped = cache.shipped();
+  if (shipped.targets.empty() && shipped.toolchains.empty())
+    return std::nullopt;
+  std::vector<std::string> targets = {fields.target};
+  if (target.device == DeviceType::Cuda)
+    targets.push_back(target.isa);
+  else if (target.runsHere())
+    for (const char *level : {"x86-64-v4", "x86-64-v3"})
+      if (Target::parse(level).runsHere())
+        targets.push_back(level);
+  std::vector<std::string> toolchains = {fields.toolchain};
+  toolchains.insert(toolchains.end(), shipped.toolchains.begin(), shipped.toolchains.end());
+  std::set<CacheKey> tried = {key};
+  for (const std::string &name : targets) {
+    if (name != fields.target && std::find(shipped.targets.begin(), shipped.targets.end(), name) == shipped.targets.end())
+      continue;
+    for (const std::string &toolchain : toolchains) {
+      KeyFields theirs = fields;
+      theirs.target = name;
+      theirs.toolchain = toolchain;
+      CacheKey candidate = CacheKey::of(theirs);
+      if (toolchain.empty() || !tried.insert(candidate).second)
+        continue;
+      if (std::optional<Artifact> found = cache.find(candidate, KernelCache::Look::Shipped)) {
+        fields = std::move(theirs);
+        key = candidate;
+        return found;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+std::string KernelManager::State::searched() const {
+  std::vector<std::string> roots;
+  for (const KernelCache::Layer &layer : cache.layers())
+    roots.push_back(layer.root);
+  return roots.empty() ? std::string("Searched: no folder") : fmt::format("Searched: {}", fmt::join(roots, ", "));
 }
 
 void KernelManager::State::record(const std::string &spec) {
@@ -359,7 +400,11 @@ static std::string slotName(const KernelSpec &spec, const Target &target, const 
 }
 
 KernelManager::KernelManager(KernelManagerOptions options) : state(std::make_unique<State>(std::move(options))) {}
-KernelManager::~KernelManager() = default;
+KernelManager::~KernelManager() { saveStatistics(); }
+
+void KernelManager::saveStatistics() const {
+  state->cache.saveStatistics(state->compiled, double(state->compileMicroseconds) / 1000);
+}
 
 std::shared_ptr<const Kernel> KernelManager::get(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
   std::string slot = slotName(spec, target, schedule);
@@ -421,9 +466,9 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
       order.push_back(&request);
   if (order.empty())
     return;
-  // R processes start at R places and find the rest on disk.
-  uint64_t mix = uint64_t(::getpid()) * 0x9e3779b97f4a7c15u;
-  std::rotate(order.begin(), order.begin() + ptrdiff_t((mix >> 32) % order.size()), order.end());
+  // R processes take R different orders and find what others made on disk. True random numbers: process numbers are equal
+  // in containers, ranks are not always named.
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(std::random_device()()));
 
   std::atomic<size_t> next{0};
   std::mutex mutex;
@@ -438,7 +483,7 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
           first = std::current_exception();
       }
   };
-  int jobs = state->options.settings.compileJobs ? state->options.settings.compileJobs : defaultJobs();
+  int jobs = state->options.settings.compileJobs ? state->options.settings.compileJobs : defaultCompileJobs();
   std::vector<std::thread> workers;
   for (size_t i = 1; i < std::min<size_t>(size_t(jobs), order.size()); ++i)
     workers.emplace_back(work);
@@ -484,6 +529,10 @@ ProgramSource &KernelManager::programs() const { return state->programs(); }
 
 KernelManager &KernelManager::global() {
   // Never destroyed: modules live as long as the process (warp #401), and so may what calls them.
-  static auto *manager = new KernelManager();
+  static auto *manager = [] {
+    auto *made = new KernelManager();
+    std::atexit([] { global().saveStatistics(); });
+    return made;
+  }();
   return *manager;
 }

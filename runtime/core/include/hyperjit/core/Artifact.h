@@ -1,12 +1,5 @@
 // Artifact.h - a compiled kernel: all that loading and launching needs, in one value and in one file.
-//
-//   entry    ::= header meta payload                 little endian
-//   header   ::= magic "HJKERNL\1" | format u32 | header_len u32 | flags u32 (bit 0: payload is zstd) | kind u32
-//              | key[32] | meta_len u64 | raw_len u64 | stored_len u64 | checksum[16]
-//   checksum ::= XXH3-128 over header (checksum zeroed) + meta + stored payload
-//   meta     ::= JSON of ArtifactMeta plus "key" (the fields that were hashed) and "compile_ms"
-//
-// The checksum covers the stored bytes: damaged input never reaches zstd.
+// The grammar of an entry stands above its parser in Artifact.cpp.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_ARTIFACT_H
 #define HYPERJIT_CORE_ARTIFACT_H

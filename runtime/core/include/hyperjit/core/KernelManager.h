@@ -30,6 +30,7 @@ struct KernelManagerOptions {
   std::vector<std::shared_ptr<const Backend>> backends; ///< tried before Backend::find
   /// The tuning table: a schedule for a normalised spec, or auto. Null: always auto. Thread safe.
   std::function<Schedule(const KernelSpec &, const Target &)> tuning;
+  FileSystem *files = nullptr; ///< of the disk cache; null: the system's. Outlives the manager
 };
 
 struct ManagerStatistics {
@@ -82,6 +83,8 @@ public:
   std::string stage(const KernelSpec &spec, const Target &target, std::string_view stage, const Schedule &schedule = {});
 
   ManagerStatistics statistics() const;
+  /// Leaves this process's counters beside the cache, for `hyperjit cache stats`; done at the end of a process too.
+  void saveStatistics() const;
   KernelCache &cache();
   const Settings &settings() const;
   ProgramSource &programs() const;

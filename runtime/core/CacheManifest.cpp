@@ -1,0 +1,263 @@
+// CacheManifest.cpp - JSON of a shipped cache, and whether a folder is what it says. The grammar is in CacheManifest.h.
+// SPDX-License-Identifier: Apache-2.0
+#include "hyperjit/core/CacheManifest.h"
+
+#include "hyperjit/core/Error.h"
+#include "hyperjit/core/KernelCache.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <sodium.h>
+
+namespace fs = std::filesystem;
+using namespace hyperjit;
+using nlohmann::ordered_json;
+
+std::string hyperjit::sha256Text(std::span<const std::byte> bytes) {
+  std::array<unsigned char, crypto_hash_sha256_BYTES> digest;
+  crypto_hash_sha256(digest.data(), reinterpret_cast<const unsigned char *>(bytes.data()), bytes.size());
+  std::string text;
+  for (unsigned char byte : digest)
+    text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+//===-- Parse -----------------------------------------------------------------------------------------------------===//
+
+namespace {
+/// Collects the two lists and stops: a manifest of ten thousand entries costs a lookup nothing.
+struct HeadReader : nlohmann::json_sax<nlohmann::json> {
+  ManifestHead head;
+  int depth = 0;
+  std::vector<std::string> *list = nullptr; ///< the one that is open
+  bool key(std::string &name) override {
+    list = depth != 1                ? nullptr
+           : name == "toolchains" ? &head.toolchains
+           : name == "targets"    ? &head.targets
+                                  : nullptr;
+    return depth != 1 || name != "entries";
+  }
+  bool string(std::string &value) override {
+    if (list && depth == 2 && std::find(list->begin(), list->end(), value) == list->end())
+      list->push_back(value);
+    return true;
+  }
+  bool start_array(size_t) override { return ++depth < 64; }
+  bool end_array() override {
+    list = nullptr;
+    --depth;
+    return true;
+  }
+  bool start_object(size_t) override { return ++depth < 64; }
+  bool end_object() override {
+    --depth;
+    return true;
+  }
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const std::string &) override { return true; }
+  bool binary(binary_t &) override { return true; }
+  bool parse_error(size_t, const std::string &, const nlohmann::detail::exception &) override { return false; }
+};
+
+[[noreturn]] void fail(const std::string &why) {
+  throw UserError(ErrorId::InvalidFile, "the manifest makes no sense: " + why);
+}
+
+std::string word(const ordered_json &object, const char *key) {
+  auto it = object.find(key);
+  if (it == object.end() || !it->is_string())
+    fail(fmt::format("no text '{}'", key));
+  return it->get<std::string>();
+}
+
+std::vector<std::string> words(const ordered_json &object, const char *key) {
+  auto it = object.find(key);
+  if (it == object.end() || !it->is_array())
+    fail(fmt::format("no list '{}'", key));
+  std::vector<std::string> list;
+  for (const ordered_json &item : *it)
+    if (item.is_string())
+      list.push_back(item.get<std::string>());
+    else
+      fail(fmt::format("{} holds {}", key, item.dump(-1, ' ', false, ordered_json::error_handler_t::replace)));
+  return list;
+}
+
+/// "v1/<2 hex>/<64 hex>.hjk": nothing else, so that no name leads out of the root.
+bool isEntryPath(std::string_view file) {
+  return file.size() == 74 && file.starts_with("v1/") && file[5] == '/' && file.ends_with(".hjk") &&
+         CacheKey::fromHex(file.substr(6, 64)) && file.substr(3, 2) == file.substr(6, 2);
+}
+
+bool isDigest(std::string_view text) { return CacheKey::fromHex(text).has_value(); }
+} // namespace
+
+ManifestHead hyperjit::manifestHead(std::string_view text) {
+  HeadReader reader;
+  nlohmann::json::sax_parse(text.begin(), text.end(), &reader);
+  return std::move(reader.head);
+}
+
+CacheManifest CacheManifest::parse(std::string_view text) {
+  ordered_json object = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!object.is_object())
+    fail("it is no JSON object");
+  if (std::string schema = word(object, "schema"); schema != "hyperjit.manifest/1")
+    fail(fmt::format("its schema is '{}', this version reads 'hyperjit.manifest/1'", schema));
+  CacheManifest manifest;
+  manifest.head.toolchains = words(object, "toolchains");
+  manifest.head.targets = words(object, "targets");
+  auto entries = object.find("entries");
+  if (entries == object.end() || !entries->is_array())
+    fail("no list 'entries'");
+  for (const ordered_json &item : *entries) {
+    if (!item.is_object())
+      fail("an entry is no object");
+    ManifestEntry entry;
+    entry.file = word(item, "file");
+    entry.sha256 = word(item, "sha256");
+    if (!isEntryPath(entry.file))
+      fail(fmt::format("'{}' is no name of an entry", entry.file));
+    if (!isDigest(entry.sha256))
+      fail(fmt::format("'{}' is no SHA-256", entry.sha256));
+    auto size = item.find("size");
+    if (size == item.end() || !size->is_number_unsigned() || size->get<uint64_t>() > kMaxEntryBytes)
+      fail(fmt::format("{} has no size", entry.file));
+    entry.size = size->get<int64_t>();
+    entry.target = word(item, "target");
+    entry.toolchain = word(item, "toolchain");
+    entry.spec = word(item, "spec");
+    entry.schedule = word(item, "schedule");
+    entry.compilerDigest = word(item, "compiler_digest");
+    entry.key = word(item, "key");
+    if (entry.key != entry.file.substr(6, 64))
+      fail(fmt::format("{} is listed under key {}", entry.file, entry.key));
+    manifest.entries.push_back(std::move(entry));
+  }
+  return manifest;
+}
+
+//===-- Write -----------------------------------------------------------------------------------------------------===//
+
+std::string CacheManifest::text() const {
+  ordered_json object = {{"schema", "hyperjit.manifest/1"}, {"version", version()}, {"toolchains", head.toolchains},
+                         {"targets", head.targets}};
+  object["entries"] = ordered_json::array();
+  for (const ManifestEntry &entry : entries)
+    object["entries"].push_back({{"file", entry.file},
+                                 {"sha256", entry.sha256},
+                                 {"size", entry.size},
+                                 {"target", entry.target},
+                                 {"toolchain", entry.toolchain},
+                                 {"spec", entry.spec},
+                                 {"schedule", entry.schedule},
+                                 {"compiler_digest", entry.compilerDigest},
+                                 {"key", entry.key}});
+  return object.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::string CacheManifest::sums() const {
+  std::string text;
+  for (const ManifestEntry &entry : entries)
+    text += fmt::format("{}  {}\n", entry.sha256, entry.file);
+  return text;
+}
+
+static bool readFile(const fs::path &path, std::vector<std::byte> &bytes) {
+  std::error_code error;
+  if (!fs::is_regular_file(fs::symlink_status(path, error)) || error)
+    return false;
+  uintmax_t size = fs::file_size(path, error);
+  if (error || size > kMaxEntryBytes)
+    return false;
+  bytes.resize(size_t(size));
+  std::ifstream file(path, std::ios::binary);
+  file.read(reinterpret_cast<char *>(bytes.data()), std::streamsize(size));
+  return bool(file) && file.gcount() == std::streamsize(size);
+}
+
+CacheManifest CacheManifest::of(const std::string &root, std::vector<std::string> *skipped) {
+  CacheManifest manifest;
+  std::set<std::string> toolchains, targets;
+  for (const CacheEntryFile &file : KernelCache::list(root)) {
+    std::vector<std::byte> bytes;
+    DecodedEntry decoded;
+    if (readFile(file.path, bytes))
+      decoded = decodeEntry(bytes, &file.key);
+    ManifestEntry entry;
+    entry.file = file.path.substr(root.size() + 1);
+    if (!decoded.artifact || !isEntryPath(entry.file)) {
+      if (skipped)
+        skipped->push_back(fmt::format("{}: {}", file.path, decoded.reason.empty() ? "cannot be read" : decoded.reason));
+      continue;
+    }
+    const ArtifactMeta &meta = decoded.artifact->meta;
+    auto field = [&](std::string_view name) {
+      auto it = std::find_if(meta.keyFields.begin(), meta.keyFields.end(), [&](const auto &f) { return f.first == name; });
+      return it == meta.keyFields.end() ? std::string() : it->second;
+    };
+    entry.sha256 = sha256Text(bytes);
+    entry.size = int64_t(bytes.size());
+    entry.target = meta.target;
+    entry.toolchain = field("toolchain");
+    entry.spec = meta.spec;
+    entry.schedule = field("schedule");
+    entry.compilerDigest = field("compiler digest");
+    entry.key = file.key.hex();
+    targets.insert(entry.target);
+    if (!entry.toolchain.empty())
+      toolchains.insert(entry.toolchain);
+    manifest.entries.push_back(std::move(entry));
+  }
+  std::sort(manifest.entries.begin(), manifest.entries.end(), [](const auto &a, const auto &b) { return a.file < b.file; });
+  manifest.head.toolchains.assign(toolchains.begin(), toolchains.end());
+  manifest.head.targets.assign(targets.begin(), targets.end());
+  return manifest;
+}
+
+//===-- Check -----------------------------------------------------------------------------------------------------===//
+
+std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &root) const {
+  std::vector<Difference> differences;
+  std::map<std::string, const ManifestEntry *> named;
+  for (const ManifestEntry &entry : entries)
+    named[entry.file] = &entry;
+  for (const auto &[file, entry] : named) {
+    std::vector<std::byte> bytes;
+    std::error_code error;
+    if (!fs::exists(fs::symlink_status(root + "/" + file, error)))
+      differences.push_back({file, "is missing"});
+    else if (!readFile(root + "/" + file, bytes))
+      differences.push_back({file, "is no readable file"});
+    else if (int64_t(bytes.size()) != entry->size)
+      differences.push_back({file, fmt::format("has {} bytes, the manifest says {}", bytes.size(), entry->size)});
+    else if (sha256Text(bytes) != entry->sha256)
+      differences.push_back({file, "has another SHA-256 than the manifest says"});
+  }
+  // What somebody added. The root itself may hold other things of its owner; v1 is ours alone.
+  std::error_code error;
+  fs::recursive_directory_iterator it(root + "/v1", error), end;
+  for (; !error && it != end; it.increment(error)) {
+    fs::path relative = it->path().lexically_relative(root);
+    std::string file = relative.generic_string();
+    std::string top = std::next(relative.begin()) == relative.end() ? std::string() : std::next(relative.begin())->string();
+    std::string last = relative.filename().string();
+    if (it->is_directory() && !it->is_symlink())
+      continue;
+    if (top == "locks" || top == "stats" || top == ".last_clean" || last.starts_with(".tmp-") || last.starts_with(".bad-"))
+      continue;
+    if (!named.count(file))
+      differences.push_back({file, "is not in the manifest"});
+  }
+  std::sort(differences.begin(), differences.end(), [](const auto &a, const auto &b) { return a.file < b.file; });
+  return differences;
+}

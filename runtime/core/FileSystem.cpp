@@ -1,0 +1,68 @@
+// FileSystem.cpp - the calls as they are.
+// SPDX-License-Identifier: Apache-2.0
+#include "hyperjit/core/FileSystem.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <dirent.h>
+#include <fcntl.h>
+#include <string_view>
+#include <sys/file.h>
+#include <unistd.h>
+
+using namespace hyperjit;
+
+FileSystem::~FileSystem() = default;
+
+FileSystem &FileSystem::system() {
+  // Never destroyed: caches of static objects use it until the process ends.
+  static auto *files = new FileSystem();
+  return *files;
+}
+
+int FileSystem::openat(int folder, const char *name, int flags, mode_t mode) {
+  int file;
+  do
+    file = ::openat(folder, name, flags, mode);
+  while (file < 0 && errno == EINTR); // network file systems
+  return file;
+}
+int FileSystem::close(int file) { return ::close(file); }
+int FileSystem::fstat(int file, struct stat *status) { return ::fstat(file, status); }
+int FileSystem::lstatat(int folder, const char *name, struct stat *status) {
+  return ::fstatat(folder, name, status, AT_SYMLINK_NOFOLLOW);
+}
+ssize_t FileSystem::pread(int file, void *bytes, size_t size, off_t offset) { return ::pread(file, bytes, size, offset); }
+ssize_t FileSystem::write(int file, const void *bytes, size_t size) { return ::write(file, bytes, size); }
+int FileSystem::fallocate(int file, off_t size) { return ::fallocate(file, 0, 0, size); }
+int FileSystem::fsync(int file) { return ::fsync(file); }
+int FileSystem::linkat(int folder, const char *from, const char *to) { return ::linkat(folder, from, folder, to, 0); }
+int FileSystem::renameat2(int folder, const char *from, const char *to, unsigned flags) {
+  return flags ? ::renameat2(folder, from, folder, to, flags) : ::renameat(folder, from, folder, to);
+}
+int FileSystem::unlinkat(int folder, const char *name) { return ::unlinkat(folder, name, 0); }
+int FileSystem::mkdirat(int folder, const char *name, mode_t mode) { return ::mkdirat(folder, name, mode); }
+int FileSystem::touch(int file) {
+  // Without times the kernel takes its own clock; it also lets a writer who is not the owner do so.
+  return ::futimens(file, nullptr);
+}
+int FileSystem::futimens(int file, const timespec times[2]) { return ::futimens(file, times); }
+int FileSystem::flock(int file, int operation) { return ::flock(file, operation); }
+
+std::vector<std::string> FileSystem::names(int folder) {
+  std::vector<std::string> names;
+  int copy = ::openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *stream = copy < 0 ? nullptr : ::fdopendir(copy);
+  if (!stream) {
+    if (copy >= 0)
+      ::close(copy);
+    return names;
+  }
+  while (const dirent *entry = ::readdir(stream)) {
+    std::string_view name = entry->d_name;
+    if (name != "." && name != "..")
+      names.emplace_back(name);
+  }
+  ::closedir(stream);
+  return names;
+}
