@@ -2,12 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/Backend.h"
 
+#include "hyperjit/core/Error.h"
+
 #include <mutex>
 #include <vector>
 
 using namespace hyperjit;
 
 Backend::~Backend() = default;
+
+std::string Backend::assembly(const std::string &, const Target &target) const {
+  throw UserError(ErrorId::Unsupported, "there is no PTX for target " + target.text() + "; a CUDA target, sm_90a say, has it");
+}
 
 namespace {
 struct Registry {

@@ -96,6 +96,39 @@ std::string linesNamed(std::string_view log, std::string_view text) {
   return result;
 }
 
+void check(int status, const char *what, const std::string &reproducer) {
+  if (status)
+    throw InternalError(ErrorId::CompilerBug, fmt::format("{}: {}", what, Nvrtc::get().errorString(status)), reproducer);
+}
+
+/// Compiles generated text with the embedded headers; returns the log. Throws InternalError with the lines it names.
+std::string compileText(ProgramHolder &holder, const std::string &text, const std::vector<std::string> &flags,
+                        const Target &target, const std::string &reproducer) {
+  const Nvrtc &nvrtc = holder.nvrtc;
+  std::vector<const char *> names, texts, arguments;
+  for (const TemplateHeader *header = templateHeaders; header->name; ++header) {
+    names.push_back(header->name);
+    texts.push_back(header->text);
+  }
+  check(nvrtc.createProgram(&holder.program, text.c_str(), "kernel.cu", static_cast<int>(names.size()), texts.data(),
+                            names.data()),
+        "nvrtcCreateProgram", reproducer);
+  for (const std::string &flag : flags)
+    arguments.push_back(flag.c_str());
+  int status = nvrtc.compileProgram(holder.program, static_cast<int>(arguments.size()), arguments.data());
+  size_t size = 0;
+  check(nvrtc.getLogSize(holder.program, &size), "nvrtcGetProgramLogSize", reproducer);
+  std::string log(size, '\0');
+  check(nvrtc.getLog(holder.program, log.data()), "nvrtcGetProgramLog", reproducer);
+  log.resize(std::strlen(log.c_str()));
+  if (status)
+    throw InternalError(ErrorId::CompilerBug,
+                        fmt::format("NVRTC refused generated code for {} ({}):\n{}{}", target.text(),
+                                    nvrtc.errorString(status), log.substr(0, 4000), linesNamed(log, text)),
+                        reproducer);
+  return log;
+}
+
 [[maybe_unused]] const bool installed = (Backend::install(std::make_shared<CudaBackend>()), true);
 
 } // namespace
@@ -108,41 +141,17 @@ std::string CudaBackend::flags(const Target &target) const {
 
 Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target &target) const {
   const Nvrtc &nvrtc = Nvrtc::get();
-  std::vector<const char *> names, texts;
-  for (const TemplateHeader *header = templateHeaders; header->name; ++header) {
-    names.push_back(header->name);
-    texts.push_back(header->text);
-  }
-  auto check = [&](int status, const char *what) {
-    if (status)
-      throw InternalError(ErrorId::CompilerBug, fmt::format("{}: {}", what, nvrtc.errorString(status)), meta.spec);
-  };
   Artifact artifact;
   artifact.kind = PayloadKind::Cubin;
   artifact.meta = std::move(meta);
-  auto compile = [&](std::vector<std::string> flags) {
+  const std::string &spec = artifact.meta.spec;
+  auto compile = [&](const std::vector<std::string> &flags) {
     ProgramHolder holder{nvrtc};
-    check(nvrtc.createProgram(&holder.program, payload.c_str(), "kernel.cu", static_cast<int>(names.size()),
-                              texts.data(), names.data()),
-          "nvrtcCreateProgram");
-    std::vector<const char *> arguments;
-    for (const std::string &flag : flags)
-      arguments.push_back(flag.c_str());
-    int status = nvrtc.compileProgram(holder.program, static_cast<int>(arguments.size()), arguments.data());
+    artifact.meta.entries = readReport(compileText(holder, payload, flags, target, spec));
     size_t size = 0;
-    check(nvrtc.getLogSize(holder.program, &size), "nvrtcGetProgramLogSize");
-    std::string log(size, '\0');
-    check(nvrtc.getLog(holder.program, log.data()), "nvrtcGetProgramLog");
-    log.resize(std::strlen(log.c_str()));
-    if (status)
-      throw InternalError(ErrorId::CompilerBug,
-                          fmt::format("NVRTC refused generated code for {} ({}):\n{}{}", target.text(),
-                                      nvrtc.errorString(status), log.substr(0, 4000), linesNamed(log, payload)),
-                          artifact.meta.spec);
-    artifact.meta.entries = readReport(log);
-    check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize");
+    check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize", spec);
     artifact.payload.resize(size);
-    check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(artifact.payload.data())), "nvrtcGetCUBIN");
+    check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(artifact.payload.data())), "nvrtcGetCUBIN", spec);
     return std::any_of(artifact.meta.entries.begin(), artifact.meta.entries.end(),
                        [](const EntryInfo &entry) { return entry.spills > 0; });
   };
@@ -153,6 +162,23 @@ Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target
     compile(flags);
   }
   return artifact;
+}
+
+std::string CudaBackend::assembly(const std::string &payload, const Target &target) const {
+  ProgramHolder holder{Nvrtc::get()};
+  // The virtual architecture of the target: NVRTC stops before ptxas, which therefore has nothing to report.
+  std::vector<std::string> flags = options(target);
+  for (std::string &flag : flags)
+    if (flag == "--gpu-architecture=" + target.isa)
+      flag = "--gpu-architecture=compute_" + target.isa.substr(3);
+  std::erase(flags, "--ptxas-options=-v");
+  compileText(holder, payload, flags, target, {});
+  size_t size = 0;
+  check(holder.nvrtc.getPtxSize(holder.program, &size), "nvrtcGetPTXSize", {});
+  std::string text(size, '\0');
+  check(holder.nvrtc.getPtx(holder.program, text.data()), "nvrtcGetPTX", {});
+  text.resize(std::strlen(text.c_str()));
+  return text;
 }
 
 std::shared_ptr<const Kernel> CudaBackend::load(std::shared_ptr<const Artifact> artifact) const {

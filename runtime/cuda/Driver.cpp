@@ -199,6 +199,7 @@ struct OpenNvrtc {
         bind(library, "nvrtcDestroyProgram", table.destroyProgram) &&
         bind(library, "nvrtcCompileProgram", table.compileProgram) &&
         bind(library, "nvrtcGetCUBINSize", table.getCubinSize) && bind(library, "nvrtcGetCUBIN", table.getCubin) &&
+        bind(library, "nvrtcGetPTXSize", table.getPtxSize) && bind(library, "nvrtcGetPTX", table.getPtx) &&
         bind(library, "nvrtcGetProgramLogSize", table.getLogSize) && bind(library, "nvrtcGetProgramLog", table.getLog);
     if (!whole) {
       tried.push_back("a libnvrtc without the calls of CUDA 12");

@@ -84,6 +84,8 @@ struct Nvrtc {
   int (*compileProgram)(Program, int, const char *const *);
   int (*getCubinSize)(Program, size_t *);
   int (*getCubin)(Program, char *);
+  int (*getPtxSize)(Program, size_t *);
+  int (*getPtx)(Program, char *);
   int (*getLogSize)(Program, size_t *);
   int (*getLog)(Program, char *);
   std::string path;     ///< the file that was opened

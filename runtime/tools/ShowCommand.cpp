@@ -12,9 +12,21 @@ namespace hyperjit::tools {
 
 namespace {
 
-// sass is not a stage of the compiler: it is read from the finished cubin.
-const std::vector<std::string> stages = {"recipe", "hc",     "specialized", "adjoint", "split", "fused",
-                                         "phases", "emitc",  "cuda",        "llvm",    "asm",   "sass"};
+// recipe needs no compiler, ptx is NVRTC's, sass is read from the finished cubin; the others are the compiler's.
+const std::vector<std::string> stages = {"recipe", "hc",   "specialized", "adjoint", "split", "fused", "phases",
+                                         "emitc",  "cuda", "vector",      "llvm",    "asm",   "ptx",   "sass"};
+
+/// The recorded programs of a kernel's sites as files of hc assembly, split as -split-input-file wants it.
+std::string recorded(const KernelSpec &kernel) {
+  std::string text;
+  for (const auto *site : {&kernel.after, &kernel.before})
+    if (*site) {
+      std::string program = ProgramSource::global().site(**site)->text;
+      if (text != program) // twice the same site is one program
+        text += (text.empty() ? "" : "\n// -----\n\n") + program;
+    }
+  return text;
+}
 
 struct Options {
   SpecArguments specs;
@@ -29,6 +41,16 @@ struct Traffic {
     narrow += info.narrowBytes;
   }
 };
+
+/// The compiler ends with CUDA C++; its PTX is the back end's.
+std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &target) {
+  std::shared_ptr<const Backend> backend = Backend::find(target.device);
+  if (!backend || target.device != DeviceType::Cuda)
+    throw UsageError(fmt::format("--stage ptx needs a CUDA target that this build has, for example --target sm_90a, not {}",
+                                 target.text()));
+  backend->toolchain(); // where NVRTC is missing, that is the answer
+  return backend->assembly(manager.stage(kernel, target, "cuda"), target);
+}
 
 std::string disassemble(const ResolvedArtifact &resolved) {
   if (resolved.artifact->kind != PayloadKind::Cubin)
@@ -62,12 +84,12 @@ int showStage(const Options &options, const std::string &text) {
   KernelManager &manager = KernelManager::global();
   KernelSpec kernel = kernelOf(options, text);
   // A CUDA stage without a target means the newest table entry that most people have.
-  std::string wanted = options.target.empty() && (options.stage == "cuda" || options.stage == "emitc" || options.stage == "sass")
-                           ? "sm_90a"
-                           : options.target;
-  Target target = targetOf(wanted);
-  std::string content = options.stage == "sass" ? disassemble(manager.artifact(kernel, target))
-                                                : manager.stage(kernel, target, options.stage);
+  bool cuda = options.stage == "cuda" || options.stage == "emitc" || options.stage == "ptx" || options.stage == "sass";
+  Target target = targetOf(options.target.empty() && cuda ? "sm_90a" : options.target);
+  std::string content = options.stage == "recipe" ? recorded(kernel)
+                        : options.stage == "ptx"  ? ptx(manager, kernel, target)
+                        : options.stage == "sass" ? disassemble(manager.artifact(kernel, target))
+                                                  : manager.stage(kernel, target, options.stage);
   if (options.json.empty()) {
     std::cout << content;
     if (content.empty() || content.back() != '\n')

@@ -19,6 +19,7 @@ namespace hyperjit::tools {
 void addRecipes(CLI::App &app, int &exit);
 void addShow(CLI::App &app, int &exit);
 void addPrecompile(CLI::App &app, int &exit);
+void addAutotune(CLI::App &app, int &exit);
 void addBench(CLI::App &app, int &exit);
 void addDemo(CLI::App &app, int &exit);
 void addCache(CLI::App &app, int &exit);
@@ -37,6 +38,11 @@ struct SpecArguments {
   void add(CLI::App &command, bool many);
   /// Opens the libraries, reads the file; UsageError if there is no spec at all.
   std::vector<std::string> read() const;
+  /// The same, with where each stood: "" on the command line, "FILE, line 7" in a file.
+  struct Text {
+    std::string text, where;
+  };
+  std::vector<Text> readWithPlaces() const;
   void openLibraries() const;
 };
 
@@ -59,7 +65,7 @@ KernelSpec trainingKernel(const Part &part, Role role, Direction direction, Buck
 /// Every kernel that training and inference of a part ask for: all roles, forward saving and not, backward, both buckets.
 std::vector<KernelSpec> allKernels(const Part &part);
 
-/// The target of --target; native without it.
+/// The target of --target; without it what LibTorch asks for here, the best named level of this CPU.
 Target targetOf(const std::string &text);
 /// A comma list of them.
 std::vector<Target> targetsOf(const std::string &text);

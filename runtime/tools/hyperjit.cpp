@@ -7,6 +7,38 @@
 
 using namespace hyperjit::tools;
 
+/// Words that nobody knows, with the nearest that somebody does: the parser would call them extra arguments.
+static void checkWords(const CLI::App &app, int argc, char **argv) {
+  const CLI::App *command = &app;
+  std::string path;
+  for (int i = 1; i < argc; ++i) {
+    std::string word = argv[i];
+    if (word == "--" || command->get_allow_extras())
+      return;
+    if (word.starts_with("--")) {
+      word = word.substr(2, word.find('=') - 2);
+      std::vector<std::string> names;
+      for (const CLI::Option *option : command->get_options())
+        for (const std::string &name : option->get_lnames())
+          names.push_back(name);
+      if (std::find(names.begin(), names.end(), word) == names.end())
+        throw UsageError(hyperjit::unknownWord("option" + (path.empty() ? "" : " of " + path), word, names));
+      continue;
+    }
+    auto commands = command->get_subcommands([](const CLI::App *) { return true; });
+    if (commands.empty() || word.starts_with("-"))
+      continue;
+    std::vector<std::string> names;
+    for (const CLI::App *each : commands)
+      names.push_back(each->get_name());
+    auto found = std::find(names.begin(), names.end(), word);
+    if (found == names.end())
+      throw UsageError(hyperjit::unknownWord("command" + (path.empty() ? "" : " of " + path), word, names));
+    command = commands[size_t(found - names.begin())];
+    path += (path.empty() ? "" : " ") + word;
+  }
+}
+
 int main(int argc, char **argv) {
   CLI::App app("hyperjit makes fused kernels for hyper-connections, forward and backward, from a description of one token's "
                "mathematics",
@@ -18,6 +50,7 @@ int main(int argc, char **argv) {
   addDemo(app, exit);
   addShow(app, exit);
   addPrecompile(app, exit);
+  addAutotune(app, exit);
   addBench(app, exit);
   addCache(app, exit);
   addRecipes(app, exit);
@@ -25,14 +58,7 @@ int main(int argc, char **argv) {
   addDoctor(app, exit);
   watchInterrupt();
   try {
-    // A word that is no sub-command would be reported as an extra argument; the nearest command helps more.
-    if (argc > 1 && argv[1][0] != '-') {
-      std::vector<std::string> names;
-      for (const CLI::App *command : app.get_subcommands([](const CLI::App *) { return true; }))
-        names.push_back(command->get_name());
-      if (std::find(names.begin(), names.end(), argv[1]) == names.end())
-        throw UsageError(hyperjit::unknownWord("command", argv[1], names));
-    }
+    checkWords(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::ParseError &error) {
     return app.exit(error) == 0 ? exitOk : exitUsage;

@@ -28,6 +28,9 @@ public:
   /// CUDA C++ text to cubin, or a closed image as it is. May fill meta.entries. Throws UserError (LibraryMissing) or
   /// InternalError (CompilerBug) with the tool's log.
   virtual Artifact build(ArtifactMeta meta, std::string payload, const Target &target) const = 0;
+  /// What the toolchain makes of the compiler's text before the binary (PTX), for people. Throws as `build` does, and
+  /// UserError (Unsupported) where there is no such text.
+  virtual std::string assembly(const std::string &payload, const Target &target) const;
   /// Throws InternalError (ImageRejected) where driver or loader refuses the binary; then KernelManager keeps the file and
   /// compiles once in memory.
   virtual std::shared_ptr<const Kernel> load(std::shared_ptr<const Artifact> artifact) const = 0;
