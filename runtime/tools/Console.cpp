@@ -107,16 +107,22 @@ void Progress::finish(std::string_view note) {
 
 void Progress::draw(std::string_view note, bool last) {
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  std::string line;
+  std::string line, pace;
+  // What is left, from the pace so far.
+  if (done > 0 && seconds > 0 && !last) {
+    double rate = double(done) / seconds;
+    int64_t left = int64_t(double(total - done) / rate + 0.5);
+    pace = fmt::format(", {:.{}f}/s, {:02}:{:02} left", rate, rate < 10 ? 1 : 0, left / 60, left % 60);
+  }
   if (terminal) {
     constexpr int width = 28;
     int filled = int(width * std::min<int64_t>(done, total) / total);
-    line = fmt::format("\r\033[K{:<22} [{}{}] {}/{} {:.0f} s  {}", title, std::string(size_t(filled), '='),
-                       std::string(size_t(width - filled), ' '), done, total, seconds, note);
+    line = fmt::format("\r\033[K{:<22} [{}{}] {}/{} {:.0f} s{}  {}", title, std::string(size_t(filled), '='),
+                       std::string(size_t(width - filled), ' '), done, total, seconds, pace, note);
     if (last)
       line += "\n";
   } else {
-    line = fmt::format("{}: {}/{}, {:.0f} s{}{}\n", title, done, total, seconds, note.empty() ? "" : ", ", note);
+    line = fmt::format("{}: {}/{}, {:.0f} s{}{}{}\n", title, done, total, seconds, pace, note.empty() ? "" : ", ", note);
   }
   std::fputs(line.c_str(), stderr);
   std::fflush(stderr);

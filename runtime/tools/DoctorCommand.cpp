@@ -121,7 +121,7 @@ Check launch() {
     site.d = 8;
     KernelSpec spec = KernelSpec::beforeForward(programs.normalise(site), false, Bucket::Small);
     auto begin = std::chrono::steady_clock::now();
-    auto kernel = KernelManager::global().get(spec, Target::native());
+    auto kernel = KernelManager::global().get(spec, Target::hostLevel());
     double milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
     std::vector<std::vector<std::byte>> memory;
     std::vector<void *> operands;
@@ -135,7 +135,7 @@ Check launch() {
     void *workspace = aligned(kernel->workspaceBytes(1));
     kernel->launch(operands, workspace, 1, {});
     check.ok = true;
-    check.found = fmt::format("{} for {} in {:.1f} ms", spec.text(), Target::native().cpu, milliseconds);
+    check.found = fmt::format("{} for {} in {:.1f} ms", spec.text(), Target::hostLevel().text(), milliseconds);
   } catch (const std::exception &error) {
     check.found = error.what();
     check.advice = "the CPU back end does not work here; the message says which part";

@@ -1,11 +1,15 @@
 // hyperjit precompile: fills a cache directory with the kernels of the given specs, for targets that need not be here.
+// What is there already is left as it is, so an interrupted run goes on where it stopped.
 // SPDX-License-Identifier: Apache-2.0
+#include "Pack.h"
 #include "Tool.h"
+#include "TorchTools.h"
 
 #include <fmt/format.h>
 
 #include <atomic>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace hyperjit::tools {
@@ -14,46 +18,94 @@ namespace {
 
 struct Options {
   SpecArguments specs;
-  std::string targets, out, json;
+  std::string model, targets, out, json;
   int jobs = 0;
 };
 
-int run(const Options &options) {
-  auto begin = std::chrono::steady_clock::now();
+struct Failure {
+  std::string spec, target, error;
+};
+
+/// Shared by the workers.
+struct Work {
   std::vector<KernelRequest> requests;
-  std::vector<Target> targets = targetsOf(options.targets);
-  for (const std::string &text : options.specs.read()) {
+  std::vector<Failure> failed;
+  int worst = exitOk;
+};
+
+void fail(Work &work, const std::string &spec, const std::string &target, const std::string &error, int code) {
+  fmt::print(stderr, "hyperjit: {}: {}\n", spec, error);
+  work.failed.push_back({spec, target, error});
+  work.worst = std::max(work.worst, code);
+}
+
+/// Each distinct kernel once a target. A spec with a mistake is named and the rest goes on.
+Work collect(const Options &options, const std::vector<Target> &targets) {
+  Work work;
+  std::vector<SpecArguments::Text> texts = options.specs.readWithPlaces();
+  if (!options.model.empty()) {
+    auto entry = reinterpret_cast<ModelEntry>(torchToolsEntry(modelEntryName));
+    for (std::string &spec : entry(options.model))
+      texts.push_back({std::move(spec), options.model});
+  }
+  if (texts.empty())
+    throw UsageError("no spec given; write one like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs or --model");
+  std::set<std::string> seen;
+  for (const SpecArguments::Text &text : texts) {
     std::vector<KernelSpec> kernels;
-    if (isKernelText(text))
-      kernels = {parseKernel(text)};
-    else
-      kernels = allKernels(parsePart(text));
+    try {
+      if (isKernelText(text.text))
+        kernels = {parseKernel(text.text)};
+      else
+        kernels = allKernels(parsePart(text.text));
+    } catch (const std::exception &error) {
+      // A mistake on the command line is one of usage; one in a file is a finding, and the other lines are good.
+      if (text.where.empty())
+        throw;
+      fail(work, text.text, "", fmt::format("{}: {}", text.where, error.what()), exitProblem);
+      continue;
+    }
     for (const Target &target : targets)
       for (const KernelSpec &kernel : kernels)
-        requests.push_back({kernel, target, {}});
+        if (seen.insert(kernel.text() + "\n" + target.text()).second)
+          work.requests.push_back({kernel, target, {}});
   }
+  return work;
+}
+
+int run(const Options &options) {
+  auto begin = std::chrono::steady_clock::now();
+  std::vector<Target> targets = targetsOf(options.targets);
+  Work work = collect(options, targets);
+  int jobs = options.jobs > 0 ? options.jobs : std::max(1, int(std::thread::hardware_concurrency()));
   KernelManagerOptions managerOptions;
+  managerOptions.settings.compileJobs = jobs;
+  managerOptions.settings.jit = true;
+  managerOptions.settings.recordFile.clear();
   if (!options.out.empty()) {
-    managerOptions.settings.cacheDirectory = options.out;
+    // A folder that is to be shipped has the modes of the umask, and never forgets what was put there.
+    std::error_code error;
+    managerOptions.settings.cacheDirectory = std::filesystem::absolute(options.out, error).string();
     managerOptions.settings.cache = CacheMode::ReadWrite;
+    managerOptions.settings.trust = CacheTrust::Path;
+    managerOptions.settings.cacheMaxBytes = int64_t(1) << 50;
+    managerOptions.settings.cachePath.clear();
   }
   KernelManager manager(managerOptions);
-  if (manager.settings().cacheDirectory.empty() || manager.settings().cache == CacheMode::Off ||
-      manager.settings().cache == CacheMode::ReadOnly)
+  const std::string &root = manager.settings().cacheDirectory;
+  if (root.empty() || manager.settings().cache == CacheMode::Off || manager.settings().cache == CacheMode::ReadOnly)
     throw EnvironmentProblem("there is no writable cache to fill: name a folder with --out DIR or HYPERJIT_CACHE_DIR, and "
                              "leave HYPERJIT_CACHE at rw");
 
-  int jobs = options.jobs > 0 ? options.jobs : std::max(1, int(std::thread::hardware_concurrency()));
-  Progress progress("precompile", int64_t(requests.size()));
+  Progress progress("precompile", int64_t(work.requests.size()));
   std::atomic<size_t> next{0};
   std::mutex mutex;
   int64_t compiled = 0, cached = 0, done = 0;
-  int worst = exitOk;
-  Json failed = Json::array();
-  std::vector<Json> entries(requests.size());
-  auto work = [&] {
-    for (size_t i = next++; i < requests.size() && !interrupted(); i = next++) {
-      const KernelRequest &request = requests[i];
+  std::vector<Json> entries(work.requests.size());
+  auto compile = [&] {
+    for (size_t i = next++; i < work.requests.size() && !interrupted(); i = next++) {
+      const KernelRequest &request = work.requests[i];
+      std::string spec = request.spec.text(), target = request.target.text();
       try {
         ResolvedArtifact resolved = manager.artifact(request.spec, request.target);
         // Publishing is best effort inside the cache; for this command it is the whole point.
@@ -61,50 +113,52 @@ int run(const Options &options) {
         std::string path = manager.cache().pathOf(resolved.key);
         uint64_t bytes = std::filesystem::file_size(path, error);
         std::lock_guard lock(mutex);
-        if (error && resolved.origin == Origin::Compiled) {
-          failed.push_back({{"spec", request.spec.text()}, {"target", request.target.text()},
-                            {"error", fmt::format("compiled, but '{}' could not be written", path)}});
-          worst = std::max<int>(worst, exitEnvironment);
-        }
+        if (error && resolved.origin == Origin::Compiled)
+          fail(work, spec, target, fmt::format("compiled, but '{}' could not be written", path), exitEnvironment);
         ++(resolved.origin == Origin::Compiled ? compiled : cached);
-        entries[i] = {{"spec", request.spec.text()}, {"target", request.target.text()}, {"key", resolved.key.hex()},
-                      {"bytes", error ? 0 : bytes}, {"ms", resolved.milliseconds}};
+        entries[i] = {{"spec", spec}, {"target", target}, {"key", resolved.key.hex()}, {"bytes", error ? 0 : bytes},
+                      {"ms", resolved.milliseconds}};
       } catch (const std::exception &error) {
         std::lock_guard lock(mutex);
-        failed.push_back({{"spec", request.spec.text()}, {"target", request.target.text()}, {"error", error.what()}});
-        worst = std::max(worst, report(error));
+        fail(work, spec, target, error.what(), std::max<int>(exitProblem, exitCodeOf(error)));
       }
       std::lock_guard lock(mutex);
-      progress.advance(++done, request.spec.text());
+      progress.advance(++done, spec);
     }
   };
   std::vector<std::thread> threads;
-  for (int i = 1; i < std::min<int>(jobs, int(requests.size())); ++i)
-    threads.emplace_back(work);
-  work();
+  for (int i = 1; i < std::min<int>(jobs, int(work.requests.size())); ++i)
+    threads.emplace_back(compile);
+  compile();
   for (std::thread &thread : threads)
     thread.join();
   progress.finish();
+  // Also after Ctrl-C: what is there can be shipped.
+  if (!options.out.empty() && compiled + cached > 0)
+    writeManifest(root, CacheManifest::of(root));
 
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   Json answer = jsonHead("precompile", "none");
-  answer["directory"] = manager.settings().cacheDirectory;
+  answer["directory"] = root;
   answer["compiled"] = compiled;
   answer["cached"] = cached;
-  size_t failures = failed.size();
-  answer["failed"] = std::move(failed);
+  answer["failed"] = Json::array();
+  for (const Failure &failure : work.failed)
+    answer["failed"].push_back({{"spec", failure.spec}, {"target", failure.target}, {"error", failure.error}});
   answer["seconds"] = seconds;
   answer["entries"] = Json::array();
   for (Json &entry : entries)
     if (!entry.is_null())
       answer["entries"].push_back(std::move(entry));
   if (options.json.empty())
-    fmt::print("{}: {} compiled, {} already there, {} failed, {:.1f} s\n", manager.settings().cacheDirectory, compiled, cached,
-               failures, seconds);
+    fmt::print("{}: {} compiled, {} already there, {} failed, {:.1f} s{}\n", root, compiled, cached, work.failed.size(), seconds,
+               interrupted() ? fmt::format(" (interrupted: {} left, the same command goes on)",
+                                           int64_t(work.requests.size()) - done)
+                             : "");
   writeJson(answer, options.json);
   if (interrupted())
     return exitProblem;
-  return failures ? std::max<int>(worst, exitProblem) : exitOk;
+  return work.failed.empty() ? exitOk : std::max<int>(work.worst, exitProblem);
 }
 
 } // namespace
@@ -113,9 +167,11 @@ void addPrecompile(CLI::App &app, int &exit) {
   auto options = std::make_shared<Options>();
   CLI::App *command = app.add_subcommand("precompile", "compile the kernels of specs into the cache, for any target, without its device");
   options->specs.add(*command, true);
-  command->add_option("--target", options->targets, "comma list: native, x86-64-v3, sm_90a, sm_90a/h100, ... (native)");
+  command->add_option("--model", options->model, "a module saved by torch::save: the kernels of its hyperjit layers");
+  command->add_option("--target", options->targets,
+                      "comma list: native, x86-64-v3, sm_90a, sm_90a/h100, ... (the best x86-64 level of this CPU)");
   command->add_option("--jobs", options->jobs, "kernels at a time (one per processor)");
-  command->add_option("--out", options->out, "the cache directory to fill (HYPERJIT_CACHE_DIR)");
+  command->add_option("--out", options->out, "the directory to fill and to give a manifest, ready to be shipped (HYPERJIT_CACHE_DIR)");
   addJson(*command, options->json);
   command->footer(examples("precompile manifold:n=4,d=4096,dtype=bf16 --target sm_90a --out kernels",
                            "precompile --specs specs.txt --target x86-64-v3,sm_90a,sm_100a"));

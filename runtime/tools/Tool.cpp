@@ -33,22 +33,33 @@ void SpecArguments::openLibraries() const {
 }
 
 std::vector<std::string> SpecArguments::read() const {
+  std::vector<std::string> all;
+  for (Text &text : readWithPlaces())
+    all.push_back(std::move(text.text));
+  if (all.empty())
+    throw UsageError("no spec given; write one like manifold:n=4,d=4096,dtype=bf16 (hyperjit recipes lists the recipes)");
+  return all;
+}
+
+std::vector<SpecArguments::Text> SpecArguments::readWithPlaces() const {
   openLibraries();
-  std::vector<std::string> all = specs;
+  std::vector<Text> all;
+  for (const std::string &spec : specs)
+    all.push_back({spec, ""});
   if (!specsFile.empty()) {
     std::ifstream file(specsFile);
     if (!file)
       throw UsageError(fmt::format("--specs {}: the file cannot be read", specsFile));
+    int number = 0;
     for (std::string line; std::getline(file, line);) {
+      ++number;
       line.erase(std::min(line.find('#'), line.size()));
       line.erase(line.find_last_not_of(" \t\r") + 1);
       line.erase(0, line.find_first_not_of(" \t"));
       if (!line.empty())
-        all.push_back(line);
+        all.push_back({line, fmt::format("{}, line {}", specsFile, number)});
     }
   }
-  if (all.empty())
-    throw UsageError("no spec given; write one like manifold:n=4,d=4096,dtype=bf16 (hyperjit recipes lists the recipes)");
   return all;
 }
 
@@ -138,11 +149,11 @@ std::vector<KernelSpec> allKernels(const Part &part) {
   return kernels;
 }
 
-Target targetOf(const std::string &text) { return text.empty() ? Target::native() : Target::parse(text); }
+Target targetOf(const std::string &text) { return text.empty() ? Target::hostLevel() : Target::parse(text); }
 
 std::vector<Target> targetsOf(const std::string &text) {
   if (text.empty())
-    return {Target::native()};
+    return {Target::hostLevel()};
   std::vector<Target> targets;
   for (const std::string &word : CLI::detail::split(text, ','))
     targets.push_back(Target::parse(word));
@@ -155,6 +166,10 @@ void addJson(CLI::App &command, std::string &destination) {
 
 int report(const std::exception &error) {
   std::fprintf(stderr, "hyperjit: %s\n", error.what());
+  return exitCodeOf(error);
+}
+
+int exitCodeOf(const std::exception &error) {
   if (dynamic_cast<const UsageError *>(&error))
     return exitUsage;
   if (dynamic_cast<const EnvironmentProblem *>(&error))
@@ -168,6 +183,7 @@ int report(const std::exception &error) {
     case ErrorId::LibraryMissing:
     case ErrorId::DeviceFailure:
       return exitEnvironment;
+    case ErrorId::InvalidFile:
     case ErrorId::Internal:
     case ErrorId::CompilerBug:
     case ErrorId::ImageRejected:

@@ -73,7 +73,9 @@ std::vector<Target> targetsOf(const std::string &text);
 /// How --json works everywhere: given without a file it means stdout.
 void addJson(CLI::App &command, std::string &destination);
 
-/// Maps an exception to a message on stderr and an exit code.
+/// The exit code of an exception.
+int exitCodeOf(const std::exception &error);
+/// The same with a message on stderr.
 int report(const std::exception &error);
 
 } // namespace hyperjit::tools

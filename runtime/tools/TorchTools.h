@@ -17,8 +17,8 @@ struct DemoOptions {
   int64_t fracs = 4;
   int64_t dim = 128;
   int64_t layers = 4;
-  int64_t batch = 8;
-  int64_t context = 128;
+  int64_t batch = 16;
+  int64_t context = 64;
   std::string device = "auto";                  ///< auto | cpu | cuda
   uint64_t seed = 1;
   std::string plot = "hyperjit-demo.svg";       ///< "none": no plot
@@ -38,8 +38,11 @@ struct BenchOptions {
 /// Exported by the library under these names; both throw what the commands throw.
 using DemoEntry = int (*)(const DemoOptions &);
 using BenchEntry = int (*)(const BenchOptions &);
+/// The specs of the hyperjit layers in a saved module, then the boundaries of consecutive ones.
+using ModelEntry = std::vector<std::string> (*)(const std::string &path);
 inline constexpr const char *demoEntryName = "hyperjit_tools_demo";
 inline constexpr const char *benchEntryName = "hyperjit_tools_bench";
+inline constexpr const char *modelEntryName = "hyperjit_tools_model";
 
 /// The library's file; empty when this build has none.
 std::string torchToolsPath();

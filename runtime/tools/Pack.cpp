@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The archive is POSIX ustar, so that tar and every OCI tool read it; entries are compressed already. It is written here
+// because the same entries must give the same bytes, and because the command goes along in a bundle that brings no library.
+//
+//   pack   ::= member* zero[512] zero[512]
+//   member ::= name[100] mode[8] uid[8] gid[8] size[12] mtime[12] checksum[8] type "0" link[100] "ustar\0" "00" zero[247]
+//              content, padded with zeros to 512
+#include "Pack.h"
+
+#include "Console.h"
+
+#include <hyperjit/core/Artifact.h>
+#include <hyperjit/core/Error.h>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <unistd.h>
+
+namespace fs = std::filesystem;
+
+namespace hyperjit::tools {
+
+namespace {
+
+constexpr size_t kBlock = 512;
+using Block = std::array<char, kBlock>;
+constexpr const char *kManifestName = "manifest.json", *kSumsName = "SHA256SUMS";
+constexpr uint64_t kMaxManifestBytes = uint64_t(256) << 20;
+
+uint32_t checksumOf(const Block &block) {
+  uint32_t sum = 0;
+  for (size_t i = 0; i < kBlock; ++i)
+    sum += i >= 148 && i < 156 ? ' ' : static_cast<unsigned char>(block[i]);
+  return sum;
+}
+
+Block header(const std::string &name, size_t size) {
+  Block block{};
+  auto put = [&](size_t at, const std::string &text) { std::memcpy(block.data() + at, text.data(), text.size()); };
+  put(0, name);
+  put(100, "0000644");
+  put(108, "0000000");
+  put(116, "0000000");
+  put(124, fmt::format("{:011o}", size));
+  put(136, "00000000000");
+  put(156, "0");
+  put(257, std::string("ustar\0" "00", 8));
+  put(148, fmt::format("{:06o}", checksumOf(block)) + std::string("\0 ", 2));
+  return block;
+}
+
+[[noreturn]] void bad(const std::string &file, const std::string &why) {
+  throw UserError(ErrorId::InvalidFile, fmt::format("{} is no whole pack: {}", file, why));
+}
+
+std::vector<std::byte> readFile(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.good() && !file.eof())
+    throw UserError(ErrorId::InvalidFile, fmt::format("{} cannot be read", path));
+  auto *begin = reinterpret_cast<const std::byte *>(bytes.data());
+  return {begin, begin + bytes.size()};
+}
+
+std::span<const std::byte> bytesOf(const std::string &text) {
+  return {reinterpret_cast<const std::byte *>(text.data()), text.size()};
+}
+
+uint64_t octal(const std::string &file, const char *text, size_t length) {
+  uint64_t value = 0;
+  for (size_t i = 0; i < length && text[i] && text[i] != ' '; ++i) {
+    if (text[i] < '0' || text[i] > '7')
+      bad(file, "a size is no octal number");
+    value = value * 8 + uint64_t(text[i] - '0');
+  }
+  return value;
+}
+
+/// Calls `member` for each; the content is in memory while it runs.
+void walk(const std::string &path, const std::function<void(const std::string &, std::span<const std::byte>)> &member) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file)
+    throw UserError(ErrorId::InvalidFile, fmt::format("{} cannot be opened: {}", path, std::strerror(errno)));
+  Block block;
+  for (uint64_t at = 0;; at += kBlock) {
+    if (!file.read(block.data(), kBlock))
+      bad(path, fmt::format("it ends at byte {} without its end mark", at + uint64_t(file.gcount())));
+    if (std::all_of(block.begin(), block.end(), [](char c) { return c == 0; }))
+      return;
+    if (std::memcmp(block.data() + 257, "ustar", 5) != 0 || octal(path, block.data() + 148, 8) != checksumOf(block))
+      bad(path, fmt::format("what stands at byte {} is no head of a member", at));
+    std::string name(block.data(), ::strnlen(block.data(), 100));
+    if (block[156] == '5' || block[156] == 'x' || block[156] == 'g')
+      bad(path, fmt::format("'{}' is no plain file; packs are written by hyperjit cache pack", name));
+    if ((block[156] != '0' && block[156] != 0) || block[345] != 0)
+      bad(path, fmt::format("'{}' is no plain file", name));
+    uint64_t size = octal(path, block.data() + 124, 12);
+    if (size > (name == kManifestName || name == kSumsName ? kMaxManifestBytes : kMaxEntryBytes))
+      bad(path, fmt::format("'{}' says that it has {} bytes", name, size));
+    std::vector<std::byte> content(size);
+    uint64_t padded = (size + kBlock - 1) / kBlock * kBlock;
+    if (!file.read(reinterpret_cast<char *>(content.data()), std::streamsize(size)) ||
+        !file.ignore(std::streamsize(padded - size)) || uint64_t(file.gcount()) != padded - size)
+      bad(path, fmt::format("it ends inside '{}'", name));
+    member(name, content);
+    at += padded;
+  }
+}
+
+} // namespace
+
+void writePack(const std::string &path, const std::string &root, const CacheManifest &manifest,
+               const std::function<bool()> &stop) {
+  std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
+  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  auto add = [&](const std::string &name, std::span<const std::byte> bytes) {
+    static constexpr Block zeros{};
+    Block head = header(name, bytes.size());
+    file.write(head.data(), kBlock);
+    file.write(reinterpret_cast<const char *>(bytes.data()), std::streamsize(bytes.size()));
+    file.write(zeros.data(), std::streamsize((kBlock - bytes.size() % kBlock) % kBlock));
+    if (!file)
+      throw EnvironmentProblem(fmt::format("cannot write '{}': {}", path, std::strerror(errno ? errno : EIO)));
+  };
+  try {
+    add(kSumsName, bytesOf(manifest.sums()));
+    add(kManifestName, bytesOf(manifest.text()));
+    for (const ManifestEntry &entry : manifest.entries) {
+      if (stop())
+        throw EnvironmentProblem(fmt::format("interrupted: '{}' was not written", path));
+      std::vector<std::byte> bytes = readFile(root + "/" + entry.file);
+      if (sha256Text(bytes) != entry.sha256)
+        throw UserError(ErrorId::InvalidFile, fmt::format("{}/{} changed while it was packed", root, entry.file));
+      add(entry.file, bytes);
+    }
+    Block zeros{};
+    file.write(zeros.data(), kBlock);
+    file.write(zeros.data(), kBlock);
+    file.close();
+    std::error_code error;
+    if (file)
+      fs::rename(temporary, path, error);
+    if (!file || error)
+      throw EnvironmentProblem(fmt::format("cannot write '{}': {}", path, error ? error.message() : std::strerror(errno ? errno : EIO)));
+  } catch (...) {
+    file.close();
+    ::unlink(temporary.c_str());
+    throw;
+  }
+}
+
+CacheManifest readPack(const std::string &path,
+                       const std::function<void(const ManifestEntry &, std::span<const std::byte>)> &entry) {
+  CacheManifest manifest;
+  std::map<std::string, const ManifestEntry *> missing;
+  bool named = false;
+  auto check = [&](const std::string &name, std::span<const std::byte> bytes) {
+    if (name == kManifestName) {
+      manifest = CacheManifest::parse({reinterpret_cast<const char *>(bytes.data()), bytes.size()});
+      for (const ManifestEntry &each : manifest.entries)
+        missing[each.file] = &each;
+      named = true;
+      return;
+    }
+    if (name == kSumsName)
+      return;
+    auto it = missing.find(name);
+    if (it == missing.end())
+      bad(path, named ? fmt::format("'{}' is not in its manifest, or twice in the file", name) : "its manifest does not come first");
+    if (sha256Text(bytes) != it->second->sha256)
+      bad(path, fmt::format("'{}' has another SHA-256 than the manifest says", name));
+    CacheKey key = *CacheKey::fromHex(it->second->key);
+    if (DecodedEntry decoded = decodeEntry(bytes, &key); decoded.fault != EntryFault::None)
+      bad(path, fmt::format("'{}': {}", name, decoded.reason));
+    missing.erase(it);
+  };
+  walk(path, check);
+  if (!named)
+    bad(path, "it has no manifest");
+  if (!missing.empty())
+    bad(path, fmt::format("'{}' is in its manifest and not in the file", missing.begin()->first));
+  if (!entry)
+    return manifest;
+  std::map<std::string, const ManifestEntry *> all;
+  for (const ManifestEntry &each : manifest.entries)
+    all[each.file] = &each;
+  walk(path, [&](const std::string &name, std::span<const std::byte> bytes) {
+    // The file is read a second time: only what was checked goes further.
+    if (auto it = all.find(name); it != all.end()) {
+      if (sha256Text(bytes) != it->second->sha256)
+        bad(path, "it changed while it was read");
+      entry(*it->second, bytes);
+    }
+  });
+  return manifest;
+}
+
+void writeManifest(const std::string &root, const CacheManifest &manifest) {
+  writeFileWhole(fs::path(root) / kSumsName, manifest.sums());
+  writeFileWhole(fs::path(root) / kManifestName, manifest.text());
+}
+
+CacheManifest manifestOf(const std::string &place) {
+  std::error_code error;
+  if (fs::is_directory(place, error))
+    return CacheManifest::of(place);
+  return readPack(place, nullptr);
+}
+
+} // namespace hyperjit::tools

@@ -1,0 +1,31 @@
+// A cache as one file: a ustar archive of entries with their manifest, the same bytes from the same entries.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <hyperjit/core/CacheManifest.h>
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <string>
+
+namespace hyperjit::tools {
+
+/// Writes SHA256SUMS, manifest.json and every entry of `root` that `manifest` names: names sorted, times, owners and numbers
+/// zero. `stop` is asked between files. Nothing is left of a file that was not finished. EnvironmentProblem when it cannot be
+/// written, UserError (InvalidFile) when an entry changed meanwhile.
+void writePack(const std::string &file, const std::string &root, const CacheManifest &manifest,
+               const std::function<bool()> &stop);
+
+/// Checks the whole archive before `entry` sees any of it: form, names, sizes, SHA-256. Returns its manifest.
+/// UserError (InvalidFile) that says what is wrong and where.
+CacheManifest readPack(const std::string &file,
+                       const std::function<void(const ManifestEntry &, std::span<const std::byte>)> &entry);
+
+/// manifest.json and SHA256SUMS of a folder, each written whole or not at all.
+void writeManifest(const std::string &root, const CacheManifest &manifest);
+
+/// The manifest of a folder (as its entries are now) or of a pack.
+CacheManifest manifestOf(const std::string &place);
+
+} // namespace hyperjit::tools
