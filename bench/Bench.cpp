@@ -9,6 +9,7 @@
 #include "TorchTools.h"
 
 #include <hyperjit/core/KernelManager.h>
+#include <hyperjit/cuda/Cuda.h>
 #include <hyperjit/torch/Connection.h>
 #include <hyperjit/torch/Reference.h>
 
@@ -207,8 +208,7 @@ int bench(const BenchOptions &options) {
     specs.push_back(spec);
     ProgramSource::global().site(spec);
   }
-  // Traffic does not depend on the target's details; the host's is always at hand.
-  Target target = Target::native();
+  const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
   bool eager = std::find(options.against.begin(), options.against.end(), "eager") != options.against.end();
   double copy = copyBandwidth(device);
   std::vector<Row> rows;

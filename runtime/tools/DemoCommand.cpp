@@ -3,6 +3,8 @@
 #include "Tool.h"
 #include "TorchTools.h"
 
+#include <cstdlib>
+
 namespace hyperjit::tools {
 
 void addDemo(CLI::App &app, int &exit) {
@@ -22,7 +24,12 @@ void addDemo(CLI::App &app, int &exit) {
   command->add_option("--plot", options->plot, "SVG of the losses; none: no plot")->capture_default_str();
   command->add_option("--json", options->json, "results as JSON; -: stdout, none: no JSON")->capture_default_str();
   command->footer(examples("demo", "demo --variants plain,manifold --steps 500 --text book.txt --plot loss.svg"));
-  command->callback([options, &exit] { exit = reinterpret_cast<DemoEntry>(torchToolsEntry(demoEntryName))(*options); });
+  command->callback([options, &exit] {
+    // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower. Read
+    // by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
+    ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
+    exit = reinterpret_cast<DemoEntry>(torchToolsEntry(demoEntryName))(*options);
+  });
 }
 
 } // namespace hyperjit::tools

@@ -46,7 +46,11 @@ std::vector<double> smoothed(const std::vector<double> &values, size_t window) {
 }
 
 std::string Plot::svg() const {
-  constexpr double width = 860, height = 480, left = 70, right = 210, top = 60, bottom = 56;
+  constexpr double width = 860, height = 480, left = 70, top = 60, bottom = 56;
+  size_t longest = 0;
+  for (const Curve &curve : curves)
+    longest = std::max(longest, curve.name.size());
+  const double right = 60 + 7 * double(std::clamp<size_t>(longest, 4, 40)); // the legend
   constexpr std::array<const char *, 10> colours = {"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e",
                                                     "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"};
   double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
@@ -99,12 +103,17 @@ std::string Plot::svg() const {
   for (size_t c = 0; c < curves.size(); ++c) {
     const Curve &curve = curves[c];
     const char *dash = curve.dashed ? " stroke-dasharray=\"6 4\"" : "";
-    std::string points;
-    for (size_t i = 0; i < std::min(curve.x.size(), curve.y.size()); ++i)
-      if (std::isfinite(curve.x[i]) && std::isfinite(curve.y[i]))
+    std::string points, markers;
+    const size_t count = std::min(curve.x.size(), curve.y.size());
+    for (size_t i = 0; i < count; ++i)
+      if (std::isfinite(curve.x[i]) && std::isfinite(curve.y[i])) {
         points += fmt::format("{:.1f},{:.1f} ", px(curve.x[i]), py(curve.y[i]));
-    out += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"{} points=\"{}\"/>\n",
-                       colours[c % colours.size()], dash, points);
+        if (count <= 16) // a line through few points hides where they are, and one point has no line
+          markers += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>", px(curve.x[i]), py(curve.y[i]),
+                                 colours[c % colours.size()]);
+      }
+    out += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"{} points=\"{}\"/>{}\n",
+                       colours[c % colours.size()], dash, points, markers);
     double y = top + 12 + 20 * double(c);
     out += fmt::format("<line x1=\"{0}\" x2=\"{1}\" y1=\"{2}\" y2=\"{2}\" stroke=\"{3}\" stroke-width=\"3\"{4}/>"
                        "<text x=\"{5}\" y=\"{6}\">{7}</text>\n",

@@ -65,7 +65,9 @@ def readme():
 
 
 def demo():
-    small = ["--steps", 30, "--dim", 32, "--layers", 1, "--context", 32, "--batch", 4, "--device", "cpu"]
+    corpus = pathlib.Path(arguments.hyperjit).parent.parent / "share/hyperjit/corpus.txt"
+    (folder / "text.txt").write_bytes(corpus.read_bytes())  # a build beside this test may replace it between two runs
+    small = ["--text", "text.txt", "--steps", 30, "--dim", 32, "--layers", 1, "--context", 32, "--batch", 4, "--device", "cpu"]
     variants = ["plain", "static", "dynamic:n=2,tanh=false", "frac", "manifold"]
     for attempt in ("first", "second"):
         result = run("demo", *small, "--variants", ",".join(variants), "--plot", f"{attempt}.svg", "--json", f"{attempt}.json")
@@ -88,6 +90,8 @@ def demo():
             check(one["connection_ms"]["jit"] > 0 and one["connection_ms"]["eager"] > 0, f"{name}: connection time")
             compiled, found = one["jit"]["compiled"], one["jit"]["disk_hits"]
             check(compiled > 0 if attempt == "first" else compiled == 0 and found > 0, f"{name}: {compiled} compiled, {found} from disk")
+    own = run("demo", *small[4:], "--steps", 1, "--variants", "plain", "--plot", "none", "--json", "-")
+    check(json.loads(own.stdout)["text"]["source"] == "the project's own sources and documents", "the text that is read by default")
     first, second = (json.loads((folder / f"{a}.json").read_text())["runs"] for a in ("first", "second"))
     for a, b in zip(first, second):
         check(a["loss"] == b["loss"] and a["sample"] == b["sample"], f"{a['variant']}: a second run trains otherwise")

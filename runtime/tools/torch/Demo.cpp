@@ -155,7 +155,7 @@ Run Training::run(const Variant &variant) {
   net->to(device);
   for (const at::Tensor &parameter : net->parameters())
     run.parameters += parameter.numel();
-  torch::optim::AdamW optimizer(net->parameters(), torch::optim::AdamWOptions(peakRate).betas({0.9, 0.95}).weight_decay(0.01));
+  torch::optim::AdamW optimizer(net->parameters(), torch::optim::AdamWOptions(peakRate).betas({0.9, 0.99}).weight_decay(0.01));
 
   auto step = [&](const Batch &batch, int64_t index) {
     for (auto &group : optimizer.param_groups())
