@@ -36,6 +36,17 @@ Check compiler() {
   return check;
 }
 
+/// Tried, not asked: for root every folder looks writable, also one that takes no file (/proc, a read-only mount).
+bool takesFiles(const std::filesystem::path &folder) {
+  std::string name = (folder / ".hyperjit-doctor-XXXXXX").string();
+  int file = ::mkstemp(name.data());
+  if (file < 0)
+    return false;
+  ::close(file);
+  ::unlink(name.c_str());
+  return true;
+}
+
 Check cache() {
   Check check{"cache"};
   KernelCache cache(Settings::fromEnvironment());
@@ -46,7 +57,7 @@ Check cache() {
     std::filesystem::path folder = layer.root;
     while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
       folder = folder.parent_path();
-    check.ok = ::access(folder.c_str(), W_OK) == 0;
+    check.ok = takesFiles(folder);
     check.found = fmt::format("{}{}", layer.root, check.ok ? "" : fmt::format(" ({} is not writable)", folder.string()));
   }
   if (check.found.empty())

@@ -1,0 +1,507 @@
+#!/usr/bin/env python3
+# The `hyperjit` command: what it prints, its JSON, its exit codes (0 ok, 1 a problem was found, 2 usage, 3 environment).
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+COMMAND = os.environ["HYPERJIT_TEST_COMMAND"]
+OPT = os.environ.get("HYPERJIT_TEST_OPT")
+COMPILER = os.environ.get("HYPERJIT_TEST_COMPILER")
+RECIPE = os.environ["HYPERJIT_TEST_RECIPE"]
+WARM = os.environ["HYPERJIT_TEST_WARM"]
+LLVM_AS = shutil.which("llvm-as-22") or shutil.which("llvm-as", path="/usr/lib/llvm-22/bin")
+RECIPES = ["deepseek", "delayed-pre", "dynamic", "frac", "joint", "manifold", "manifold-streams", "permutation", "static"]
+
+needs_compiler = unittest.skipUnless(COMPILER and os.path.exists(COMPILER), "this build has no compiler plugin")
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hyperjit-tools-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.cache = self.folder / "cache"
+
+    def environment(self, **settings):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HYPERJIT_")}
+        return {**clean, "HYPERJIT_CACHE_DIR": str(self.cache), **settings}
+
+    def run_command(self, *arguments, **settings):
+        return subprocess.run([COMMAND, *arguments], env=self.environment(**settings), capture_output=True, text=True,
+                              timeout=300, cwd=self.folder)
+
+    def good(self, *arguments, **settings):
+        done = self.run_command(*arguments, **settings)
+        self.assertEqual(done.returncode, 0, f"{arguments}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def json(self, *arguments, code=0, command=None, **settings):
+        done = self.run_command(*arguments, "--json", **settings)
+        self.assertEqual(done.returncode, code, f"{arguments}: {done.stdout}{done.stderr}")
+        answer = json.loads(done.stdout)  # stdout is data and nothing else
+        self.assertEqual(answer["schema"], f"hyperjit.{command or arguments[0]}/1")
+        self.assertRegex(answer["version"], r"^\d+\.\d+\.\d+$")
+        self.assertIn("device", answer)
+        return answer
+
+    def fails(self, code, message, *arguments, **settings):
+        done = self.run_command(*arguments, **settings)
+        self.assertEqual(done.returncode, code, f"{arguments}: {done.stdout}{done.stderr}")
+        self.assertIn(message, done.stderr)
+        self.assertNotIn("terminate called", done.stderr)
+        return done
+
+    def nvrtc(self):
+        checks = {c["name"]: c for c in json.loads(self.run_command("doctor", "--json").stdout)["checks"]}
+        if not checks["nvrtc"]["ok"]:
+            self.skipTest("no NVRTC: " + checks["nvrtc"]["found"])
+
+
+class Usage(Case):
+    def test_version_and_help(self):
+        self.assertRegex(self.good("--version"), r"^hyperjit \d+\.\d+\.\d+\n$")
+        commands = ["demo", "show", "precompile", "autotune", "bench", "cache", "recipes", "env", "doctor"]
+        for command in commands:
+            self.assertIn(command, self.good("--help"))
+            text = self.good(command, "--help")
+            self.assertEqual(len(re.findall(r"^  hyperjit " + command, text.split("Examples:")[1], re.M)),
+                             0 if command == "autotune" else 2, text)
+
+    def test_unknown_words_name_the_nearest(self):
+        for message, arguments in [
+            ("unknown command 'shwo'; did you mean 'show'? There are: demo, show,", ["shwo", "static"]),
+            ("unknown command of cache 'veryfy'; did you mean 'verify'? There are: path, ls,", ["cache", "veryfy"]),
+            ("unknown option of show 'stge'; did you mean 'stage'?", ["show", "static", "--stge", "hc"]),
+            ("unknown option of precompile 'targte'; did you mean 'target'?", ["precompile", "static", "--targte=native"]),
+            ("unknown stage 'fuse'; did you mean 'fused'? There are: recipe, hc,", ["show", "static", "--stage", "fuse"]),
+            ("unknown recipe 'manifol'; did you mean 'manifold'? There are: deepseek,", ["show", "manifol:n=4"]),
+            ("unknown recipe 'manifodl'; did you mean 'manifold'?", ["recipes", "manifodl"]),
+            ("unknown option of recipe 'dynamic' 'tnah'; did you mean 'tanh'?", ["show", "dynamic:n=4,tnah=off"]),
+            ("unknown value of option 'norm' 'layernrom'; did you mean 'layernorm'?", ["show", "dynamic:norm=layernrom"]),
+            ("unknown value of dtype 'bf61'; did you mean 'bf16'?", ["show", "static:dtype=bf61"]),
+            ("unknown target 'sm_90/h100'; did you mean 'sm_90a/h100'?", ["show", "static", "--target", "sm_90/h100"]),
+            ("unknown target 'sm_777'", ["precompile", "static", "--target", "native,sm_777"]),
+        ]:
+            with self.subTest(arguments):
+                self.fails(2, message, *arguments)
+
+    def test_impossible_specs(self):
+        for message, spec in [
+            ("n=0: n takes a whole number of at least 1", "static:n=0"),
+            ("m=3 does not divide d=512 of frac", "frac:n=1,m=3"),
+            ("n m = 33 x 1 = 33 rows of static: fused kernels take at most 32", "static:n=33"),
+            ("recipe 'permutation' takes n <= 5, the spec has n = 6", "permutation:n=6"),
+            ("is not key=value; a spec is recipe[:key=value,...]", "static:n"),
+            ("does not start with a recipe's name", ":n=4"),
+            ("names one site; a boundary is written boundary(spec|spec)", "boundary(static)"),
+            ("the sites of a boundary share their streams", "boundary(static:n=2|static:n=4)"),
+            ("takes letters of 'uck' for before", "before(static):backward:given=x:want=x:tokens=large"),
+        ]:
+            with self.subTest(spec):
+                self.fails(2, message, "show", spec)
+
+    def test_missing_and_wrong_arguments(self):
+        self.fails(2, "A subcommand is required")
+        self.fails(2, "A subcommand is required", "cache")
+        self.fails(2, "SPEC is required", "show")
+        self.fails(2, "befor not in {before,boundary,after}", "show", "static", "--role", "befor")
+        self.fails(2, "no spec given; write one like manifold:n=4,d=4096,dtype=bf16", "precompile")
+        self.fails(2, "--specs absent.txt: the file cannot be read", "precompile", "--specs", "absent.txt")
+        self.fails(2, "--load absent.so: ", "recipes", "--load", "absent.so")
+        self.fails(2, "no entry's key starts with 'zz'", "cache", "show", "zz")
+
+    def test_autotune_says_that_it_is_not_there(self):
+        done = self.fails(3, "autotune is NOT THERE YET", "autotune", "static", "--tokens", "64", "--budget", "10", "--json")
+        self.assertEqual(done.stdout, "")
+
+
+class Recipes(Case):
+    def test_lists_every_recipe(self):
+        text = self.good("recipes")
+        for recipe in RECIPES:
+            self.assertRegex(text, rf"(?m)^{recipe}: \S")
+        answer = self.json("recipes")
+        self.assertEqual([r["name"] for r in answer["recipes"]], RECIPES)
+        for recipe in answer["recipes"]:
+            self.assertTrue(recipe["summary"] and recipe["equation"] and recipe["paper"] and recipe["parameters"])
+            for option in recipe["options"]:
+                self.assertEqual(set(option), {"name", "default", "values", "meaning", "kernel"})
+            for parameter in recipe["parameters"]:
+                self.assertEqual(set(parameter), {"name", "shape", "dtype", "initialisation"})
+
+    def test_one(self):
+        answer = self.json("recipes", "static")
+        self.assertEqual([r["name"] for r in answer["recipes"]], ["static"])
+        self.assertEqual([(p["name"], p["shape"]) for p in answer["recipes"][0]["parameters"]],
+                         [("static_alpha", [4, 5]), ("static_beta", [4])])
+
+    def test_load(self):
+        answer = self.json("recipes", "tools-test", "--load", RECIPE)
+        self.assertEqual([p["name"] for p in answer["recipes"][0]["parameters"]], ["read", "gate", "beta"])
+
+
+class Environment(Case):
+    def test_env(self):
+        text = self.good("env", HYPERJIT_LOG="info")
+        self.assertRegex(text, r"(?m)^HYPERJIT_LOG +info +environment ")
+        self.assertRegex(text, r"(?m)^HYPERJIT_CACHE +rw +default ")
+        settings = {s["name"]: s for s in self.json("env")["settings"]}
+        self.assertEqual(settings["HYPERJIT_CACHE_DIR"]["value"], str(self.cache))
+        self.assertEqual(settings["HYPERJIT_CACHE_DIR"]["from"], "environment")
+
+    def test_typos_are_a_problem(self):
+        self.fails(1, "HYPERJIT_CACHE_DRI is set but means nothing; did you mean HYPERJIT_CACHE_DIR?", "env",
+                   HYPERJIT_CACHE_DRI="/x")
+        self.assertEqual(self.json("env", code=1, HYPERJIT_LOGG="x")["unknown"], [{"name": "HYPERJIT_LOGG", "nearest": "HYPERJIT_LOG"}])
+
+    def test_values_without_meaning(self):
+        for command in (["env"], ["cache", "ls"], ["show", "static"], ["doctor"]):
+            with self.subTest(command):
+                self.fails(3, "HYPERJIT_CACHE=readonly: it takes rw|ro|off|refresh", *command, HYPERJIT_CACHE="readonly")
+
+    def test_no_compiler(self):
+        done = self.fails(3, "the compiler plugin cannot be opened:\n  /absent.so: no such file\n", "show", "static",
+                          HYPERJIT_COMPILER_PATH="/absent.so")
+        self.assertIn("set HYPERJIT_COMPILER_PATH to libhyperjit-compiler.so or its folder", done.stderr)
+        # What needs no compiler works without.
+        self.assertIn("hc.func @site", self.good("show", "static", "--stage", "recipe", HYPERJIT_COMPILER_PATH="/absent.so"))
+        self.good("recipes", HYPERJIT_COMPILER_PATH="/absent.so")
+        answer = self.json("doctor", code=1, HYPERJIT_COMPILER_PATH="/absent.so")
+        compiler = [c for c in answer["checks"] if c["name"] == "compiler"][0]
+        self.assertFalse(compiler["ok"])
+        self.assertIn("build the target hyperjit-compiler or set HYPERJIT_COMPILER_PATH", compiler["advice"])
+
+    @needs_compiler
+    def test_no_nvrtc(self):
+        for stage in ([], ["--stage", "ptx"]):
+            self.fails(3, "libnvrtc was not found, so CUDA kernels cannot be compiled; it comes with the torch wheel", "show", "static",
+                       "--target", "sm_90a", *stage, HYPERJIT_NVRTC_PATH="/absent/libnvrtc.so")
+        # A machine without it is healthy.
+        answer = self.json("doctor", HYPERJIT_NVRTC_PATH="/absent/libnvrtc.so")
+        nvrtc = [c for c in answer["checks"] if c["name"] == "nvrtc"][0]
+        self.assertEqual((nvrtc["ok"], nvrtc["optional"]), (False, True))
+        self.assertIn("/absent/libnvrtc.so: no such file", nvrtc["found"])
+
+    @needs_compiler
+    def test_doctor(self):
+        answer = self.json("doctor")
+        names = [check["name"] for check in answer["checks"]]
+        for name in ("hyperjit", "compiler", "cache", "compile, load, launch", "nvrtc", "cuda driver"):
+            self.assertIn(name, names)
+        for check in answer["checks"]:
+            self.assertLessEqual({"name", "ok", "found", "advice"}, set(check))
+            self.assertTrue(check["ok"] or check["advice"], check)
+        self.assertIn("compile, load, launch", self.good("doctor"))
+
+    @needs_compiler
+    def test_no_writable_cache(self):
+        writeless = {"HYPERJIT_CACHE_DIR": "/proc/hyperjit"}
+        done = self.run_command("show", "static:n=2,d=8", "--traffic", **writeless)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr.count("compiled kernels are not kept in /proc/hyperjit"), 1)
+        self.assertIn("set HYPERJIT_CACHE_DIR", done.stderr)
+        done = self.run_command("show", "static:n=2,d=8", "--traffic", HYPERJIT_CACHE_DIR="", HOME="", XDG_CACHE_HOME="")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("they are kept in memory only; set HYPERJIT_CACHE_DIR to keep them", done.stderr)
+        # Filling a cache is another matter.
+        self.fails(3, "could not be written", "precompile", "before(static:n=2,d=8):forward:infer:tokens=small", "--out",
+                   "/proc/hyperjit", "--json")
+        self.fails(3, "there is no writable cache to fill", "precompile", "static:n=2,d=8", HYPERJIT_CACHE="ro")
+        self.fails(3, "no cache directory: set HYPERJIT_CACHE_DIR", "cache", "path", HYPERJIT_CACHE="off")
+        self.assertFalse([c for c in self.json("doctor", code=1, **writeless)["checks"] if c["name"] == "cache"][0]["ok"])
+
+    @needs_compiler
+    def test_jit_off(self):
+        done = self.fails(3, "and HYPERJIT_JIT=off forbids to compile it", "show", "static:n=2,d=8", HYPERJIT_JIT="off")
+        self.assertIn(str(self.cache), done.stderr)
+        self.good("show", "static:n=2,d=8")
+        self.good("show", "static:n=2,d=8", HYPERJIT_JIT="off")
+
+
+@needs_compiler
+class Show(Case):
+    def test_traffic(self):
+        lines = self.good("show", "manifold:n=4,d=4096,dtype=bf16", "--traffic").splitlines()
+        self.assertEqual(lines[0], "chained 10.0u forward, 15.0u backward")
+        self.assertRegex(lines[1], r"^alone 14\.0u forward, ")
+        self.assertEqual(len(lines), 2)
+        for spec, line in [("frac:n=1,m=4,d=512", "chained 4.0u forward, 6.0u backward"),
+                           ("static:n=8,d=64", "chained 18.0u forward, 27.0u backward"),
+                           ("boundary(static:n=2,d=64|dynamic:n=2,d=64)", "chained 6.0u forward, 9.0u backward")]:
+            with self.subTest(spec):
+                self.assertEqual(self.good("show", spec, "--traffic").splitlines()[0], line)
+        self.assertEqual(self.good("show", "static:n=4,d=64", "--traffic", "--role", "boundary", "--direction", "forward"),
+                         "chained 10.0u forward\n")
+
+    def test_json(self):
+        answer = self.json("show", "manifold:n=4,d=4096,dtype=bf16")
+        self.assertLessEqual({"spec", "target", "schedule", "parameters", "kernels", "chained", "alone"}, set(answer))
+        self.assertEqual(answer["spec"], "manifold:n=4,m=1,d=4096,dtype=bf16")
+        self.assertEqual((answer["chained"]["forward_u"], answer["chained"]["backward_u"]), (10, 15))
+        self.assertEqual(answer["alone"]["forward_u"], 14)
+        self.assertIn("narrow_bytes", answer["chained"])
+        self.assertEqual([(p["name"], p["shape"]) for p in answer["parameters"]][-1], ("phi", [4 * 4096, 24]))
+        self.assertEqual({(k["role"], k["direction"]) for k in answer["kernels"]},
+                         {(r, d) for r in ("before", "boundary", "after") for d in ("forward", "backward")})
+        for kernel in answer["kernels"]:
+            self.assertLessEqual({"entry", "role", "direction", "reads_u", "writes_u", "saved_u", "narrow_bytes", "registers",
+                                  "shared_bytes", "spills"}, set(kernel))
+            for count in ("reads_u", "writes_u", "saved_u"):
+                self.assertIsInstance(kernel[count], int)
+        self.assertEqual(self.json("show", "static:n=2,d=16", "--stage", "recipe")["text"],
+                         self.good("show", "static:n=2,d=16", "--stage", "recipe"))
+        self.good("show", "static:n=2,d=16", "--json", "answer.json")
+        self.assertEqual(json.loads((self.folder / "answer.json").read_text())["schema"], "hyperjit.show/1")
+
+    def test_summary(self):
+        text = self.good("show", "dynamic:n=4,d=64", "--target", "x86-64-v3")
+        for part in ("dynamic:n=4,m=1,d=64,dtype=fp32", "target x86-64-v3", "dynamic_alpha_fn", "boundary  backward"):
+            self.assertIn(part, text)
+        # One kernel by its own text.
+        kernel = "after(static:n=2,m=1,d=8,dtype=fp32):backward:given=x:want=y:tokens=small"
+        self.assertEqual([k["spec"] for k in self.json("show", kernel)["kernels"]], [kernel])
+
+    def test_every_stage(self):
+        marks = {"recipe": "hc.branch", "hc": "hc.func @", "specialized": "!hc.rows<4, 64>", "adjoint": "hc.func @",
+                 "split": "hc.role = \"after\"", "fused": "hc.role = \"boundary\"", "phases": "phase = \"M\"",
+                 "emitc": "emitc.", "cuda": "#include \"hyperjit/", "vector": "vector.", "llvm": "define ", "asm": "ret"}
+        for direction in ("forward", "backward"):
+            for stage, mark in marks.items():
+                with self.subTest(stage=stage, direction=direction):
+                    text = self.good("show", "dynamic:n=4,d=64", "--stage", stage, "--direction", direction)
+                    self.assertIn(mark, text)
+                    self.assertTrue(text.endswith("\n"))
+        backward = self.good("show", "dynamic:n=4,d=64", "--stage", "phases", "--direction", "backward")
+        self.assertIn("hc.weight_grad", backward)
+
+    @unittest.skipUnless(OPT, "this build has no hc-opt")
+    def test_stages_parse_back(self):
+        for stage in ("recipe", "hc", "specialized", "adjoint", "split", "fused", "phases"):
+            for direction in ("forward", "backward"):
+                with self.subTest(stage=stage, direction=direction):
+                    text = self.good("show", "boundary(manifold:n=2,d=64|dynamic:n=2,d=64)", "--stage", stage, "--direction", direction)
+                    done = subprocess.run([OPT, "-split-input-file"], input=text, capture_output=True, text=True)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+
+    @unittest.skipUnless(OPT, "this build has no hc-opt")
+    def test_every_recipe_parses(self):
+        for recipe in RECIPES:
+            with self.subTest(recipe):
+                spec = recipe + (":n=1,m=4,d=64" if recipe == "frac" else ":n=4,d=64")
+                text = self.good("show", spec, "--stage", "recipe")
+                done = subprocess.run([OPT, "-canonicalize"], input=text, capture_output=True, text=True)
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+    @unittest.skipUnless(LLVM_AS, "llvm-as is not here")
+    def test_llvm_is_llvm(self):
+        text = self.good("show", "static:n=2,d=64,dtype=bf16", "--stage", "llvm", "--direction", "backward")
+        done = subprocess.run([LLVM_AS, "-o", os.devnull, "-"], input=text, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_stages_of_the_other_target(self):
+        self.fails(2, "stage \"cuda\" does not exist for target x86-64-v3; there are recipe, hc,", "show", "static", "--stage", "cuda",
+                   "--target", "x86-64-v3")
+        self.fails(2, "stage \"asm\" does not exist for target sm_80", "show", "static", "--stage", "asm", "--target", "sm_80")
+        self.fails(2, "--stage ptx needs a CUDA target", "show", "static", "--stage", "ptx", "--target", "x86-64-v3")
+
+    def test_cuda_is_readable(self):
+        text = self.good("show", "manifold:n=4,d=4096,dtype=bf16", "--stage", "cuda", "--target", "sm_90a")
+        self.assertIn("__global__", text)
+        self.assertLess(text.count("\n"), 200)
+
+    def test_ptx(self):
+        self.nvrtc()
+        for target, machine in (("sm_80", "sm_80"), ("sm_90a", "sm_90a")):
+            text = self.good("show", "static:n=4,d=64", "--stage", "ptx", "--target", target)
+            self.assertRegex(text, rf"\.target {machine}\b")
+            self.assertIn(".visible .entry", text)
+
+    def test_sass(self):
+        self.nvrtc()
+        if shutil.which("nvdisasm"):
+            self.assertIn("EXIT", self.good("show", "static:n=4,d=64", "--stage", "sass"))
+        else:
+            self.fails(3, "nvdisasm is not on PATH; it comes with the CUDA toolkit", "show", "static:n=4,d=64", "--stage", "sass")
+
+    def test_cuda_kernels(self):
+        self.nvrtc()
+        for kernel in self.json("show", "manifold:n=4,d=4096,dtype=bf16", "--target", "sm_90a/h100")["kernels"]:
+            self.assertGreater(kernel["registers"], 0)
+            self.assertEqual(kernel["spills"], 0)
+            self.assertRegex(kernel["schedule"], r"^[a-z]+:")
+
+    def test_load(self):
+        self.assertEqual(self.good("show", "tools-test:n=4,d=64", "--traffic", "--load", RECIPE).splitlines()[0],
+                         "chained 10.0u forward, 15.0u backward")
+
+
+@needs_compiler
+class Caches(Case):
+    def fill(self, spec="static:n=2,d=8"):
+        return self.json("precompile", spec, "--target", "x86-64-v3")
+
+    def test_precompile(self):
+        answer = self.fill()
+        self.assertLessEqual({"directory", "compiled", "cached", "failed", "seconds", "entries"}, set(answer))
+        self.assertEqual(answer["directory"], str(self.cache))
+        self.assertEqual((answer["cached"], answer["failed"]), (0, []))
+        self.assertEqual(answer["compiled"], len(answer["entries"]))
+        for entry in answer["entries"]:
+            self.assertEqual(set(entry), {"spec", "target", "key", "bytes", "ms"})
+            path = self.cache / "v1" / entry["key"][:2] / (entry["key"] + ".hjk")
+            self.assertEqual(path.stat().st_size, entry["bytes"])
+        again = self.fill()
+        self.assertEqual((again["compiled"], again["cached"]), (0, answer["compiled"]))
+        self.assertEqual([e["key"] for e in again["entries"]], [e["key"] for e in answer["entries"]])
+
+    def test_specs_file_and_out(self):
+        (self.folder / "specs.txt").write_text("# what we serve\n\nbefore(static:n=2,d=8):forward:infer:tokens=small  # one\n"
+                                               "after(static:n=2,d=8):forward:infer:tokens=small\n")
+        answer = self.json("precompile", "--specs", "specs.txt", "--target", "x86-64-v3,x86-64-v4", "--out", "kernels", "--jobs", "1")
+        self.assertEqual(answer["compiled"], 4)
+        self.assertEqual({e["target"] for e in answer["entries"]}, {"x86-64-v3", "x86-64-v4"})
+        self.assertFalse(self.cache.exists())
+        # What was compiled elsewhere is found there.
+        self.good("show", "before(static:n=2,d=8):forward:infer:tokens=small", "--target", "x86-64-v4", HYPERJIT_JIT="off",
+                  HYPERJIT_CACHE_PATH=str(self.folder / "kernels"))
+        (self.folder / "specs.txt").write_text("static:n=2,d=8\nstatik:n=2\n")
+        # A wrong line is a finding; the others are compiled.
+        self.fails(1, "specs.txt, line 2: unknown recipe 'statik'; did you mean 'static'?", "precompile", "--specs", "specs.txt")
+        self.assertGreater(len(list(self.cache.glob("v1/*/*.hjk"))), 2)
+
+    def test_ls_show_stats_explain(self):
+        filled = self.fill()
+        entries = self.json("cache", "ls", command="cache-ls")["entries"]
+        self.assertEqual({e["key"] for e in entries}, {e["key"] for e in filled["entries"]})
+        self.assertEqual(len(self.good("cache", "ls").splitlines()), len(entries))
+        self.assertIn(entries[0]["spec"], self.good("cache", "ls"))
+        shown = self.json("cache", "show", entries[0]["key"][:12], command="cache-show")
+        self.assertTrue(shown["ok"])
+        self.assertEqual(shown["meta"]["spec"], entries[0]["spec"])
+        stats = self.json("cache", "stats", command="cache-stats")
+        self.assertLessEqual({"hits", "misses", "bad", "published", "entries", "bytes"}, set(stats))
+        self.assertEqual((stats["entries"], stats["bytes"]), (len(entries), sum(e["bytes"] for e in entries)))
+        explained = self.json("cache", "explain", "static:n=2,d=8", "--target", "x86-64-v3", command="cache-explain")
+        self.assertTrue(all(k["found"].endswith(k["key"] + ".hjk") for k in explained["kernels"]))
+        self.assertEqual(explained["kernels"][0]["fields"]["target"], "x86-64-v3")
+        missing = self.run_command("cache", "explain", "static:n=3,d=8", "--target", "x86-64-v3")
+        self.assertEqual(missing.returncode, 1)
+        self.assertIn("not in any layer: it would be compiled", missing.stdout)
+        self.assertEqual(self.good("cache", "path"), f"{self.cache}\n")
+
+    def test_verify_and_heal(self):
+        self.fill()
+        answer = self.json("cache", "verify", command="cache-verify")
+        self.assertEqual((answer["bad"], answer["unknown"]), ([], 0))
+        self.assertGreater(answer["checked"], 2)
+        files = sorted(self.cache.glob("v1/*/*.hjk"))
+        flipped, truncated, newer = files[:3]
+        for path, change in ((flipped, lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]), (truncated, lambda b: b[:-7]),
+                             (newer, lambda b: b[:8] + b"\x07" + b[9:])):
+            path.write_bytes(change(path.read_bytes()))
+        answer = self.json("cache", "verify", code=1, command="cache-verify")
+        self.assertEqual({b["file"]: bool(b["why"]) for b in answer["bad"]}, {str(flipped): True, str(truncated): True})
+        self.assertEqual(answer["unknown"], 1)
+        self.assertEqual(self.run_command("cache", "verify").returncode, 1)
+        again = self.fill()  # damaged ones are compiled again, the newer format's file stays and costs a compile
+        self.assertEqual((again["compiled"], again["failed"]), (3, []))
+        self.assertEqual(self.json("cache", "verify", command="cache-verify")["bad"], [])
+        self.assertEqual(newer.read_bytes()[8], 7)
+
+    def test_clear_and_prune_leave_foreign_files(self):
+        self.fill()
+        shard = next(self.cache.glob("v1/??"))
+        (shard / "notes.txt").write_text("mine")
+        (self.cache / "tuning").mkdir()
+        (self.cache / "tuning" / "a.jsonl").write_text("{}")
+        self.assertEqual(self.json("cache", "prune", command="cache-prune")["removed_bytes"], 0)
+        cleared = self.json("cache", "clear", command="cache-clear")
+        self.assertGreater(cleared["removed"], 0)
+        self.assertEqual(list(self.cache.glob("v1/*/*.hjk")), [])
+        self.assertEqual((shard / "notes.txt").read_text(), "mine")
+        self.assertTrue((self.cache / "tuning" / "a.jsonl").exists())
+
+    def test_interrupted_precompile_leaves_whole_entries(self):
+        specs = [f"{recipe}:n={n},d={d}" for recipe in ("manifold", "dynamic") for n in (2, 3, 4) for d in (64, 65, 66)]
+        process = subprocess.Popen([COMMAND, "precompile", *specs, "--jobs", "1", "--json"], env=self.environment(),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder)
+        for _ in range(600):
+            if len(list(self.cache.glob("v1/*/*.hjk"))) > 2 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1, err)
+        answer = json.loads(out)
+        self.assertGreater(answer["compiled"], 0)
+        self.assertEqual(answer["compiled"], len(list(self.cache.glob("v1/*/*.hjk"))))
+        self.good("cache", "verify")
+
+
+@needs_compiler
+class WarmProcess(Case):
+    def run_warm(self, **settings):
+        done = subprocess.run([WARM], env=self.environment(**settings), capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stdout.splitlines()
+        facts = dict(line.split(" ") for line in lines if not line.startswith("maps "))
+        return facts, [line[5:] for line in lines if line.startswith("maps ")]
+
+    def test_maps_no_llvm(self):
+        heavy = re.compile("compiler|LLVM|MLIR|torch|libcuda|nvrtc|libc10")
+        facts, maps = self.run_warm()
+        self.assertEqual(facts, {"right": "1", "compiled": "1", "disk": "0"})
+        self.assertTrue([f for f in maps if "libhyperjit-compiler" in f], "the cold run did not open the compiler")
+        # From disk, and with no compiler to be found.
+        facts, maps = self.run_warm(HYPERJIT_COMPILER_PATH="/absent.so", HYPERJIT_JIT="off")
+        self.assertEqual(facts, {"right": "1", "compiled": "0", "disk": "1"})
+        self.assertTrue([f for f in maps if "libhyperjit.so" in f])
+        self.assertEqual([f for f in maps if heavy.search(os.path.basename(f))], [])
+
+    def test_warm_command_opens_no_compiler(self):
+        def opened():
+            done = self.run_command("show", "static:n=2,d=8", "--traffic", LD_DEBUG="files")
+            self.assertEqual(done.returncode, 0)
+            return "libhyperjit-compiler" in done.stderr
+
+        self.assertTrue(opened())
+        self.assertFalse(opened())
+
+
+class Demo(Case):
+    """Text that is none; needs no training."""
+
+    def setUp(self):
+        super().setUp()
+        done = self.run_command("demo", "--text", "absent.txt")
+        if done.returncode == 3 and "this build has no LibTorch part" in done.stderr:
+            self.skipTest("this build has no LibTorch part")
+
+    def test_bad_text(self):
+        (self.folder / "empty.txt").write_text("")
+        (self.folder / "binary.txt").write_bytes(b"text\0text" * 1000)
+        (self.folder / "latin.txt").write_bytes(b"caf\xe9 " * 5000)
+        (self.folder / "short.txt").write_text("short")
+        (self.folder / "folder").mkdir()
+        for message, text in [("text 'absent.txt' does not exist", "absent.txt"), ("text 'empty.txt' is empty", "empty.txt"),
+                              ("text 'binary.txt' looks binary (byte 4 is zero); UTF-8 text is wanted", "binary.txt"),
+                              ("text 'latin.txt' looks binary (5000 of 25000 bytes are not UTF-8); UTF-8 text is wanted", "latin.txt"),
+                              ("text 'short.txt' has 5 characters; at least", "short.txt"),
+                              ("folder 'folder' holds no text file", "folder")]:
+            with self.subTest(text):
+                self.fails(2, message, "demo", "--text", text)
+
+    def test_bad_options(self):
+        self.fails(2, "unknown variant 'manifodl'; did you mean 'manifold'?", "demo", "--variants", "plain,manifodl")
+        self.fails(2, "--steps", "demo", "--steps", "0")
+
+
+if __name__ == "__main__":
+    unittest.main()
