@@ -1,8 +1,9 @@
 //===- hc-opt.cpp - Runs passes over hc assembly --------------------------===//
 // SPDX-License-Identifier: Apache-2.0
 //
-// A test driver, not a product: the dialect, its passes and canonicalization.
+// A test driver, not a product: the dialect, its passes, its way to vectors, canonicalization.
 //===----------------------------------------------------------------------===//
+#include "hyperjit/Conversion/HCToVector.h"
 #include "hyperjit/Dialect/HC/Transforms/Passes.h"
 
 #include "mlir/Tools/mlir-opt/MlirOptMain.h"
@@ -12,6 +13,7 @@ int main(int argc, char **argv) {
   mlir::DialectRegistry registry;
   registry.insert<hyperjit::hc::HCDialect>();
   hyperjit::hc::registerHCPasses();
+  hyperjit::cpu::registerHCToVectorPass();
   mlir::registerCanonicalizerPass();
   mlir::registerCSEPass();
   return mlir::asMainReturnCode(mlir::MlirOptMain(argc, argv, "hyperjit optimizer driver\n", registry));

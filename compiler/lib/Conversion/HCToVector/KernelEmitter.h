@@ -144,6 +144,7 @@ private:
     Value operands, workspace, scratch, tokens, chunkTokens, partial;
     Value blockStart, blockTokens;
     llvm::SmallVector<Value> operandPointers;
+    bool prefetched = false; ///< a product of the block has asked for the next block
   } frame;
   void beginFunction(llvm::StringRef suffix, Grid grid, llvm::function_ref<void(Value, Value)> body);
   void emitPrologue();
@@ -228,6 +229,12 @@ private:
   void forBlocks(int64_t count, int64_t size, llvm::function_ref<void(Value start, int64_t size)> body);
   void forChannels(int64_t vectors, llvm::function_ref<void(Value channel, int64_t vectors, int64_t valid)> body);
   Value clampedToken(Value token);
+  /// Rows of the next block, to be asked for in small steps.
+  struct Ahead {
+    Value pointer;
+    int64_t bytes; ///< a step
+  };
+  llvm::SmallVector<Ahead> nextBlock(int64_t steps);
   int64_t tokensOfTile() const { return frame.uniform ? 1 : 4; }
   Value coefficientAt(const CoeffsView &view, llvm::ArrayRef<Value> index, Value token, int64_t lanes);
 

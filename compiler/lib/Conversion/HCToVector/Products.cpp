@@ -59,6 +59,30 @@ void KernelEmitter::emitProduct(Operation *op) {
     stored.insert(op->getResult(0));
 }
 
+/// A projection computes where the passes around it wait for memory: once a block it fetches the next one meanwhile.
+SmallVector<KernelEmitter::Ahead> KernelEmitter::nextBlock(int64_t steps) {
+  SmallVector<Ahead> ahead;
+  if (frame.uniform || std::exchange(frame.prefetched, true))
+    return ahead;
+  auto add = [&](Type type, Type storage, size_t operand) {
+    auto rows = dyn_cast<RowsType>(type);
+    if (!rows)
+      return;
+    int64_t bytes = rows.getRows() * width * Simd::bytesOf(storage);
+    // A multiple of the lanes, so that a channel has a whole number of bytes.
+    auto step = static_cast<int64_t>(llvm::alignTo(llvm::divideCeil(block * bytes, steps), lanes));
+    ahead.push_back({s.at(frame.operandPointers[operand], s.muli(s.addi(frame.blockStart, block), bytes)), step});
+  };
+  for (auto [i, argument] : llvm::enumerate(arguments))
+    if (!argument.uniform && !argument.value.use_empty())
+      add(argument.value.getType(), argument.storage, i);
+  // A line that is written is read before: here is where most is gained.
+  for (auto [i, result] : llvm::enumerate(results))
+    if (!result.uniform)
+      add(result.value.getType(), result.storage, arguments.size() + i);
+  return ahead;
+}
+
 //===----------------------------------------------------------------------===//
 // Projection: tokens x columns in registers, channels in the lanes
 //===----------------------------------------------------------------------===//
@@ -71,6 +95,10 @@ void KernelEmitter::emitProject(ProjectOp op) {
   int64_t bytes = Simd::bytesOf(in.storage), whole = width / lanes * lanes;
   int64_t tile = tokensOfTile();
   CoeffsView out = result(op);
+  // A step is one vector of channels of one tile.
+  int64_t pieces = llvm::divideCeil(type.getColumns(), target.registers >= 32 ? 6 : 3);
+  int64_t stepsOfRow = llvm::divideCeil(width, lanes), stepsOfPiece = block / tile * rows * stepsOfRow;
+  SmallVector<Ahead> ahead = nextBlock(groups * pieces * stepsOfPiece);
 
   s.loop(groups, [&](Value group) {
     forBlocks(type.getColumns(), target.registers >= 32 ? 6 : 3, [&](Value column, int64_t columns) {
@@ -78,8 +106,19 @@ void KernelEmitter::emitProject(ProjectOp op) {
         SmallVector<Value> x;
         for (int64_t i = 0; i < tile; ++i)
           x.push_back(s.at(rowPointer(in, clampedToken(s.addi(token, i))), s.muli(group, rows * in.rowStride * bytes)));
+        SmallVector<Value> next;
+        for (const Ahead &rowsAhead : ahead) {
+          Value offset = s.addi(s.muli(group, pieces * stepsOfPiece * rowsAhead.bytes),
+                                s.muli(column, stepsOfPiece * rowsAhead.bytes / columns));
+          next.push_back(s.at(rowsAhead.pointer, s.addi(offset, s.muli(token, rows * stepsOfRow * rowsAhead.bytes / tile))));
+        }
         auto step = [&](Value row, Value channel, int64_t valid, ValueRange carried) {
           SmallVector<Value> sums(carried), w;
+          for (auto [pointer, rowsAhead] : llvm::zip(next, ahead))
+            for (int64_t line = 0; line < rowsAhead.bytes; line += 64) {
+              Value offset = s.addi(s.muli(row, stepsOfRow * rowsAhead.bytes), s.muli(channel, rowsAhead.bytes / lanes));
+              s.prefetch(s.at(pointer, s.addi(offset, line)));
+            }
           for (int64_t k = 0; k < columns; ++k)
             w.push_back(s.load(weightPointer(weight, row, s.addi(column, k), channel), lanes));
           Value offset = s.addi(s.muli(row, in.rowStride * bytes), s.muli(channel, bytes));

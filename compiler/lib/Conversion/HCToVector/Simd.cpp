@@ -288,6 +288,10 @@ Value Simd::loadPointer(Value pointer) {
   return LLVM::LoadOp::create(b, loc, LLVM::LLVMPointerType::get(b.getContext()), pointer, 8);
 }
 
+void Simd::prefetch(Value pointer) {
+  LLVM::Prefetch::create(b, loc, pointer, /*rw=*/0, /*hint=*/2, /*cache=*/1);
+}
+
 Value Simd::load(Value pointer, Type storage, int64_t lanes, int64_t valid) {
   // bf16 travels as integers: no x86 level below avx512bf16 knows it.
   Type memory = storage.isBF16() ? Type(b.getI16Type()) : storage;
@@ -394,6 +398,13 @@ void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool o
   auto align = static_cast<unsigned>(bytesOf(memory));
   if (valid >= lanes) {
     LLVM::StoreOp::create(b, loc, value, pointer, align, /*isVolatile=*/false, streaming);
+    return;
+  }
+  if (valid == 1) {
+    // LLVM 22 turns a masked store of one lane of a truncated vector into a store of the lane before truncation: two bytes
+    // too many.
+    Value first = vector::ExtractOp::create(b, loc, value, ArrayRef<int64_t>{0});
+    LLVM::StoreOp::create(b, loc, first, pointer, align);
     return;
   }
   SmallVector<bool> mask(lanes);

@@ -87,6 +87,8 @@ public:
   /// already a value of the storage type.
   void store(Value value, Value pointer, Type storage, int64_t valid, bool onGrid = false, bool streaming = false);
   void store(Value value, Value pointer) { store(value, pointer, element, lanesOf(value)); }
+  /// Asks for a line in the second-level cache; the address may be anything.
+  void prefetch(Value pointer);
   /// Rounds to the grid of a storage type, in the compute type.
   Value roundTo(Value x, Type storage);
 

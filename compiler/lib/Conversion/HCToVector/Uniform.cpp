@@ -40,7 +40,6 @@ void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, c
   int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns();
   Value from = frame.operandPointers[operand];
   s.loop(type.getRows(), [&](Value row) {
-    // Column by column of a few channels: what is read stays in the first-level cache.
     s.loop(columns, [&](Value column) {
       s.loop(s.i64(0), s.i64(width), 1, [&](Value channel) {
         Value number = s.addi(s.muli(s.addi(s.muli(row, width), channel), columns), column);
