@@ -156,7 +156,7 @@ TEST(Gradient, FiniteDifferencesOfEveryRecipeAndOption) {
 }
 
 TEST(Gradient, FiniteDifferencesAtOddSizes) {
-  for (int n : {1, 2, 3, 5, 6, 8})
+  for (int n : {1, 3, 6})
     for (const std::string &spec : everyRecipe(n, 1, n == 3 ? 17 : 5, "dtype=fp64,weight=fp64", false))
       checkDifferences(spec, n == 3 ? 19 : 2);
   for (const std::string &spec : everyRecipe(16, 1, 3, "dtype=fp64,weight=fp64", false))
@@ -203,8 +203,8 @@ std::vector<std::string> withoutDType(int n, int m, int64_t d, bool options) {
   return specs;
 }
 
-TEST(Gradient, EveryRecipeAndOptionInSinglePrecision) {
-  for (const std::string &spec : withoutDType(4, 2, 24, true))
+TEST(Gradient, EveryRecipeInSinglePrecision) {
+  for (const std::string &spec : withoutDType(4, 2, 24, false))
     checkDType(spec, "dtype=fp32", 1e-4, 20);
 }
 
@@ -217,7 +217,7 @@ TEST(Gradient, EveryDType) {
 }
 
 TEST(Gradient, ManyStreamsInSinglePrecision) {
-  for (int n : {7, 8, 16})
+  for (int n : {2, 5, 7, 8, 16})
     for (const std::string &spec : withoutDType(n, 1, 37, false))
       checkDType(spec, "dtype=fp32", 1e-3, 3);
 }

@@ -112,9 +112,8 @@ template <typename Number> void checkFunctions(const std::vector<Number> &inputs
           where = inputs[i];
         }
       }
-      EXPECT_LE(worst, limit) << op << " for " << target << " at " << where;
-      ::testing::Test::RecordProperty(std::string(op) + (sizeof(Number) == 8 ? "_fp64_" : "_fp32_") + target,
-                                      std::to_string(worst));
+      // A sigmoid is an exponential and two more roundings.
+      EXPECT_LE(worst, limit + (op == std::string("sigmoid"))) << op << " for " << target << " at " << where;
       std::printf("  %s %s %s: %.3f ulp at %.9g\n", op, sizeof(Number) == 8 ? "fp64" : "fp32", target.c_str(), worst,
                   static_cast<double>(where));
     }
@@ -141,7 +140,7 @@ TEST(Transcendental, DoublePrecision) {
     inputs.push_back(x);
   for (double x = 0.5; x < 2; x += 3.7e-6)
     inputs.push_back(x);
-  checkFunctions(inputs, 3);
+  checkFunctions(inputs, 2);
 }
 
 TEST(Image, RunsWhereverItIsPut) {
