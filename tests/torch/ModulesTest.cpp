@@ -1,0 +1,350 @@
+// torch::nn modules of every recipe: parameters, state dicts, copies, text, wrap, manual use; expand and reduce.
+// SPDX-License-Identifier: Apache-2.0
+
+#include "Sites.h"
+
+#include <hyperjit/core/Error.h>
+#include <hyperjit/core/KernelManager.h>
+#include <hyperjit/core/KernelSpec.h>
+#include <hyperjit/core/Target.h>
+
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/optim/sgd.h>
+#include <torch/serialize.h>
+
+#include <set>
+#include <sstream>
+
+namespace hyperjit::tests {
+namespace {
+
+struct Named {
+  const char *type, *recipe;
+  std::function<std::shared_ptr<nn::ConnectionImpl>()> make;
+  std::vector<std::string> parameters;
+};
+
+std::vector<Named> namedModules() {
+  using namespace nn;
+  const std::vector<std::string> dynamic = {"static_alpha",       "static_beta",         "norm.gamma",         "dynamic_alpha_fn",
+                                            "dynamic_beta_fn",    "dynamic_alpha_scale", "dynamic_beta_scale"},
+                                 constant = {"static_alpha", "static_beta"}, deepseek = {"fn", "base", "scale"},
+                                 streams = {"static_alpha",   "static_beta",  "pre_branch_scale", "residual_scale",
+                                            "h_post_scale",   "norm.gamma",   "dynamic_alpha_fn", "dynamic_beta_fn"};
+  return {
+      {"HyperConnection", "dynamic", [] { return HyperConnection(HyperConnectionOptions(6).streams(3)).ptr(); }, dynamic},
+      {"HyperConnection", "static",
+       [] { return HyperConnection(HyperConnectionOptions(6).streams(3).dynamic(false)).ptr(); }, constant},
+      {"FracConnection", "frac", [] { return FracConnection(FracConnectionOptions(6).fracs(2)).ptr(); },
+       {"static_alpha", "static_beta", "norm.weight", "norm.bias", "dynamic_alpha_fn", "dynamic_beta_fn", "dynamic_alpha_scale",
+        "dynamic_beta_scale"}},
+      {"JointConnection", "joint", [] { return JointConnection(JointConnectionOptions(6)).ptr(); }, dynamic},
+      {"ManifoldHyperConnection", "manifold",
+       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3)).ptr(); },
+       {"b", "alpha_pre", "alpha_post", "alpha_res", "phi"}},
+      {"ManifoldHyperConnection", "deepseek",
+       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).form("deepseek")).ptr(); }, deepseek},
+      {"ManifoldHyperConnection", "manifold-streams",
+       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).form("streams")).ptr(); }, streams},
+      {"DelayedPreConnection", "delayed-pre",
+       [] { return DelayedPreConnection(DelayedPreConnectionOptions(6).streams(3)).ptr(); }, deepseek},
+      {"PermutationConnection", "permutation",
+       [] { return PermutationConnection(PermutationConnectionOptions(6).streams(3)).ptr(); }, streams},
+  };
+}
+
+std::set<std::string> names(const torch::nn::Module &module) {
+  std::set<std::string> result;
+  for (const auto &entry : module.named_parameters())
+    result.insert(entry.key());
+  return result;
+}
+
+at::Tensor streams(const nn::ConnectionImpl &layer, int64_t tokens = 5) {
+  return random({tokens, layer.options.streams(), layer.options.dim()}, 9);
+}
+
+TEST(Modules, HaveTheRecipesParameters) {
+  std::set<std::string> covered;
+  for (const Named &named : namedModules()) {
+    SCOPED_TRACE(named.recipe);
+    const auto layer = named.make();
+    covered.insert(named.recipe);
+    EXPECT_EQ(layer->spec().recipe, named.recipe);
+    EXPECT_EQ(layer->name(), std::string("hyperjit::nn::") + named.type);
+    EXPECT_EQ(names(*layer), std::set<std::string>(named.parameters.begin(), named.parameters.end()));
+    const auto program = ProgramSource::global().site(layer->spec());
+    const auto values = layer->namedSiteParameters();
+    ASSERT_EQ(program->parameters.size(), values.size());
+    for (const ParameterInfo &info : program->parameters) {
+      EXPECT_EQ(values.at(info.name).sizes(), at::IntArrayRef(info.shape)) << info.name;
+      EXPECT_TRUE(values.at(info.name).requires_grad() && values.at(info.name).is_leaf()) << info.name;
+      EXPECT_EQ(values.at(info.name).scalar_type(), at::kFloat);
+    }
+    std::ostringstream text;
+    text << *layer;
+    EXPECT_NE(text.str().find(std::string("hyperjit::nn::") + named.type + "(" + named.recipe + ":"), std::string::npos) << text.str();
+  }
+  const std::vector<std::string> all = ProgramSource::global().recipes();
+  EXPECT_EQ(covered, std::set<std::string>(all.begin(), all.end()));
+}
+
+TEST(Modules, LayerIndexChoosesTheStart) {
+  const auto alpha = [](int64_t index) {
+    nn::HyperConnection layer(nn::HyperConnectionOptions(6).streams(3).layerIndex(index));
+    return layer->namedSiteParameters().at("static_alpha").detach();
+  };
+  for (int64_t index : {0, 1, 2, 4}) {
+    const at::Tensor start = alpha(index), read = at::zeros({3}).index_fill_(0, at::tensor({index % 3}), 1);
+    EXPECT_TRUE(at::equal(start.select(1, 0), read)) << start;
+    EXPECT_TRUE(at::equal(start.narrow(1, 1, 3), at::eye(3)));
+  }
+}
+
+/// What a fresh layer does is what the papers start from: the pre-norm residual.
+TEST(Modules, StartAsAResidual) {
+  nn::HyperConnection layer(nn::HyperConnectionOptions(6).streams(3).layerIndex(1));
+  const at::Tensor x = streams(*layer);
+  at::Tensor seen;
+  nn::Stream stream = layer->forward(x, [&](const at::Tensor &u) { return seen = u * 2; });
+  EXPECT_LT(difference(seen, x.select(1, 1) * 2), 1e-6);
+  EXPECT_LT(difference(stream.tensor(), x + seen.unsqueeze(1)), 1e-6);
+}
+
+TEST(Modules, SaveAndLoad) {
+  for (const Named &named : namedModules()) {
+    SCOPED_TRACE(named.recipe);
+    auto layer = named.make(), other = named.make();
+    randomise(*layer, 5);
+    std::stringstream file;
+    torch::serialize::OutputArchive out;
+    layer->save(out);
+    out.save_to(file);
+    torch::serialize::InputArchive in;
+    in.load_from(file);
+    other->load(in);
+    for (const auto &[name, value] : layer->namedSiteParameters())
+      EXPECT_TRUE(at::equal(value, other->namedSiteParameters().at(name))) << name;
+    const at::Tensor x = streams(*layer);
+    auto branch = [](const at::Tensor &u) { return u * 0.5; };
+    EXPECT_TRUE(at::equal(layer->forward(x, branch).tensor(), other->forward(x, branch).tensor()));
+    c10::IValue spec;
+    in.read("hyperjit_spec", spec);
+    EXPECT_EQ(spec.toStringRef(), layer->spec().text());
+  }
+}
+
+TEST(Modules, LoadRefusesAnotherSite) {
+  nn::Connection four(nn::ConnectionOptions("dynamic", 8).streams(4)), two(nn::ConnectionOptions("dynamic", 8).streams(2));
+  std::stringstream file;
+  torch::serialize::OutputArchive out;
+  four->save(out);
+  out.save_to(file);
+  torch::serialize::InputArchive in;
+  in.load_from(file);
+  EXPECT_MESSAGE("the archive holds dynamic:n=4,m=1,d=8,dtype=fp32, this module is dynamic:n=2,m=1,d=8,dtype=fp32", two->load(in));
+}
+
+TEST(Modules, CloneIsDeep) {
+  for (const Named &named : namedModules()) {
+    SCOPED_TRACE(named.recipe);
+    auto layer = named.make();
+    randomise(*layer, 5);
+    layer->wrap(torch::nn::Linear(6, 6));
+    at::Tensor(layer->siteParameters()[0]).set_requires_grad(false);
+    auto copy = std::dynamic_pointer_cast<nn::ConnectionImpl>(layer->clone());
+    ASSERT_TRUE(copy);
+    EXPECT_EQ(copy->name(), layer->name());
+    EXPECT_EQ(names(*copy), names(*layer));
+    EXPECT_FALSE(copy->siteParameters()[0].requires_grad());
+    const at::Tensor x = streams(*layer), before = layer->forward(x).tensor().detach();
+    EXPECT_TRUE(at::equal(before, copy->forward(x).tensor()));
+    {
+      const at::NoGradGuard guard;
+      for (const at::Tensor &parameter : copy->parameters())
+        at::Tensor(parameter).add_(0.1);
+    }
+    EXPECT_TRUE(at::equal(before, layer->forward(x).tensor()));
+    EXPECT_FALSE(at::equal(before, copy->forward(x).tensor()));
+  }
+}
+
+TEST(Modules, ResetMakesTheStartAnew) {
+  nn::Connection layer(nn::ConnectionOptions("static", 6).streams(2));
+  const at::Tensor start = layer->siteParameters()[0].detach().clone();
+  randomise(*layer, 1);
+  layer->reset();
+  EXPECT_TRUE(at::equal(layer->siteParameters()[0], start));
+  EXPECT_EQ(layer->named_parameters().size(), 2u);
+}
+
+TEST(Modules, WrapModuleAndFunction) {
+  torch::nn::Linear linear(6, 6);
+  nn::Connection module(nn::ConnectionOptions("dynamic", 6).streams(2)), function(nn::ConnectionOptions("dynamic", 6).streams(2));
+  module->wrap(linear);
+  function->wrap([&](const at::Tensor &u) { return linear->forward(u); });
+  EXPECT_TRUE(names(*module).count("branch.weight"));
+  EXPECT_FALSE(names(*function).count("branch.weight"));
+  const at::Tensor x = streams(*module);
+  EXPECT_TRUE(at::equal(module->forward(x).tensor(), function->forward(x).tensor()));
+  EXPECT_MESSAGE("already has a branch", module->wrap(linear));
+  EXPECT_MESSAGE("no branch; call wrap(branch)", nn::Connection(nn::ConnectionOptions("dynamic", 6))->forward(x));
+  torch::nn::Sequential block(torch::nn::Linear(6, 6), torch::nn::Linear(6, 6));
+  nn::Connection deep(nn::ConnectionOptions("static", 6).streams(2));
+  deep->wrap(block);
+  EXPECT_TRUE(names(*deep).count("branch.1.bias"));
+  EXPECT_TRUE(deep->forward(x).tensor().isfinite().all().item<bool>());
+}
+
+TEST(Modules, ManualUseEqualsForward) {
+  for (const Named &named : namedModules()) {
+    SCOPED_TRACE(named.recipe);
+    auto layer = named.make();
+    randomise(*layer, 5);
+    const at::Tensor x = streams(*layer);
+    auto [u, open] = layer->widthConnection(x);
+    EXPECT_EQ(u.sizes(), at::IntArrayRef({5, 6}));
+    const at::Tensor manual = layer->depthConnection(u * 0.5, open).tensor();
+    EXPECT_TRUE(at::equal(manual, layer->forward(x, [](const at::Tensor &u) { return u * 0.5; }).tensor()));
+  }
+}
+
+TEST(Modules, ConvertWithTheModel) {
+  nn::Connection layer(nn::ConnectionOptions("manifold", 6).streams(2));
+  layer->to(at::kDouble);
+  const at::Tensor x = random({5, 2, 6}, 1, at::kDouble);
+  EXPECT_EQ(layer->forward(x, [](const at::Tensor &u) { return u; }).tensor().scalar_type(), at::kDouble);
+  layer->to(at::kBFloat16);
+  const at::Tensor low = random({5, 2, 6}, 1, at::kBFloat16);
+  EXPECT_EQ(layer->forward(low, [](const at::Tensor &u) { return u; }).tensor().scalar_type(), at::kBFloat16);
+  EXPECT_EQ(layer->spec(at::kBFloat16).text(), "manifold:n=2,m=1,d=6,dtype=bf16,weight=bf16");
+}
+
+/// 32 layers that differ in their index share all kernels.
+TEST(Modules, LayerIndexIsInNoKey) {
+  for (const Named &named : namedModules()) {
+    std::set<std::string> keys;
+    for (int64_t index = 0; index < 32; ++index) {
+      nn::Connection layer(nn::ConnectionOptions(named.make()->spec()).layerIndex(index));
+      const SiteSpec spec = layer->spec(at::kBFloat16);
+      for (const KernelSpec &kernel :
+           {KernelSpec::beforeForward(spec, true, Bucket::Large), KernelSpec::boundaryForward(spec, spec, true, Bucket::Large),
+            KernelSpec::backward(spec, spec, "xuc", "xycp", Bucket::Large)})
+        keys.insert(CacheKey::of(KernelManager::global().keyFields(kernel, Target::parse("x86-64-v3"))).hex());
+    }
+    EXPECT_EQ(keys.size(), 3u) << named.recipe;
+  }
+}
+
+TEST(Modules, ImpossibleOptionsAreRefused) {
+  using nn::ConnectionOptions;
+  auto make = [](ConnectionOptions options) { return [options] { nn::Connection layer(options); }; };
+  EXPECT_MESSAGE("did you mean 'manifold'", make(ConnectionOptions("manifol", 8))());
+  EXPECT_MESSAGE("m=3 does not divide d=8", make(ConnectionOptions("joint", 8).fracs(3))());
+  EXPECT_MESSAGE("each must be at least 1", make(ConnectionOptions("static", 8).streams(0))());
+  EXPECT_MESSAGE("fused kernels take at most 32", make(ConnectionOptions("static", 8).streams(33))());
+  EXPECT_MESSAGE("iteratons", make(ConnectionOptions("manifold", 8).option("iteratons", "3"))());
+  EXPECT_MESSAGE("it takes an integer from 1 to 1000", make(ConnectionOptions("manifold", 8).option("iterations", "0"))());
+  EXPECT_MESSAGE("permutation", make(ConnectionOptions("permutation", 8).streams(6))());
+  EXPECT_MESSAGE("parameterDtype is Int", make(ConnectionOptions("static", 8).parameterDtype(at::kInt))());
+  EXPECT_MESSAGE("form is 'flat'; flattened, deepseek and streams are supported",
+                 nn::ManifoldHyperConnection(nn::ManifoldHyperConnectionOptions(8).form("flat")));
+}
+
+//===----------------------------------------------------------------------===//
+// Expand and reduce
+//===----------------------------------------------------------------------===//
+
+TEST(ExpandReduce, Repeat) {
+  const at::Tensor h = random({2, 3, 6}, 1).set_requires_grad(true);
+  nn::ExpandStreams expand(nn::ExpandStreamsOptions(4, 6));
+  const at::Tensor x = expand->forward(h).tensor();
+  EXPECT_TRUE(at::equal(x, h.unsqueeze(2).expand({2, 3, 4, 6})));
+  const at::Tensor weights = random(x.sizes(), 2);
+  x.backward(weights);
+  EXPECT_LT(difference(h.grad(), weights.sum(2)), 1e-6);
+  EXPECT_EQ(expand->parameters().size(), 0u);
+  EXPECT_MESSAGE("h has sizes [2, 5]; [..., D=6] is supported", expand->forward(at::zeros({2, 5})));
+}
+
+TEST(ExpandReduce, Embedding) {
+  nn::ExpandStreams expand(nn::ExpandStreamsOptions(3, 6).embedding(true));
+  EXPECT_TRUE(names(*expand).count("stream_embed"));
+  EXPECT_TRUE(at::equal(expand->embedding, at::zeros({3, 6})));
+  {
+    const at::NoGradGuard guard;
+    expand->embedding.copy_(random({3, 6}, 5));
+  }
+  const at::Tensor h = random({4, 6}, 1).set_requires_grad(true);
+  const at::Tensor x = expand->forward(h).tensor(), weights = random({4, 3, 6}, 2);
+  EXPECT_LT(difference(x, h.unsqueeze(1) + expand->embedding), 1e-6);
+  x.backward(weights);
+  EXPECT_LT(difference(expand->embedding.grad(), weights.sum(0)), 1e-6);
+  EXPECT_LT(difference(h.grad(), weights.sum(1)), 1e-6);
+  auto copy = std::dynamic_pointer_cast<nn::ExpandStreamsImpl>(expand->clone());
+  EXPECT_TRUE(at::equal(copy->embedding, expand->embedding));
+  EXPECT_NE(copy->embedding.data_ptr(), expand->embedding.data_ptr());
+}
+
+TEST(ExpandReduce, SumAndMean) {
+  for (at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16})
+    for (bool mean : {false, true}) {
+      const at::Tensor x = random({5, 4, 6}, 1, type).set_requires_grad(true);
+      nn::ReduceStreams reduce(nn::ReduceStreamsOptions(mean ? "mean" : "sum", 4));
+      const at::Tensor h = reduce->forward(x), weights = random({5, 6}, 2, type);
+      const double exact = type == at::kBFloat16 ? 1e-2 : 1e-6;
+      EXPECT_EQ(h.scalar_type(), type);
+      EXPECT_LT(difference(h, mean ? x.to(at::kDouble).mean(1) : x.to(at::kDouble).sum(1)), exact);
+      h.backward(weights);
+      EXPECT_LT(difference(x.grad(), (weights.unsqueeze(1) / (mean ? 4 : 1)).expand({5, 4, 6})), exact);
+    }
+  EXPECT_MESSAGE("streams have sizes [5, 3, 6]; [..., n=4, D] is supported",
+                 nn::ReduceStreams(nn::ReduceStreamsOptions("sum", 4))->forward(at::zeros({5, 3, 6})));
+  EXPECT_MESSAGE("mode is 'max'; sum, mean and carry are supported", nn::ReduceStreams(nn::ReduceStreamsOptions("max")));
+}
+
+TEST(ExpandReduce, Carry) {
+  nn::Connection layer = makeLayer("delayed-pre:n=3,d=6", 2);
+  const at::Tensor x = random({5, 3, 6}, 1).set_requires_grad(true);
+  nn::Stream stream = layer->forward(x, [](const at::Tensor &u) { return u.tanh(); });
+  const at::Tensor read = stream.carry("read"), h = nn::ReduceStreams(nn::ReduceStreamsOptions("carry"))->forward(stream);
+  ASSERT_TRUE(read.defined());
+  EXPECT_LT(difference(h, (stream.tensor() * read.unsqueeze(-1)).sum(1)), 1e-5);
+  h.sum().backward();
+  EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+  EXPECT_GT(layer->namedSiteParameters().at("fn").grad().abs().max().item<double>(), 0);
+  EXPECT_MESSAGE("the stream has no carry 'read'; mode carry needs a site that makes it",
+                 nn::ReduceStreams(nn::ReduceStreamsOptions("carry"))->forward(x));
+}
+
+/// A few steps of training: what a first user does.
+TEST(Modules, Train) {
+  torch::nn::Linear target(6, 6), head(6, 6);
+  nn::ExpandStreams expand(nn::ExpandStreamsOptions(2, 6));
+  std::vector<nn::Connection> layers;
+  std::vector<at::Tensor> parameters = head->parameters();
+  for (int64_t index = 0; index < 3; ++index) {
+    layers.emplace_back(nn::ConnectionOptions(index == 1 ? "manifold" : "dynamic", 6).streams(2).layerIndex(index));
+    layers.back()->wrap(torch::nn::Linear(6, 6));
+    for (const at::Tensor &parameter : layers.back()->parameters())
+      parameters.push_back(parameter);
+  }
+  torch::optim::SGD optimiser(parameters, torch::optim::SGDOptions(0.02));
+  const at::Tensor input = random({64, 6}, 1), wanted = target->forward(input).detach();
+  double first = 0, last = 0;
+  for (int step = 0; step < 60; ++step) {
+    optimiser.zero_grad();
+    nn::Stream stream = expand->forward(input);
+    for (nn::Connection &layer : layers)
+      stream = layer->forward(stream);
+    const at::Tensor loss = (head->forward(stream.tensor().sum(1)) - wanted).square().mean();
+    loss.backward();
+    optimiser.step();
+    (step == 0 ? first : last) = loss.item<double>();
+  }
+  EXPECT_LT(last, 0.5 * first);
+}
+
+} // namespace
+} // namespace hyperjit::tests

@@ -1,0 +1,83 @@
+// What the LibTorch tests share: the recipes, small sites of each, layers with random parameters, messages of errors.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <hyperjit/core/ProgramSource.h>
+#include <hyperjit/torch/torch.h>
+
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace hyperjit::tests {
+
+/// A small site of every recipe: "dynamic:n=3,d=6".
+inline std::vector<std::string> smallSites() {
+  std::vector<std::string> specs;
+  for (const std::string &recipe : ProgramSource::global().recipes()) {
+    const std::string n = recipe == "frac" ? "1" : "3", m = recipe == "frac" || recipe == "joint" ? "2" : "1";
+    specs.push_back(recipe + ":n=" + n + ",m=" + m + ",d=6");
+  }
+  return specs;
+}
+
+inline std::string testName(const std::string &spec) {
+  std::string name;
+  for (char c : spec)
+    name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return name;
+}
+
+/// Every element of every parameter random: zero dynamic weights would hide errors.
+inline void randomise(nn::ConnectionImpl &layer, uint64_t seed) {
+  const at::NoGradGuard guard;
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  for (const at::Tensor &parameter : layer.siteParameters())
+    at::Tensor(parameter).normal_(0.2, 0.4, generator);
+}
+
+inline nn::Connection makeLayer(const std::string &spec, uint64_t seed = 1) {
+  nn::Connection layer(SiteSpec::parse(spec));
+  randomise(*layer, seed);
+  return layer;
+}
+
+inline at::Tensor random(at::IntArrayRef sizes, uint64_t seed, at::ScalarType type = at::kFloat) {
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  return at::randn(sizes, generator, at::TensorOptions().dtype(at::kDouble)).to(type);
+}
+
+/// The message of the exception that `call` throws; empty if it throws none. c10::Error without its backtrace.
+inline std::string messageOf(const std::function<void()> &call) {
+  try {
+    call();
+  } catch (const c10::Error &error) {
+    return error.what_without_backtrace();
+  } catch (const std::exception &error) {
+    return error.what();
+  }
+  return "";
+}
+
+#define EXPECT_MESSAGE(part, ...)                                                                                           \
+  do {                                                                                                                      \
+    const std::string message = ::hyperjit::tests::messageOf([&] { (void)(__VA_ARGS__); });                                 \
+    EXPECT_NE(message.find(part), std::string::npos) << "message: " << message << "\n  expected: " << part;                 \
+  } while (false)
+
+/// Largest difference relative to the largest element.
+inline double difference(const at::Tensor &a, const at::Tensor &b) {
+  if (a.sizes() != b.sizes())
+    return std::numeric_limits<double>::infinity();
+  if (a.numel() == 0)
+    return 0;
+  const at::Tensor truth = b.detach().to(at::kDouble);
+  const double worst = (a.detach().to(at::kDouble) - truth).abs().max().item<double>();
+  return std::isnan(worst) ? std::numeric_limits<double>::infinity() : worst / std::max(truth.abs().max().item<double>(), 1e-3);
+}
+
+} // namespace hyperjit::tests

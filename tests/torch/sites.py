@@ -1,0 +1,41 @@
+# What the Python tests share: the operators loaded as any Python program loads them, small sites of every recipe.
+# SPDX-License-Identifier: Apache-2.0
+import sys
+
+import torch
+
+torch.ops.load_library(sys.argv.pop(1))
+hyperjit = torch.ops.hyperjit
+
+
+# Shapes of the parameters as the recipes declare them, n streams, m fracs, D channels.
+def parameters(recipe, n, m, D, requires_grad=True):
+    N, d = n * m, D // m
+    hyper = [(N, m + N), (N,), (d,), (d, m + N), (d,), (1,), (1,)]
+    deepseek = [(n * (n + 2), n * D), (n * (n + 2),), (3,)]
+    shapes = {
+        "static": [(N, m + N), (N,)],
+        "dynamic": hyper,
+        "frac": [(N, m + N), (N,), (d,), (d,), (d, m + N), (d,), (1,), (1,)],
+        "manifold": [(N * m + N * m + N * N,), (1,), (1,), (1,), (n * D, N * m + N * m + N * N)],
+        "deepseek": deepseek,
+        "delayed-pre": deepseek,
+    }[recipe]
+    return [(torch.randn(shape) * 0.3).requires_grad_(requires_grad) for shape in shapes]
+
+
+def spec(recipe, n, m, D):
+    return f"{recipe}:n={n},m={m},d={D}"
+
+
+SITES = [("static", 3, 1, 6), ("dynamic", 3, 1, 6), ("frac", 1, 2, 6), ("manifold", 2, 2, 8), ("deepseek", 3, 1, 6),
+         ("delayed-pre", 3, 1, 6)]
+
+
+def carries(recipe, n, lead):
+    return [torch.rand(*lead, n)] if recipe == "delayed-pre" else []
+
+
+def crossing(recipe, made):
+    """The coefficients among what before returns without `save`: u, coefficients..., carries..."""
+    return made[1 : len(made) - (recipe == "delayed-pre")]
