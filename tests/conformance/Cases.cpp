@@ -41,12 +41,11 @@ std::vector<int64_t> leadOf(int64_t tokens) {
   return {tokens};
 }
 
-/// Values of options that are numbers. "auto" and such words come from the declaration.
+/// Values of options that are numbers, beside the declared default.
 const std::map<std::string, std::vector<std::string>> &numbers() {
   static const std::map<std::string, std::vector<std::string>> table = {
-      {"iterations", {"20", "1", "3"}}, {"eps", {"0", "1e-3"}},         {"tau", {"1", "0.5"}},
-      {"pre_eps", {"0", "1e-2"}},       {"post_mult", {"2", "1"}},      {"norm_eps", {"auto", "1e-3"}},
-      {"softmax_eps", {"1e-6", "1e-3"}}, {"proposals", {"1", "2", "3"}},
+      {"iterations", {"1", "3"}}, {"eps", {"1e-3"}},      {"tau", {"0.5"}},         {"pre_eps", {"0.01"}},
+      {"post_mult", {"1"}},       {"norm_eps", {"1e-3"}}, {"softmax_eps", {"1e-3"}}, {"proposals", {"2", "3"}},
   };
   return table;
 }
@@ -95,6 +94,17 @@ const Exclusion *excluded(const std::string &recipe, int64_t n, int64_t m, int64
     if (exclusion.applies(recipe, n, m, d))
       return &exclusion;
   return nullptr;
+}
+
+bool possibleOptions(const std::vector<Factor> &factors, const std::vector<int> &row) {
+  auto value = [&](const char *name) -> std::string {
+    for (size_t i = 0; i < factors.size(); ++i)
+      if (factors[i].name == name && row[i] >= 0)
+        return factors[i].values[row[i]];
+    return "";
+  };
+  // "logarithms have no eps": softmax_eps is a start of the other form.
+  return !(value("log_domain") == "true" && value("start") == "softmax_eps");
 }
 
 //===----------------------------------------------------------------------===//
@@ -174,8 +184,10 @@ std::vector<Factor> factorsOf(const std::string &recipe) {
     if (!option.kernel)
       continue;
     Factor factor{option.name, option.values};
-    if (auto found = numbers().find(option.name); found != numbers().end())
+    if (auto found = numbers().find(option.name); found != numbers().end()) {
       factor.values = found->second;
+      factor.values.insert(factor.values.begin(), option.defaultValue);
+    }
     if (factor.values.empty())
       throw std::logic_error("conformance knows no values for option '" + option.name + "' of recipe '" + recipe +
                              "': add a line to numbers() in Cases.cpp");
@@ -262,7 +274,7 @@ std::vector<Case> pairCases(const std::string &recipe) {
         // An open D must leave a choice: 4096 for powers of two, else 48.
         const int64_t d = all && row[dFactor] >= 0 ? kDims[row[dFactor]] : sizes.m == 3 ? 48 : 4096;
         const int64_t t = all && row[tFactor] >= 0 ? kTokens[row[tFactor]] : 1;
-        return !excluded(recipe, sizes.n, sizes.m, d) && t * sizes.n * (all && row[dFactor] >= 0 ? d : 1) <= kLargest;
+        return possibleOptions(factors, row) && !excluded(recipe, sizes.n, sizes.m, d) && t * sizes.n * (all && row[dFactor] >= 0 ? d : 1) <= kLargest;
       },
       1);
   std::vector<Case> cases;
@@ -300,7 +312,7 @@ std::vector<Case> randomCases(const std::string &recipe, uint64_t seed, int coun
       row.push_back(static_cast<int>(below(static_cast<int64_t>(factor.values.size()))));
     const Sizes sizes = sizesOf(factors, row);
     const int64_t d = sizes.m * (1 + below(std::max<int64_t>(1, 1500 / sizes.m))), tokens = 1 + below(200);
-    if (excluded(recipe, sizes.n, sizes.m, d) || tokens * sizes.n * d > kLargest)
+    if (!possibleOptions(factors, row) || excluded(recipe, sizes.n, sizes.m, d) || tokens * sizes.n * d > kLargest)
       continue;
     cases.push_back({specOf(recipe, factors, row, d), {tokens}, random() % 1'000'000});
   }
@@ -334,9 +346,15 @@ std::vector<Chain> chains(const std::string &recipe) {
     auto text = [&](const std::string &name) {
       std::string spec = name + ":n=" + std::to_string(setting.n) + ",m=" + std::to_string(setting.m) +
                          ",d=" + std::to_string(setting.d) + ",dtype=" + setting.dtype;
-      for (const Factor &factor : factorsOf(name))
-        if (factor.name != "n" && factor.name != "m" && factor.name != "dtype" && random() % 2)
-          spec += "," + factor.name + "=" + factor.values[random() % factor.values.size()];
+      const std::vector<Factor> factors = factorsOf(name);
+      std::vector<int> row;
+      do {
+        row.clear();
+        for (const Factor &factor : factors)
+          row.push_back(static_cast<int>(random() % factor.values.size()));
+      } while (!possibleOptions(factors, row));
+      for (size_t i = 3; i < factors.size(); ++i) // those before are n, m and dtype
+        spec += "," + factors[i].name + "=" + factors[i].values[row[i]];
       return spec;
     };
     if (!fits(recipe))

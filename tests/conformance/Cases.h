@@ -46,6 +46,10 @@ std::vector<std::vector<int>> pairwise(const std::vector<Factor> &factors,
 /// n, m, dtype, and each kernel option of the recipe (words from its declaration, numbers from a table in Cases.cpp).
 std::vector<Factor> factorsOf(const std::string &recipe);
 
+/// Whether the recipe takes these option values together; -1 in `row` stands for "not chosen yet". WhatIsExcludedIsRefused
+/// checks that it refuses the others.
+bool possibleOptions(const std::vector<Factor> &factors, const std::vector<int> &row);
+
 /// Every pair among those factors; D and T rotate through all their values.
 std::vector<Case> pairCases(const std::string &recipe);
 /// `count` random ones, drawn with `seed`.

@@ -4,8 +4,11 @@
 //   conformance --gtest_filter='*/cpu_manifold'        one recipe (as ctest runs it)
 //   HYPERJIT_TEST_SEED=7 conformance ...               repeats a rotating sample; the seed is printed
 //   HYPERJIT_TEST_ALL=1 conformance ...                pairs with D and token counts too (or --all)
+//   HYPERJIT_TEST_VERBOSE=1 conformance ...            says each case before it runs
+//   HYPERJIT_TEST_GUARD=1 conformance ...              CPU tensors end at forbidden pages
 
 #include "Cases.h"
+#include "GuardedMemory.h"
 #include "Harness.h"
 
 #include <hyperjit/core/Error.h>
@@ -49,10 +52,18 @@ protected:
   const std::string &recipe() const { return GetParam().recipe; }
   at::Device device() const { return GetParam().device; }
 
-  void check(const Outcome &got, const Outcome &expected, const std::vector<Program> &sites, int64_t tokens,
-             const std::string &what) {
+  /// Kernels against the formulas.
+  void check(const std::vector<Program> &sites, const Sample &sample, bool chain, const std::string &what) {
+    setCurrentCase(what.c_str());
+    if (verbose)
+      std::printf("%s\n", what.c_str()), std::fflush(stdout);
+    const Outcome got = chain ? runKernelChain(sites, sample) : runKernels(*sites[0], sample);
+    auto formulas = [&](at::ScalarType type) {
+      return chain ? runReferenceChain(sites, sample, type) : runReference(*sites[0], sample, type);
+    };
     double share = 0;
-    const std::string report = compare(got, expected, Tolerance{sites, tokens}, &share);
+    const std::string report =
+        compare(got, formulas(at::kDouble), Tolerance{sites, sample.tokens, formulas(at::kFloat)}, &share);
     if (!report.empty())
       ADD_FAILURE() << what << "\n" << report;
     ++compared;
@@ -66,7 +77,7 @@ protected:
     try {
       const std::vector<Program> sites{site(one.spec)};
       const Sample sample = makeSample(sites, one.lead, one.seed, device());
-      check(runKernels(*sites[0], sample), runReference(*sites[0], sample), sites, sample.tokens, one.text());
+      check(sites, sample, false, one.text());
     } catch (const std::exception &error) {
       ADD_FAILURE() << one.text() << "\n  " << error.what();
     }
@@ -76,6 +87,7 @@ protected:
       run(one);
   }
 
+  const bool verbose = std::getenv("HYPERJIT_TEST_VERBOSE") != nullptr;
   int compared = 0;
   double worst = 0;
   std::string worstCase;
@@ -98,7 +110,7 @@ TEST_P(Conformance, Chains) {
       for (const std::string &spec : chain.specs)
         sites.push_back(site(spec));
       const Sample sample = makeSample(sites, chain.lead, chain.seed, device());
-      check(runKernelChain(sites, sample), runReferenceChain(sites, sample), sites, sample.tokens, chain.text());
+      check(sites, sample, true, chain.text());
     } catch (const std::exception &error) {
       ADD_FAILURE() << chain.text() << "\n  " << error.what();
     }
@@ -113,7 +125,7 @@ TEST_P(Conformance, NoTokens) {
       run(one);
       const std::vector<Program> sites{site(one.spec), site(one.spec), site(one.spec)};
       const Sample sample = makeSample(sites, lead, 1, device());
-      check(runKernelChain(sites, sample), runReferenceChain(sites, sample), sites, 0, one.text());
+      check(sites, sample, true, one.text());
     }
 }
 
@@ -159,6 +171,17 @@ TEST_P(Conformance, TokensAreIndependent) {
       }
     }
   }
+}
+
+/// Odd sizes of every dtype, for runs under HYPERJIT_TEST_GUARD.
+TEST_P(Conformance, GuardedSizes) {
+  const int64_t n = excluded(recipe(), 3, 1, 48) ? 1 : 3;
+  for (const char *dtype : {"fp32", "bf16", "fp16", "fp64"})
+    for (int64_t d : {1, 7, 33, 129}) {
+      const std::string spec = recipe() + ":n=" + std::to_string(n) + ",d=" + std::to_string(d) + ",dtype=" + dtype;
+      run({spec, {37}, 1});
+      run({spec, {67}, 2});
+    }
 }
 
 /// NaN and infinities reach what they belong to, and nothing else.
@@ -247,6 +270,26 @@ TEST(Harness, WhatIsExcludedIsRefused) {
         }
 }
 
+TEST(Harness, OptionsThatAreLeftOutAreRefused) {
+  for (const std::string &recipe : ProgramSource::global().recipes()) {
+    const std::vector<Factor> factors = factorsOf(recipe);
+    for (size_t a = 3; a < factors.size(); ++a)
+      for (size_t b = a + 1; b < factors.size(); ++b)
+        for (size_t i = 0; i < factors[a].values.size(); ++i)
+          for (size_t j = 0; j < factors[b].values.size(); ++j) {
+            std::vector<int> row(factors.size(), -1);
+            row[a] = static_cast<int>(i);
+            row[b] = static_cast<int>(j);
+            const std::string spec = recipe + ":n=1,d=8," + factors[a].name + "=" + factors[a].values[i] + "," +
+                                     factors[b].name + "=" + factors[b].values[j];
+            if (possibleOptions(factors, row))
+              EXPECT_NO_THROW(site(spec)) << spec;
+            else
+              EXPECT_THROW(site(spec), UserError) << spec;
+          }
+  }
+}
+
 TEST(Harness, FreshTensorsArePoisoned) {
   EXPECT_TRUE(at::empty({64}).isnan().all().item<bool>());
   EXPECT_TRUE(at::empty({64}, at::kBFloat16).isnan().all().item<bool>());
@@ -258,13 +301,13 @@ TEST(Harness, DifferencesAreFound) {
   const Sample sample = makeSample(sites, {3}, 1, at::kCPU);
   const Outcome truth = runReference(*sites[0], sample);
   Outcome wrong = truth;
-  EXPECT_EQ(compare(wrong, truth, Tolerance{sites, 3}), "");
+  EXPECT_EQ(compare(wrong, truth, Tolerance{sites, 3, {}}), "");
   wrong["d static_beta"] = truth.at("d static_beta") * (1 + 1e-3);
-  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3}).find("d static_beta"), std::string::npos);
+  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("d static_beta"), std::string::npos);
   wrong["d static_beta"] = truth.at("d static_beta") * std::numeric_limits<double>::quiet_NaN();
-  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3}).find("d static_beta"), std::string::npos);
+  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("d static_beta"), std::string::npos);
   wrong.erase("d static_beta");
-  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3}).find("missing"), std::string::npos);
+  EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("missing"), std::string::npos);
 }
 
 } // namespace
@@ -283,5 +326,7 @@ int main(int argc, char **argv) {
   // may warn.)
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
   at::globalContext().setDeterministicFillUninitializedMemory(true);
+  if (std::getenv("HYPERJIT_TEST_GUARD"))
+    hyperjit::conformance::guardMemory();
   return RUN_ALL_TESTS();
 }

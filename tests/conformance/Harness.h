@@ -46,16 +46,20 @@ Sample someTokens(const Sample &sample, int64_t begin, int64_t count);
 
 /// One site: before, then after with an independent y.
 Outcome runKernels(const SiteProgram &program, const Sample &sample);
-Outcome runReference(const SiteProgram &program, const Sample &sample);
+Outcome runReference(const SiteProgram &program, const Sample &sample, at::ScalarType arithmetic = at::kDouble);
 /// Several: before, boundary..., after, with branches y = 1.5 tanh(u) + shift.
 Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample);
-Outcome runReferenceChain(const std::vector<Program> &sites, const Sample &sample);
+Outcome runReferenceChain(const std::vector<Program> &sites, const Sample &sample, at::ScalarType arithmetic = at::kDouble);
 
-/// Largest allowed error of a result, relative to its largest element.
+/// Largest allowed error of a result.
 struct Tolerance {
   const std::vector<Program> &sites;
   int64_t tokens;
+  Outcome plain; ///< the reference in fp32 arithmetic: how well these numbers are determined at all
+  /// Relative to the largest element.
   double of(const std::string &name, at::ScalarType type) const;
+  /// Absolute, from what plain arithmetic gets wrong.
+  double conditioning(const std::string &name, const at::Tensor &truth) const;
 };
 /// Empty if all agree, else one line for each tensor that does not. `worst` (may be null) collects error / allowed.
 std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst = nullptr);
