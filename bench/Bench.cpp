@@ -199,6 +199,8 @@ int64_t peakBytes() {
 }
 
 int bench(const BenchOptions &options) {
+  keepMemory();
+  const OtherWork otherWork;
   at::Device device = chooseDevice(options.device);
   std::string name = deviceName(device);
   std::vector<SiteSpec> specs;
@@ -253,6 +255,11 @@ int bench(const BenchOptions &options) {
   answer["first_call_ms"] = firstCall(specs.back(), target);
   answer["host_us_per_call"] = hostMicroseconds(specs.back(), device);
   answer["peak_bytes"] = peakBytes();
+  const double others = otherWork.share();
+  answer["other_work"] = others;
+  if (others > 0.05)
+    fmt::print(stderr, "hyperjit: other processes took {:.0f} % of the processors during this run; its times are not worth keeping\n",
+               100 * others);
   if (options.json != "-") {
     fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site\n\n{}\n", name, copy, options.sites, table.text());
     const Json &first = answer["first_call_ms"];

@@ -9,6 +9,7 @@ on the same tensors, and how far they are apart is printed: a faster wrong answe
 `hyperjit bench --json`.
 """
 import argparse
+import ctypes
 import json
 import math
 import platform
@@ -238,6 +239,10 @@ def main():
     device = torch.device(arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
     torch.ops.load_library(arguments.library)
+    # Freed memory stays in the process, as in hyperjit bench: fresh pages would cost more than what is measured.
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-4, 0)  # M_MMAP_MAX
+    libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
     copy = copy_bandwidth(device)
     rows = []

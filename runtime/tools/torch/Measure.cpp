@@ -8,9 +8,13 @@
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <dlfcn.h>
 #include <fstream>
+#include <limits>
+#include <malloc.h>
 #include <optional>
+#include <unistd.h>
 
 namespace hyperjit::tools {
 
@@ -113,6 +117,47 @@ TrainingTiming timedTraining(at::Device device, int repeats, const std::function
     back.push_back(middle.to(end));
   }
   return {summarise(ahead), summarise(back), summarise(both)};
+}
+
+void keepMemory() {
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max());
+}
+
+namespace {
+
+struct ProcessorTime {
+  double busy = 0, total = 0, own = 0;
+};
+
+ProcessorTime processorTime() {
+  ProcessorTime time;
+  const double tick = 1.0 / double(::sysconf(_SC_CLK_TCK));
+  std::ifstream file("/proc/stat");
+  std::string word;
+  file >> word; // user nice system idle iowait irq softirq steal
+  for (int column = 0; column < 8; ++column) {
+    double ticks = 0;
+    file >> ticks;
+    time.total += ticks * tick;
+    if (column != 3 && column != 4)
+      time.busy += ticks * tick;
+  }
+  time.own = double(std::clock()) / CLOCKS_PER_SEC;
+  return time;
+}
+
+} // namespace
+
+OtherWork::OtherWork() {
+  ProcessorTime now = processorTime();
+  busy = now.busy, total = now.total, own = now.own;
+}
+
+double OtherWork::share() const {
+  ProcessorTime now = processorTime();
+  const double all = now.total - total;
+  return all > 0 ? std::clamp(((now.busy - busy) - (now.own - own)) / all, 0.0, 1.0) : 0.0;
 }
 
 double copyBandwidth(at::Device device) {

@@ -33,6 +33,20 @@ struct TrainingTiming {
 TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
                              const std::function<void(const at::Tensor &)> &backward);
 
+/// Keeps freed memory in the process, as a caching allocator does: otherwise every large tensor is made of fresh pages, and
+/// on the CPU mapping them takes longer than the kernels that are to be measured. For the whole process, from here on.
+void keepMemory();
+
+/// How much of the machine's processors other processes take while it lives: 0 idle, 1 all of them.
+class OtherWork {
+public:
+  OtherWork();
+  double share() const;
+
+private:
+  double busy = 0, total = 0, own = 0; ///< seconds
+};
+
 /// Bytes read plus written per second by a large copy, in GB/s, median of several.
 double copyBandwidth(at::Device device);
 
