@@ -66,3 +66,35 @@ hc.func @project_of_scaled(%c: !hc.coeffs<4>, %x: !hc.rows<4, d>, %w: !hc.weight
   %1 = hc.project %0, %w : (!hc.rows<4, d>, !hc.weight<1, d, 6>) -> !hc.coeffs<4, 6>
   hc.return %1 : !hc.coeffs<4, 6>
 }
+
+// Constants are worked out; what changes nothing goes.
+// CHECK-LABEL: hc.func @constants(
+// CHECK-SAME: %[[A:.*]]: !hc.coeffs<2>)
+// CHECK-DAG: %[[SUM:.*]] = hc.constant {value = dense<[5.000000e+00, 1.000000e+00]>
+// CHECK-DAG: %[[MAX:.*]] = hc.constant {value = dense<[4.000000e+00, 2.000000e+00]>
+// CHECK-DAG: %[[RATIO:.*]] = hc.constant {value = dense<[2.500000e-01, -2.000000e+00]>
+// CHECK: hc.return %[[A]], %[[SUM]], %[[MAX]], %[[RATIO]]
+hc.func @constants(%a: !hc.coeffs<2>) -> (!hc.coeffs<2>, !hc.coeffs<2>, !hc.coeffs<2>, !hc.coeffs<2>) {
+  %zero = hc.constant {value = dense<0.0> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %one = hc.constant {value = dense<1.0> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %b = hc.constant {value = dense<[1.0, 2.0]> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %c = hc.constant {value = dense<[4.0, -1.0]> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %0 = hc.sub %a, %zero : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %1 = hc.div %0, %one : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %2 = hc.add %b, %c : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %3 = hc.max %b, %c : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %4 = hc.div %b, %c : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  hc.return %1, %2, %3, %4 : !hc.coeffs<2>, !hc.coeffs<2>, !hc.coeffs<2>, !hc.coeffs<2>
+}
+
+// CHECK-LABEL: hc.func @rows_in_place(
+// CHECK-SAME: %[[X:.*]]: !hc.rows<2, d>, %[[A:.*]]: !hc.coeffs<3>)
+// CHECK-NEXT: hc.return %[[X]], %[[A]]
+hc.func @rows_in_place(%x: !hc.rows<2, d>, %a: !hc.coeffs<3>) -> (!hc.rows<2, d>, !hc.coeffs<3>) {
+  %0 = hc.gather_rows %x {indices = array<i64: 0, 1>} : (!hc.rows<2, d>) -> !hc.rows<2, d>
+  %1 = hc.scatter_rows %0 {indices = array<i64: 0, 1>} : (!hc.rows<2, d>) -> !hc.rows<2, d>
+  %2 = hc.concat %a {axis = 0 : i64} : (!hc.coeffs<3>) -> !hc.coeffs<3>
+  %3 = hc.broadcast %2 {dims = array<i64: 0>} : (!hc.coeffs<3>) -> !hc.coeffs<3>
+  %4 = hc.slice %3 {axis = 0 : i64, offset = 0 : i64} : (!hc.coeffs<3>) -> !hc.coeffs<3>
+  hc.return %1, %4 : !hc.rows<2, d>, !hc.coeffs<3>
+}

@@ -46,3 +46,12 @@ hc.func @recorded(%x: !hc.rows<1, 8>) -> !hc.rows<1, 8> attributes {hc.compute =
   %y = hc.branch %x : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
   hc.return %y : !hc.rows<1, 8>
 }
+
+// -----
+
+hc.func @weight_a_token(%x: !hc.rows<2, 8>, %p: !hc.coeffs<1, 3>) -> !hc.coeffs<1, 3> attributes {hc.compute = f32} {
+  // expected-error @below {{makes a weight for every token, which no skeleton stores}}
+  %0 = hc.outer %x, %p : (!hc.rows<2, 8>, !hc.coeffs<1, 3>) -> !hc.weight<2, 8, 3>
+  %1 = hc.project %x, %0 : (!hc.rows<2, 8>, !hc.weight<2, 8, 3>) -> !hc.coeffs<1, 3>
+  hc.return %1 : !hc.coeffs<1, 3>
+}

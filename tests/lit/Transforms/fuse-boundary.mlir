@@ -34,3 +34,12 @@ hc.func @a(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "after", 
 hc.func @b(%x: !hc.rows<4, 4>) -> !hc.rows<4, 4> attributes {hc.role = "before", hc.compute = f32} {
   hc.return %x : !hc.rows<4, 4>
 }
+
+// -----
+
+// expected-error @below {{needs one function of role after and one of role before}}
+module {
+  hc.func @alone(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "before", hc.compute = f32} {
+    hc.return %x : !hc.rows<2, 8>
+  }
+}

@@ -26,3 +26,21 @@ hc.func @carry(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> (!hc.rows<1, d>, 
   // expected-error @below {{a carry depends on the branch output}}
   hc.return %x, %0 : !hc.rows<1, d>, !hc.coeffs<1>
 }
+
+// -----
+
+hc.func @weight(%x: !hc.rows<1, d> {hc.operand = "streams"}, %w: !hc.weight<1, d, 1> {hc.operand = "parameter", hc.uniform})
+    -> !hc.rows<1, d> {
+  // expected-error @below {{a weight cannot cross the hole: the second part reads no parameter}}
+  %y, %v = hc.branch %x, %w : (!hc.rows<1, d>, !hc.weight<1, d, 1>) -> (!hc.rows<1, d>, !hc.weight<1, d, 1>)
+  hc.return %y : !hc.rows<1, d>
+}
+
+// -----
+
+hc.func @holes(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> !hc.rows<1, d> {
+  %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  // expected-error @below {{a site has one hole}}
+  %z = hc.branch %y : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return %z : !hc.rows<1, d>
+}

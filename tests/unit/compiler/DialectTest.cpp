@@ -90,4 +90,37 @@ TEST_F(DialectTest, EveryOpHasAnExample) {
   }
 }
 
+std::string litOf(const std::string &folder) {
+  std::string text;
+  for (const auto &entry : std::filesystem::recursive_directory_iterator(HYPERJIT_SOURCE_DIR "/tests/lit/" + folder))
+    if (entry.path().extension() == ".mlir")
+      text += readFile(entry.path());
+  return text;
+}
+
+TEST_F(DialectTest, EveryOpHasItsLitTests) {
+  std::string roundTrip = readFile(HYPERJIT_SOURCE_DIR "/tests/lit/HC/ops.mlir"),
+              adjoints = readFile(HYPERJIT_SOURCE_DIR "/tests/lit/HC/adjoints.mlir") + litOf("Transforms");
+  for (mlir::RegisteredOperationName name : context.getRegisteredOperationsByDialect("hc")) {
+    std::string text = name.getStringRef().str();
+    EXPECT_TRUE(std::regex_search(roundTrip, std::regex("CHECK[-A-Z]*: .*" + text + "\\b"))) << text << " has no round trip";
+    if (structural.count(text) || noAdjoint.count(text))
+      continue;
+    EXPECT_TRUE(std::regex_search(adjoints, std::regex("= " + text + " "))) << text << " is in no test of adjoints";
+  }
+}
+
+TEST_F(DialectTest, EveryPassHasItsLitTest) {
+  std::string definitions = readFile(HYPERJIT_SOURCE_DIR "/compiler/include/hyperjit/Dialect/HC/Transforms/Passes.td"),
+              tests = litOf("Transforms");
+  std::regex pass("Pass<\"(hc-[a-z-]+)\"");
+  int count = 0;
+  for (auto it = std::sregex_iterator(definitions.begin(), definitions.end(), pass); it != std::sregex_iterator(); ++it) {
+    std::string name = (*it)[1];
+    EXPECT_TRUE(std::regex_search(tests, std::regex("// RUN: hc-opt .*-" + name + "[ =]"))) << name << " is run by no test";
+    ++count;
+  }
+  EXPECT_GE(count, 6);
+}
+
 } // namespace

@@ -233,6 +233,12 @@ LogicalResult BroadcastOp::verify() {
 }
 
 LogicalResult ReduceSumOp::verify() {
+  int64_t rank = getInput().getType().getRank(), last = -1;
+  for (int64_t axis : getAxes()) {
+    if (axis <= last || axis >= rank)
+      return emitOpError("axes rise and are axes of the operand");
+    last = axis;
+  }
   SmallVector<int64_t> wanted;
   for (auto [axis, size] : llvm::enumerate(getInput().getType().getShape()))
     if (!llvm::is_contained(getAxes(), static_cast<int64_t>(axis)))

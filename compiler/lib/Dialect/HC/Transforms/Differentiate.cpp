@@ -45,6 +45,9 @@ public:
       : forward(forward), given(given), want(want), builder(forward) {}
 
   LogicalResult run() {
+    for (BranchOp branch : forward.getBody().getOps<BranchOp>())
+      if (!forward->hasAttr("hc.branch_in") || !forward->hasAttr("hc.branch_out"))
+        return branch.emitOpError("belongs to a site without storage types: run hc-specialize first");
     makeSignature();
     IRMapping map;
     map.map(forward.getArguments(), ArrayRef<BlockArgument>(adjoint.getArguments()).take_front(forwardCount));

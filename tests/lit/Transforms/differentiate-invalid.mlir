@@ -1,0 +1,27 @@
+// RUN: hc-opt %s -split-input-file -hc-differentiate="given=xuck want=xycpk" -verify-diagnostics
+
+// What differentiation makes is not differentiated again.
+hc.func @twice(%a: !hc.coeffs<3> {hc.operand = "coefficients"}, %g: !hc.coeffs<3> {hc.operand = "coefficients"})
+    -> (!hc.coeffs<3> {hc.operand = "coefficients"}) attributes {hc.compute = f32} {
+  // expected-error @below {{has no adjoint: it cannot be differentiated (a second derivative is not available)}}
+  %0 = hc.softmax_adjoint %a, %g : (!hc.coeffs<3>, !hc.coeffs<3>) -> !hc.coeffs<3>
+  hc.return %0 : !hc.coeffs<3>
+}
+
+// -----
+
+hc.func @unused(%x: !hc.rows<1, 8> {hc.operand = "streams"}) -> (!hc.rows<1, 8> {hc.operand = "streams"})
+    attributes {hc.compute = f32, hc.branch_in = f32, hc.branch_out = f32} {
+  // expected-error @below {{output does not reach the next streams: there is nothing to differentiate}}
+  %y = hc.branch %x : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
+  %0 = hc.round %x {type = bf16} : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %0 : !hc.rows<1, 8>
+}
+
+// -----
+
+hc.func @recorded(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> (!hc.rows<1, d> {hc.operand = "streams"}) {
+  // expected-error @below {{belongs to a site without storage types: run hc-specialize first}}
+  %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return %y : !hc.rows<1, d>
+}
