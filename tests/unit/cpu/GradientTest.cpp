@@ -217,7 +217,7 @@ TEST(Gradient, EveryDType) {
 }
 
 TEST(Gradient, ManyStreamsInSinglePrecision) {
-  for (int n : {2, 5, 7, 8, 16})
+  for (int n : {7, 16})
     for (const std::string &spec : withoutDType(n, 1, 37, false))
       checkDType(spec, "dtype=fp32", 1e-3, 3);
 }
