@@ -43,8 +43,10 @@ int64_t CacheRoot::clean(int64_t maxBytes, bool force) {
   if (!stamp || files.flock(stamp.get(), LOCK_EX | LOCK_NB) != 0)
     return 0;
   struct stat before, after;
-  if (files.fstat(stamp.get(), &before) != 0 || !S_ISREG(before.st_mode) || files.touch(stamp.get()) != 0 ||
-      files.fstat(stamp.get(), &after) != 0)
+  if (files.fstat(stamp.get(), &before) != 0 || !S_ISREG(before.st_mode))
+    return 0;
+  // A write gets the time of the file system, whatever this process believes; touching is for a disk without room for it.
+  if ((files.write(stamp.get(), "1\n", 2) != 2 && files.touch(stamp.get()) != 0) || files.fstat(stamp.get(), &after) != 0)
     return 0;
   if (!force && before.st_size > 0 && std::abs(double(after.st_mtime - before.st_mtime)) < kCleanSeconds) {
     // Not due: the time of the last clean must not move.
@@ -52,8 +54,6 @@ int64_t CacheRoot::clean(int64_t maxBytes, bool force) {
     files.futimens(stamp.get(), back);
     return 0;
   }
-  if (before.st_size == 0)
-    files.write(stamp.get(), "1\n", 2); // not the first time any more; on a full disk it is said again next time
 
   int64_t total = 0, removed = 0;
   std::vector<Candidate> candidates;

@@ -43,8 +43,38 @@ std::string hyperjit::randomName() {
   return name;
 }
 
+namespace {
+/// Descriptors of lock files. A forked child inherits them and would keep a lock of its dead parent: it closes them.
+/// Slots instead of a container: the child handler may allocate nothing and wait for nothing.
+std::array<std::atomic<int>, 256> &lockFiles() {
+  static auto *slots = [] {
+    auto *array = new std::array<std::atomic<int>, 256>();
+    for (auto &slot : *array)
+      slot.store(-1);
+    pthread_atfork(nullptr, nullptr, [] {
+      for (auto &slot : lockFiles())
+        if (int descriptor = slot.exchange(-1); descriptor >= 0)
+          ::close(descriptor);
+    });
+    return array;
+  }();
+  return *slots;
+}
+
+bool exchangeSlot(int from, int to) {
+  for (auto &slot : lockFiles()) {
+    int expected = from;
+    if (slot.compare_exchange_strong(expected, to))
+      return true;
+  }
+  return false;
+}
+} // namespace
+
 CacheRoot::CacheRoot(std::string root, Rules rules, FileSystem &files)
-    : root(std::move(root)), rules(rules), files(files) {}
+    : root(std::move(root)), rules(rules), files(files) {
+  lockFiles(); // made now, so that no child is forked while a thread makes it
+}
 
 std::string CacheRoot::pathOf(const CacheKey &key) const {
   return fmt::format("{}/v1/{}/{}", root, shardName(key), entryName(key));
@@ -72,7 +102,7 @@ Descriptor CacheRoot::openVersion() {
     warnOnce("cache-trust", fmt::format("{} belongs to somebody else or is writable by everybody and is not used; run "
                                         "chmod o-w on it, or set HYPERJIT_CACHE_DIR",
                                         which));
-    errno = EACCES;
+    errno = kRefused;
     return Descriptor();
   };
   // In a folder that everybody may write (and rename in, without the sticky bit) v1 is whatever somebody puts there.
@@ -122,7 +152,7 @@ Descriptor CacheRoot::openShard(const CacheKey &key, bool create) {
   if (shard && rules.checkOwner && (files.fstat(shard.get(), &status) != 0 || !trusts(status))) {
     warnOnce("cache-entry-trust", fmt::format("{}/v1/{} belongs to somebody else or is writable by everybody and is not used",
                                               root, name));
-    errno = EACCES;
+    errno = kRefused;
     return {};
   }
   return shard;
@@ -287,34 +317,6 @@ int CacheRoot::linkInto(int shard, int file, const char *temporary, const char *
 }
 
 //===-- Locks -----------------------------------------------------------------------------------------------------===//
-
-namespace {
-/// Descriptors of lock files. A forked child inherits them and would keep a lock of its dead parent: it closes them.
-/// Slots instead of a container: the child handler may allocate nothing and wait for nothing.
-std::array<std::atomic<int>, 256> &lockFiles() {
-  static auto *slots = [] {
-    auto *array = new std::array<std::atomic<int>, 256>();
-    for (auto &slot : *array)
-      slot.store(-1);
-    pthread_atfork(nullptr, nullptr, [] {
-      for (auto &slot : lockFiles())
-        if (int descriptor = slot.exchange(-1); descriptor >= 0)
-          ::close(descriptor);
-    });
-    return array;
-  }();
-  return *slots;
-}
-
-bool exchangeSlot(int from, int to) {
-  for (auto &slot : lockFiles()) {
-    int expected = from;
-    if (slot.compare_exchange_strong(expected, to))
-      return true;
-  }
-  return false;
-}
-} // namespace
 
 KernelCache::ShardLock &KernelCache::ShardLock::operator=(ShardLock &&other) noexcept {
   std::swap(descriptor, other.descriptor);

@@ -15,6 +15,7 @@
 #include "hyperjit/core/FileSystem.h"
 #include "hyperjit/core/KernelCache.h"
 
+#include <cerrno>
 #include <optional>
 #include <span>
 #include <string>
@@ -74,6 +75,8 @@ public:
   Loaded load(const CacheKey &key);
 
   enum class Published : uint8_t { Ours, Theirs, Not };
+  /// `error` of a root that is not trusted, which was said when it was found out.
+  static constexpr int kRefused = EKEYREJECTED;
   struct PublishResult {
     Published published = Published::Not;
     int error = 0; ///< errno where Not

@@ -157,9 +157,10 @@ bool KernelCache::store(const CacheKey &key, std::span<const std::byte> bytes) {
     ++state->lost;
     return true;
   case CacheRoot::Published::Not:
-    warnOnce(fmt::format("cache-store-{}", result.error),
-             fmt::format("compiled kernels are not kept in {}: {}; set HYPERJIT_CACHE_DIR to a folder that can be written",
-                         root.path(), std::strerror(result.error)));
+    if (result.error != CacheRoot::kRefused)
+      warnOnce(fmt::format("cache-store-{}", result.error),
+               fmt::format("compiled kernels are not kept in {}: {}; set HYPERJIT_CACHE_DIR to a folder that can be written",
+                           root.path(), std::strerror(result.error)));
     return false;
   case CacheRoot::Published::Ours:
     break;

@@ -17,6 +17,7 @@
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <pthread.h>
 #include <random>
 #include <set>
 #include <thread>
@@ -79,7 +80,7 @@ struct Resolved {
 struct KernelManager::State {
   KernelManagerOptions options;
   KernelCache cache;
-  Gate gate;
+  std::unique_ptr<Gate> gate;
   mutable std::mutex mutex;
   std::map<std::string, Slot, std::less<>> slots;
   std::mutex recordMutex;
@@ -87,13 +88,9 @@ struct KernelManager::State {
   std::atomic<int64_t> memoryHits{0}, diskHits{0}, compiled{0}, rejected{0};
   std::atomic<int64_t> compileMicroseconds{0}, loadMicroseconds{0};
 
-  explicit State(KernelManagerOptions given)
-      : options(std::move(given)),
-        cache(options.settings, options.files ? *options.files : FileSystem::system()),
-        gate(options.settings.compileJobs ? options.settings.compileJobs : defaultCompileJobs()) {
-    if (!options.compiler)
-      options.compiler = std::make_shared<CompilerPlugin>();
-  }
+  explicit State(KernelManagerOptions given);
+  ~State();
+  int jobs() const { return options.settings.compileJobs ? options.settings.compileJobs : defaultCompileJobs(); }
 
   ProgramSource &programs() const { return options.programs ? *options.programs : ProgramSource::global(); }
   std::shared_ptr<const Backend> backend(const Target &target) const;
@@ -110,6 +107,56 @@ struct KernelManager::State {
   void record(const std::string &spec);
   KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
 };
+
+/// A child that is forked while other threads work has none of these threads, and all that they held. So nobody is inside the
+/// maps while a fork happens, and the child gets a gate with all its places free.
+struct KernelManager::Forks {
+  std::mutex mutex;
+  std::set<State *> managers;
+
+  static Forks &all() {
+    static auto *forks = [] {
+      auto *made = new Forks();
+      ::pthread_atfork([] { all().freeze(); }, [] { all().thaw(false); }, [] { all().thaw(true); });
+      return made;
+    }();
+    return *forks;
+  }
+  void freeze() {
+    mutex.lock();
+    for (State *manager : managers) {
+      manager->recordMutex.lock();
+      manager->mutex.lock();
+    }
+  }
+  void thaw(bool child) {
+    for (State *manager : managers) {
+      manager->mutex.unlock();
+      manager->recordMutex.unlock();
+      if (child) {
+        (void)manager->gate.release(); // its condition variable still counts the parent's threads
+        manager->gate = std::make_unique<Gate>(manager->jobs());
+      }
+    }
+    mutex.unlock();
+  }
+};
+
+KernelManager::State::State(KernelManagerOptions given)
+    : options(std::move(given)), cache(options.settings, options.files ? *options.files : FileSystem::system()),
+      gate(std::make_unique<Gate>(jobs())) {
+  if (!options.compiler)
+    options.compiler = std::make_shared<CompilerPlugin>();
+  // Made now, so that no child is forked while a thread makes it.
+  (void)Target::table();
+  std::lock_guard guard(Forks::all().mutex);
+  Forks::all().managers.insert(this);
+}
+
+KernelManager::State::~State() {
+  std::lock_guard guard(Forks::all().mutex);
+  Forks::all().managers.erase(this);
+}
 
 std::shared_ptr<const Backend> KernelManager::State::backend(const Target &target) const {
   for (const std::shared_ptr<const Backend> &backend : options.backends)
@@ -291,7 +338,7 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
     if (noToolchain)
       std::rethrow_exception(noToolchain);
 
-    Passage passage(gate);
+    Passage passage(*gate);
     // Others may be compiling the same kernel: whoever waited looks again.
     KernelCache::ShardLock lock;
     if (!compileAnyway) {
@@ -361,9 +408,11 @@ void KernelManager::State::record(const std::string &spec) {
   const std::string &path = options.settings.recordFile;
   if (path.empty())
     return;
-  std::lock_guard guard(recordMutex);
-  if (!recorded.insert(spec).second)
-    return;
+  {
+    std::lock_guard guard(recordMutex);
+    if (!recorded.insert(spec).second)
+      return;
+  }
   // One write with O_APPEND: lines of several processes do not mix.
   std::string line = spec + "\n";
   int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -483,7 +532,7 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
           first = std::current_exception();
       }
   };
-  int jobs = state->options.settings.compileJobs ? state->options.settings.compileJobs : defaultCompileJobs();
+  int jobs = state->jobs();
   std::vector<std::thread> workers;
   for (size_t i = 1; i < std::min<size_t>(size_t(jobs), order.size()); ++i)
     workers.emplace_back(work);

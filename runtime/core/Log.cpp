@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <mutex>
+#include <pthread.h>
 #include <set>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,7 +26,12 @@ struct Sink {
   std::atomic<int> level{-1}; ///< -1: not read from the environment yet
 };
 Sink &sink() {
-  static auto *value = new Sink();
+  static auto *value = [] {
+    auto *made = new Sink();
+    // A child that is forked while another thread speaks must not wait for that thread.
+    ::pthread_atfork([] { sink().mutex.lock(); }, [] { sink().mutex.unlock(); }, [] { sink().mutex.unlock(); });
+    return made;
+  }();
   return *value;
 }
 

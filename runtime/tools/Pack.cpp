@@ -164,7 +164,11 @@ CacheManifest readPack(const std::string &path,
   bool named = false;
   auto check = [&](const std::string &name, std::span<const std::byte> bytes) {
     if (name == kManifestName) {
-      manifest = CacheManifest::parse({reinterpret_cast<const char *>(bytes.data()), bytes.size()});
+      try {
+        manifest = CacheManifest::parse({reinterpret_cast<const char *>(bytes.data()), bytes.size()});
+      } catch (const UserError &error) {
+        bad(path, error.what());
+      }
       for (const ManifestEntry &each : manifest.entries)
         missing[each.file] = &each;
       named = true;

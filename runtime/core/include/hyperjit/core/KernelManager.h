@@ -94,6 +94,7 @@ public:
 
 private:
   struct State;
+  struct Forks;
   std::unique_ptr<State> state;
 };
 
