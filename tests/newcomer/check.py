@@ -31,7 +31,7 @@ def check(condition, message):
 def run(*command, code=0, environment=None, program=None):
     """Runs hyperjit (or another program); its cache is this test's own. One thread: beside other tests, threads of an eager
     operator would wait for each other at every step."""
-    command = [program or arguments.hyperjit, *map(str, command)]
+    command = [str(program or arguments.hyperjit), *map(str, command)]
     variables = {**os.environ, "HYPERJIT_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1", **(environment or {})}
     result = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder)
     if result.returncode != code:
