@@ -24,11 +24,14 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Whether a node is needed. Forward-mode tangents are refused: dropping them would be silent.
-bool needsGradient(const Operands &operands, const char *op) {
+/// Whether a node is needed. Forward-mode tangents are refused: dropping them would be silent. Layouts without kernels are
+/// refused here too, by name: the dispatcher would list its keys.
+bool needsGradient(const Operands &operands, Role role, std::string_view spec, const char *op) {
   bool any = false;
   operands.visit([&](const at::Tensor &tensor) {
     any = any || tensor.requires_grad();
+    if (C10_UNLIKELY(tensor.defined() && tensor.layout() != at::kStrided))
+      OpPlan::get(role, spec).check(operands);
     TORCH_CHECK(!tensor._fw_grad(0).defined(), op, ": forward-mode differentiation is not supported");
   });
   return any && at::GradMode::is_enabled();
@@ -170,7 +173,7 @@ struct After : torch::autograd::Function<After> {
 
 std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                        std::string_view spec, bool save) {
-  if (!needsGradient({x, nullptr, {}, parameters, carries}, "hyperjit::before")) {
+  if (!needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::before")) {
     at::AutoDispatchBelowADInplaceOrView below;
     return before(x, parameters, carries, spec, save);
   }
@@ -184,7 +187,7 @@ std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList param
 std::vector<at::Tensor> boundaryAutograd(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                          at::TensorList parameters, at::TensorList carries, std::string_view spec,
                                          bool save) {
-  if (!needsGradient({x, &y, coefficients, parameters, carries}, "hyperjit::boundary")) {
+  if (!needsGradient({x, &y, coefficients, parameters, carries}, Role::Boundary, spec, "hyperjit::boundary")) {
     at::AutoDispatchBelowADInplaceOrView below;
     return boundary(x, y, coefficients, parameters, carries, spec, save);
   }
@@ -196,7 +199,7 @@ std::vector<at::Tensor> boundaryAutograd(const at::Tensor &x, const at::Tensor &
 }
 
 at::Tensor afterAutograd(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients, std::string_view spec) {
-  if (!needsGradient({x, &y, coefficients, {}, {}}, "hyperjit::after")) {
+  if (!needsGradient({x, &y, coefficients, {}, {}}, Role::After, spec, "hyperjit::after")) {
     at::AutoDispatchBelowADInplaceOrView below;
     return after(x, y, coefficients, spec);
   }
@@ -234,11 +237,12 @@ struct Reduce : torch::autograd::Function<Reduce> {
                             std::string_view mode) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->set_materialize_grads(false);
+    at::Tensor result = reduce(x, weights, mode); // first: it checks x
     context->saved_data["mode"] = std::string(mode);
     context->saved_data["streams"] = x.sym_size(-2).guard_int(__FILE__, __LINE__);
     if (weights.has_value())
       context->save_for_backward({x, *weights});
-    return reduce(x, weights, mode);
+    return result;
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
     if (!grads[0].defined())

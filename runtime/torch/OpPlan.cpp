@@ -232,6 +232,8 @@ void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Ten
   check(operands);
   TORCH_CHECK(!given.empty() && !want.empty(), opName, "_backward: given '", given, "' and want '", want,
               "' must each name at least one tensor");
+  bitsOf(given, kGivenLetters, opName, "given");
+  bitsOf(want, kWantLetters, opName, "want");
   TORCH_CHECK(!saved || savedTensor.has_value(), opName, "_backward: saved is missing; run the forward operator with save = true");
   if (saved)
     checkTensor(*savedTensor, *saved, operands.x);
