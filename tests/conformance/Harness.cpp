@@ -351,7 +351,7 @@ std::string compare(const Outcome &got, const Outcome &expected, const Tolerance
     const bool layerNorm = std::any_of(tolerance.sites.begin(), tolerance.sites.end(), [](const Program &site) {
       return site->text.find("layernorm") != std::string::npos;
     });
-    const double scale = std::max(truth.abs().max().item<double>(), oneChannel ? layerNorm ? 316 : 10 : 1e-2);
+    const double scale = std::max(truth.abs().max().item<double>(), oneChannel ? layerNorm ? 316 : 10 : 0.1);
     const at::Tensor error = (value.reshape(truth.sizes()) - truth).abs();
     const double largest = error.max().item<double>() / scale,
                  allowed = tolerance.of(name, found->second.scalar_type()) + tolerance.conditioning(name, truth) / scale;
