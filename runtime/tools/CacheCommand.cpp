@@ -407,12 +407,7 @@ int explain(const Options &options) {
   bool all = true;
   Target target = targetOf(options.target);
   for (const std::string &text : options.specs.read()) {
-    std::vector<KernelSpec> kernels;
-    if (isKernelText(text))
-      kernels = {parseKernel(text)};
-    else
-      kernels = allKernels(parsePart(text));
-    for (const KernelSpec &kernel : kernels) {
+    for (const KernelSpec &kernel : kernelsOf(text)) {
       KeyFields fields;
       CacheKey key;
       std::string where;

@@ -4,9 +4,11 @@
 #include "TorchTools.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstdlib>
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace hyperjit::tools {
@@ -47,9 +49,21 @@ bool takesFiles(const std::filesystem::path &folder) {
   return true;
 }
 
+/// A folder that others may write is not read either: what KernelCache would say at the first look.
+bool anybodyWrites(const std::string &path) {
+  struct stat status;
+  return ::stat(path.c_str(), &status) == 0 && (status.st_mode & S_IWOTH) && !(status.st_mode & S_ISVTX);
+}
+
+bool belongsToOthers(const std::string &path) {
+  struct stat status;
+  return ::stat(path.c_str(), &status) == 0 && status.st_uid != ::geteuid() && status.st_uid != 0;
+}
+
 Check cache() {
   Check check{"cache"};
-  KernelCache cache(Settings::fromEnvironment());
+  Settings settings = Settings::fromEnvironment();
+  KernelCache cache(settings);
   for (const auto &layer : cache.layers()) {
     if (!layer.writable)
       continue;
@@ -57,14 +71,69 @@ Check cache() {
     std::filesystem::path folder = layer.root;
     while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
       folder = folder.parent_path();
-    check.ok = takesFiles(folder);
-    check.found = fmt::format("{}{}", layer.root, check.ok ? "" : fmt::format(" ({} is not writable)", folder.string()));
+    bool writable = ::access(folder.c_str(), W_OK) == 0;
+    bool open = anybodyWrites(layer.root) || anybodyWrites(layer.root + "/v1"), foreign = belongsToOthers(layer.root + "/v1");
+    check.ok = writable && (settings.trust != CacheTrust::Owner || (!open && !foreign));
+    check.found = layer.root;
+    if (!writable) {
+      check.found += fmt::format(" ({} is not writable)", folder.string());
+      check.advice = "every process compiles for itself; set HYPERJIT_CACHE_DIR to a folder you can write";
+    } else if (!check.ok) {
+      check.found += open ? " (writable by everybody)" : " (belongs to somebody else)";
+      check.advice = fmt::format("it is neither read nor written: chmod o-w {0}, or set HYPERJIT_CACHE_DIR, or HYPERJIT_CACHE_TRUST=path "
+                                 "if you vouch for it", layer.root);
+    } else {
+      std::error_code error;
+      auto space = std::filesystem::space(folder, error);
+      if (!error && space.available < uint64_t(64) << 20) {
+        check.ok = false;
+        check.found += fmt::format(" ({} left on its disk)", humanBytes(space.available));
+        check.advice = "kernels are compiled and not kept; make room, or lower HYPERJIT_CACHE_MAX_SIZE and run hyperjit cache prune";
+      }
+    }
   }
-  if (check.found.empty())
+  if (check.found.empty()) {
     check.found = "no writable directory";
-  if (!check.ok)
+    check.optional = !settings.jit; // a production image with its pack needs none
     check.advice = "every process compiles for itself; set HYPERJIT_CACHE_DIR to a folder you can write";
+  }
   return check;
+}
+
+/// HYPERJIT_CACHE_PATH and what came with the installation.
+std::vector<Check> shipped() {
+  std::vector<Check> checks;
+  KernelCache cache(Settings::fromEnvironment());
+  for (const auto &layer : cache.layers()) {
+    if (layer.writable)
+      continue;
+    Check check("shipped kernels");
+    size_t entries = KernelCache::list(layer.root).size();
+    std::error_code error;
+    bool manifest = std::filesystem::exists(layer.root + "/manifest.json", error);
+    check.found = fmt::format("{}: {} kernels{}", layer.root, entries, manifest ? "" : ", no manifest");
+    check.ok = entries > 0;
+    if (!check.ok)
+      check.advice = fmt::format("nothing is found there: is '{}' the folder that precompile --out or cache unpack --to filled?", layer.root);
+    else if (!manifest)
+      check.advice = "without a manifest only a machine with the same toolchain and the very target finds them; fill it with precompile --out";
+    checks.push_back(check);
+  }
+  if (const ManifestHead &head = cache.shipped(); !head.targets.empty()) {
+    Check check("shipped targets");
+    check.found = fmt::format("{}", fmt::join(head.targets, ", "));
+    for (const std::string &name : head.targets)
+      try {
+        Target target = Target::parse(name);
+        check.ok |= target.device == DeviceType::Cuda ? ::access("/dev/nvidiactl", F_OK) == 0 : target.runsHere();
+      } catch (const std::exception &) {
+        // Of a newer version.
+      }
+    if (!check.ok)
+      check.advice = "none of them runs on this machine; precompile for its target (hyperjit env, nvidia-smi)";
+    checks.push_back(check);
+  }
+  return checks;
 }
 
 Check toolchain(DeviceType device, const char *name, const char *advice, bool optional) {
@@ -162,6 +231,8 @@ int run(const std::string &json) {
   checks.push_back(self);
   checks.push_back(compiler());
   checks.push_back(cache());
+  for (Check &check : shipped())
+    checks.push_back(std::move(check));
   checks.push_back(launch());
   Check torch("libtorch tools");
   torch.found = torchToolsPath();

@@ -6,17 +6,44 @@
 
 namespace hyperjit::tools {
 
+/// What an unset variable comes to on this machine; empty where its default says all.
+static std::string effective(std::string_view name, const Settings &settings) {
+  if (name == "HYPERJIT_CACHE_DIR")
+    return settings.cacheDirectory.empty() ? "none: HOME is not set" : settings.cacheDirectory;
+  if (name == "HYPERJIT_COMPILE_JOBS")
+    return fmt::format("{}", settings.compileJobs ? settings.compileJobs : defaultCompileJobs());
+  if (name == "HYPERJIT_COMPILER_PATH") {
+    std::vector<std::string> places = CompilerPlugin().candidates();
+    for (const std::string &place : places)
+      if (std::error_code error; std::filesystem::exists(place, error))
+        return place;
+    return "not there";
+  }
+  return {};
+}
+
 static int run(const std::string &json) {
+  // Typed at once, so that a value that means nothing is found here and not in the middle of a run; told after the table.
+  Settings settings;
+  std::exception_ptr wrong;
+  try {
+    settings = Settings::fromEnvironment();
+  } catch (const Error &) {
+    wrong = std::current_exception();
+  }
   Table table({"variable", "value", "from", "takes", "meaning"});
   Json answer = jsonHead("env", "none");
   answer["settings"] = Json::array();
   for (const EnvironmentVariable &variable : environmentTable()) {
     auto value = environment(variable.name);
-    table.add({std::string(variable.name), value.value_or(std::string(variable.defaultValue)),
+    std::string inForce = wrong ? std::string() : effective(variable.name, settings);
+    table.add({std::string(variable.name), value ? *value : inForce.empty() ? std::string(variable.defaultValue) : inForce,
                value ? "environment" : "default", std::string(variable.values), std::string(variable.meaning)});
     answer["settings"].push_back({{"name", variable.name}, {"value", value.value_or(std::string(variable.defaultValue))},
                                   {"from", value ? "environment" : "default"}, {"takes", variable.values},
                                   {"meaning", variable.meaning}});
+    if (!inForce.empty())
+      answer["settings"].back()["in_force"] = inForce;
   }
   answer["unknown"] = Json::array();
   auto unknown = unknownEnvironment();
@@ -27,8 +54,8 @@ static int run(const std::string &json) {
   if (json.empty())
     fmt::print("{}", table.text());
   writeJson(answer, json);
-  // Typed once, so that a value that means nothing is found here and not in the middle of a run.
-  Settings::fromEnvironment();
+  if (wrong)
+    std::rethrow_exception(wrong);
   return unknown.empty() ? exitOk : exitProblem;
 }
 

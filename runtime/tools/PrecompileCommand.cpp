@@ -54,10 +54,7 @@ Work collect(const Options &options, const std::vector<Target> &targets) {
   for (const SpecArguments::Text &text : texts) {
     std::vector<KernelSpec> kernels;
     try {
-      if (isKernelText(text.text))
-        kernels = {parseKernel(text.text)};
-      else
-        kernels = allKernels(parsePart(text.text));
+      kernels = kernelsOf(text.text);
     } catch (const std::exception &error) {
       // A mistake on the command line is one of usage; one in a file is a finding, and the other lines are good.
       if (text.where.empty())

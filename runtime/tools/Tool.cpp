@@ -86,67 +86,10 @@ Part parsePart(const std::string &text) {
   return part;
 }
 
-bool isKernelText(const std::string &text) {
-  return text.find("):") != std::string::npos &&
-         (text.starts_with("before(") || text.starts_with("boundary(") || text.starts_with("after("));
-}
-
-KernelSpec parseKernel(const std::string &text) {
-  KernelSpec kernel = KernelSpec::parse(text);
-  for (auto *site : {&kernel.after, &kernel.before})
-    if (*site)
-      **site = ProgramSource::global().normalise(**site);
-  kernel.validate();
-  return kernel;
-}
+KernelSpec parseKernel(const std::string &text) { return kernelsOf(text).at(0); }
 
 KernelSpec trainingKernel(const Part &part, Role role, Direction direction, Bucket bucket) {
-  ProgramSource &programs = ProgramSource::global();
-  std::optional<SiteSpec> after, before;
-  if (role != Role::Before)
-    after = part.after;
-  if (role != Role::After)
-    before = part.before;
-  if (direction == Direction::Forward)
-    return role == Role::Before     ? KernelSpec::beforeForward(*before, true, bucket)
-           : role == Role::Boundary ? KernelSpec::boundaryForward(*after, *before, true, bucket)
-                                    : KernelSpec::afterForward(*after, bucket);
-  auto crosses = [](const SiteSignature &s) { return s.tokenCoefficients + s.uniformCoefficients + s.channelRows > 0; };
-  std::string given, want = "x";
-  if (after) {
-    given += "x";
-    want += "y";
-    if (crosses(programs.site(*after)->signature))
-      want += "c";
-  }
-  if (before) {
-    auto program = programs.site(*before);
-    given += "u";
-    if (crosses(program->signature))
-      given += "c";
-    if (!program->signature.carriesOut.empty())
-      given += "k";
-    if (!program->parameters.empty())
-      want += "p";
-    if (!program->signature.carriesIn.empty())
-      want += "k";
-  }
-  return KernelSpec::backward(after, before, given, want, bucket);
-}
-
-std::vector<KernelSpec> allKernels(const Part &part) {
-  std::vector<KernelSpec> kernels;
-  for (Bucket bucket : {Bucket::Large, Bucket::Small})
-    for (Role role : {Role::Before, Role::Boundary, Role::After}) {
-      kernels.push_back(trainingKernel(part, role, Direction::Forward, bucket));
-      // After saves nothing, so its two forward kernels are one.
-      if (role != Role::After) {
-        kernels.push_back(kernels.back());
-        kernels.back().save = false;
-      }
-      kernels.push_back(trainingKernel(part, role, Direction::Backward, bucket));
-    }
-  return kernels;
+  return hyperjit::trainingKernel(ProgramSource::global(), part.after, part.before, role, direction, bucket);
 }
 
 Target targetOf(const std::string &text) { return text.empty() ? Target::hostLevel() : Target::parse(text); }

@@ -6,6 +6,7 @@
 
 #include <hyperjit/core/Error.h>
 #include <hyperjit/core/KernelManager.h>
+#include <hyperjit/core/SpecList.h>
 
 #include <CLI/CLI.hpp>
 
@@ -55,16 +56,11 @@ struct Part {
 };
 Part parsePart(const std::string &text);
 
-/// True for the text of one kernel ("before(...):forward:save:tokens=large"), false for a site or a boundary.
-bool isKernelText(const std::string &text);
 /// The kernel's spec with its sites normalised.
 KernelSpec parseKernel(const std::string &text);
 
 /// The kernel that training asks for: forward that saves, or the backward of everything the sites have.
 KernelSpec trainingKernel(const Part &part, Role role, Direction direction, Bucket bucket);
-/// Every kernel that training and inference of a part ask for: all roles, forward saving and not, backward, both buckets.
-std::vector<KernelSpec> allKernels(const Part &part);
-
 /// The target of --target; without it what LibTorch asks for here, the best named level of this CPU.
 Target targetOf(const std::string &text);
 /// A comma list of them.

@@ -251,8 +251,9 @@ TEST_F(Promise, P13_FileSystemsWithoutLinks) {
       ASSERT_EQ(::stat(entry(0).c_str(), &before), 0);
       EXPECT_TRUE(cache.publish(stub::key(0), stub::artifact(0)));
       ASSERT_EQ(::stat(entry(0).c_str(), &after), 0);
-      if (!plain) // the last resort may replace; nothing else does
+      if (!plain) { // the last resort may replace; nothing else does
         EXPECT_EQ(before.st_ino, after.st_ino);
+      }
       EXPECT_TRUE(finds(0));
       EXPECT_EQ(litter(), 0);
       EXPECT_TRUE(log.messages.empty());

@@ -165,6 +165,7 @@ int once(const Options &options, Counts &counts) {
   counts.gets += 2 * options.keys;
   counts.hits += second.statistics().diskHits;
   counts.stored += manager.statistics().cache.published;
+  counts.bad += manager.statistics().cache.bad + second.statistics().cache.bad;
   return 0;
 }
 

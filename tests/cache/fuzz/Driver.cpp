@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <string>
 #include <vector>
 
 using Bytes = std::vector<uint8_t>;
@@ -51,16 +52,19 @@ int main(int argc, char **argv) {
     std::fprintf(stderr, "cache-fuzz entry|spec|manifest CORPUS [ROUNDS]\n");
     return 2;
   }
+  std::vector<std::string> files;
+  for (const auto &file : std::filesystem::directory_iterator(argv[2]))
+    files.push_back(file.path().string());
+  std::sort(files.begin(), files.end()); // the same mutations on every machine
   std::vector<Bytes> corpus;
-  for (const auto &file : std::filesystem::directory_iterator(argv[2])) {
-    std::ifstream in(file.path(), std::ios::binary);
+  for (const std::string &file : files) {
+    std::ifstream in(file, std::ios::binary);
     corpus.emplace_back(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
   }
   if (corpus.empty()) {
     std::fprintf(stderr, "cache-fuzz: %s is empty\n", argv[2]);
     return 2;
   }
-  std::sort(corpus.begin(), corpus.end());
   for (const Bytes &bytes : corpus)
     hyperjit::fuzz::parse(argv[1], bytes.data(), bytes.size());
   std::mt19937 random(11);

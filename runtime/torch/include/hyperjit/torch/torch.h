@@ -4,4 +4,5 @@
 
 #include <hyperjit/torch/Modules.h>
 #include <hyperjit/torch/Ops.h>
+#include <hyperjit/torch/Prepare.h>
 #include <hyperjit/torch/Reference.h>

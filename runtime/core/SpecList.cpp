@@ -1,0 +1,88 @@
+// SpecList.cpp - lines of a spec list.
+// SPDX-License-Identifier: Apache-2.0
+#include "hyperjit/core/SpecList.h"
+
+#include "hyperjit/core/Error.h"
+
+#include <fmt/format.h>
+#include <string>
+
+using namespace hyperjit;
+
+bool hyperjit::isKernelText(std::string_view text) {
+  return text.find("):") != std::string_view::npos &&
+         (text.starts_with("before(") || text.starts_with("boundary(") || text.starts_with("after("));
+}
+
+KernelSpec hyperjit::trainingKernel(ProgramSource &programs, const SiteSpec &afterSite, const SiteSpec &beforeSite, Role role,
+                                    Direction direction, Bucket bucket) {
+  std::optional<SiteSpec> after, before;
+  if (role != Role::Before)
+    after = afterSite;
+  if (role != Role::After)
+    before = beforeSite;
+  if (direction == Direction::Forward)
+    return role == Role::Before     ? KernelSpec::beforeForward(*before, true, bucket)
+           : role == Role::Boundary ? KernelSpec::boundaryForward(*after, *before, true, bucket)
+                                    : KernelSpec::afterForward(*after, bucket);
+  auto crosses = [](const SiteSignature &s) { return s.tokenCoefficients + s.uniformCoefficients + s.channelRows > 0; };
+  std::string given, want = "x";
+  if (after) {
+    given += "x";
+    want += "y";
+    if (crosses(programs.site(*after)->signature))
+      want += "c";
+  }
+  if (before) {
+    auto program = programs.site(*before);
+    given += "u";
+    if (crosses(program->signature))
+      given += "c";
+    if (!program->signature.carriesOut.empty())
+      given += "k";
+    if (!program->parameters.empty())
+      want += "p";
+    if (!program->signature.carriesIn.empty())
+      want += "k";
+  }
+  return KernelSpec::backward(after, before, given, want, bucket);
+}
+
+std::vector<KernelSpec> hyperjit::allKernels(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before) {
+  std::vector<KernelSpec> kernels;
+  for (Bucket bucket : {Bucket::Large, Bucket::Small})
+    for (Role role : {Role::Before, Role::Boundary, Role::After}) {
+      kernels.push_back(trainingKernel(programs, after, before, role, Direction::Forward, bucket));
+      // After saves nothing, so its two forward kernels are one.
+      if (role != Role::After) {
+        kernels.push_back(kernels.back());
+        kernels.back().save = false;
+      }
+      kernels.push_back(trainingKernel(programs, after, before, role, Direction::Backward, bucket));
+    }
+  return kernels;
+}
+
+std::vector<KernelSpec> hyperjit::kernelsOf(std::string_view line, ProgramSource &programs) {
+  if (isKernelText(line)) {
+    KernelSpec kernel = KernelSpec::parse(line);
+    for (auto *site : {&kernel.after, &kernel.before})
+      if (*site)
+        **site = programs.normalise(**site);
+    kernel.validate();
+    return {kernel};
+  }
+  auto site = [&](std::string_view text) {
+    SiteSpec spec = programs.normalise(SiteSpec::parse(text));
+    spec.validate();
+    return spec;
+  };
+  if (!line.starts_with("boundary(") || !line.ends_with(")")) {
+    SiteSpec only = site(line);
+    return allKernels(programs, only, only);
+  }
+  size_t bar = line.find('|');
+  if (bar == std::string_view::npos)
+    throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' names one site; a boundary is written boundary(spec|spec)", line));
+  return allKernels(programs, site(line.substr(9, bar - 9)), site(line.substr(bar + 1, line.size() - bar - 2)));
+}

@@ -1,0 +1,34 @@
+// SpecList.h - from the text of a spec list to kernels: what `hyperjit precompile`, `cache explain` and `prepare` read.
+//
+//   line ::= site                          every kernel that training and inference of the site ask for
+//          | "boundary(" site "|" site ")" the same, with the fused kernels of the two
+//          | kernel                        one kernel (KernelSpec.h), as HYPERJIT_RECORD writes it
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HYPERJIT_CORE_SPECLIST_H
+#define HYPERJIT_CORE_SPECLIST_H
+
+#include "hyperjit/core/Export.h"
+#include "hyperjit/core/KernelSpec.h"
+#include "hyperjit/core/ProgramSource.h"
+
+#include <string_view>
+#include <vector>
+
+namespace hyperjit {
+
+/// True for the text of one kernel, false for a site or a boundary of two.
+HYPERJIT_EXPORT bool isKernelText(std::string_view text);
+
+/// The kernel that training asks for: forward that saves, or the backward of everything the sites have. `after` is not looked
+/// at for Role::Before, `before` not for Role::After.
+HYPERJIT_EXPORT KernelSpec trainingKernel(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before, Role role,
+                                          Direction direction, Bucket bucket);
+/// All roles, forward saving and not, backward, both buckets.
+HYPERJIT_EXPORT std::vector<KernelSpec> allKernels(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before);
+
+/// The kernels of one line, normalised. Throws UserError: InvalidSpec, UnknownRecipe, ...
+HYPERJIT_EXPORT std::vector<KernelSpec> kernelsOf(std::string_view line, ProgramSource &programs = ProgramSource::global());
+
+} // namespace hyperjit
+
+#endif // HYPERJIT_CORE_SPECLIST_H
