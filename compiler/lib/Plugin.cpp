@@ -134,7 +134,10 @@ public:
       return fail("internal", "hc-form-phases", "a result of a parameter belongs to a token");
     kernel->setAttr("hc.target", StringAttr::get(&context, request.target));
     kernel->setAttr("hc.bucket", StringAttr::get(&context, request.bucket));
-    return StringRef(request.target).starts_with("sm_") ? buildCuda(kernel) : buildCpu(kernel);
+    bool gpu = StringRef(request.target).starts_with("sm_");
+    if (listed > 0)
+      return list(kernel, gpu, object->getObject("machine"));
+    return gpu ? buildCuda(kernel) : buildCpu(kernel);
   }
 
 private:
@@ -151,6 +154,9 @@ private:
     request.bucket = text(object, "bucket");
     request.target = text(object, "target");
     request.schedule = text(object, "schedule");
+    listed = object.getInteger("list").value_or(0);
+    if (listed > 0)
+      stage.clear();
     request.after = siteOf(object.getObject("after"));
     request.before = siteOf(object.getObject("before"));
     if (request.role == "before")
@@ -183,6 +189,33 @@ private:
                         {"stages", number("hc.stages")}};
   }
 
+  int list(hc::FuncOp kernel, bool gpu, const json::Object *machine) {
+    SmallVector<RankedSchedule> ranked;
+    LogicalResult made = success();
+    if (gpu) {
+      if (!machine)
+        return fail("internal", "request", "a list of schedules for a GPU needs its machine");
+      GpuShape shape;
+      shape.registers = machine->getInteger("registers").value_or(shape.registers);
+      shape.processorThreads = machine->getInteger("processor_threads").value_or(shape.processorThreads);
+      shape.maxCluster = machine->getInteger("max_cluster").value_or(1);
+      shape.copyGBs = machine->getNumber("copy_gbs").value_or(shape.copyGBs);
+      made = cuda::listSchedules(kernel, request.target, shape, machine->getInteger("shared_bytes").value_or(49152),
+                                 static_cast<size_t>(listed), ranked);
+    } else {
+      llvm::Expected<cpu::VectorTarget> target = cpu::vectorTarget(request.target);
+      if (!target)
+        return fail("user", "cpu", llvm::toString(target.takeError()));
+      made = cpu::listSchedules(kernel, *target, ranked);
+    }
+    if (failed(made))
+      return fail("internal", gpu ? "cuda" : "cpu", errors);
+    json::Array schedules;
+    for (const RankedSchedule &schedule : ArrayRef(ranked).take_front(static_cast<size_t>(listed)))
+      schedules.push_back(json::Object{{"schedule", schedule.text}, {"cost", schedule.cost}});
+    return reply(json::Object{{"schedules", std::move(schedules)}}, "");
+  }
+
   int buildCpu(hc::FuncOp kernel) {
     std::string vector, llvmText, assembly;
     cpu::CpuTexts texts;
@@ -193,14 +226,14 @@ private:
     if (stage == "asm")
       texts.assembly = &assembly;
     cpu::CpuImage image;
-    if (failed(cpu::buildCpuImage(kernel, request.target, image, texts)))
-      return fail("internal", "cpu", errors);
+    if (failed(cpu::buildCpuImage(kernel, request.target, request.schedule, image, texts)))
+      return fail(request.schedule == "auto" ? "internal" : "user", "cpu", errors);
     if (!stage.empty())
       return texts.vector || texts.llvm || texts.assembly
                  ? reply(json::Object{{"stage", stage}}, vector + llvmText + assembly)
                  : unknownStage("vector, llvm, asm");
     json::Object object = meta(kernel);
-    object["schedule"] = "auto";
+    object["schedule"] = image.layout.schedule;
     json::Array launches;
     for (const cpu::ImageLaunch &launch : image.launches)
       launches.push_back(json::Object{
@@ -269,6 +302,7 @@ private:
   MLIRContext context;
   KernelRequest request;
   std::string stage, spec, errors, failedPass;
+  int64_t listed = 0;
 };
 
 int runRequest(const char *request, size_t size, HyperjitSink sink, void *sinkContext) {

@@ -14,9 +14,15 @@
  *   bucket      "small" | "large"
  *   target      "sm_90a/h100" | "x86-64-v3" | "<triple>/<cpu>/<features>"
  *   schedule    "auto" | schedule text
+ *   list        optional, a count: instead of a kernel, at most so many legal schedules; `schedule` and `stage` are ignored
+ *   machine     with list, CUDA: {"shared_bytes", "registers", "processor_threads", "max_cluster", "copy_gbs"}, as the
+ *               runtime's Target has them
  *   stage       "" for a kernel, else recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|llvm|asm
  *
  * Reply of a success: artifact meta JSON and a closed CPU image or CUDA C++ text; for a stage {"stage": ...} and its text.
+ * The meta's "schedule" is the one that was used, complete: given back, it makes the same kernel.
+ * Reply to list: {"schedules": [{"schedule": text, "cost": ns a token}, ...]}, complete texts, best first by the cost model; the
+ * first is what "auto" uses.
  * Reply of a failure: {"error": message, "kind": "user"|"internal", "pass": pass name or ""}, no payload.
  */
 #ifndef HYPERJIT_COMPILER_H
@@ -30,7 +36,7 @@ extern "C" {
 #endif
 
 /* Changes whenever this file changes incompatibly. */
-#define HYPERJIT_COMPILER_ABI 1
+#define HYPERJIT_COMPILER_ABI 2
 
 /* Called exactly once by `run`, on the calling thread. The bytes are the compiler's and valid during the call. */
 typedef void (*HyperjitSink)(void *context, const char *json, size_t jsonSize, const void *payload,

@@ -47,7 +47,7 @@ Built build(const std::string &text, const std::string &target) {
   cpu::CpuTexts texts;
   texts.assembly = &built.assembly;
   built.ok = mlir::succeeded(
-      cpu::buildCpuImage(*module->getOps<hc::FuncOp>().begin(), target, built.image, texts));
+      cpu::buildCpuImage(*module->getOps<hc::FuncOp>().begin(), target, "auto", built.image, texts));
   return built;
 }
 

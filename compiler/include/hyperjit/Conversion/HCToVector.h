@@ -18,21 +18,17 @@
 #define HYPERJIT_CONVERSION_HCTOVECTOR_H
 
 #include "hyperjit/Dialect/HC/IR/HC.h"
+#include "hyperjit/Target/CostModel.h"
+#include "hyperjit/Target/ScheduleText.h"
 
 #include <string>
 #include <vector>
 
 namespace hyperjit::cpu {
 
-/// What the lowering must know of a CPU.
-struct VectorTarget {
-  /// Bytes of a vector register: 32 (x86-64-v3) or 64 (x86-64-v4).
-  int64_t vectorBytes = 32;
-  /// Vector registers: they bound the register blocks of products.
-  int64_t registers = 16;
-  /// Bytes of second-level cache that a block of tokens may fill.
-  int64_t blockBytes = 512 * 1024;
-};
+/// What the lowering must know of a CPU: bytes of a vector register (32 for x86-64-v3, 64 for x86-64-v4), vector registers,
+/// bytes of second-level cache that a block of tokens may fill.
+using VectorTarget = CpuShape;
 
 enum class Grid { Once, Chunks };
 
@@ -49,11 +45,18 @@ struct KernelLayout {
   int64_t blockTokens = 1;       ///< a chunk is a multiple of it
   int64_t maxChunks = 1;
   int64_t scratchBytes = 0; ///< per worker
+  int64_t vectorBytes = 32; ///< of the vectors that were used
+  std::string schedule;     ///< what was used, complete
 };
 
-/// Appends the functions of `kernel` to `module`. Errors are diagnostics that name the operation.
-mlir::LogicalResult lowerToVector(hc::FuncOp kernel, const VectorTarget &target, mlir::ModuleOp module,
-                                  KernelLayout &layout);
+/// Appends the functions of `kernel` to `module`. `schedule` is "auto" or text such as "blocks:tokens=8,vector=32"; numbers
+/// that it leaves out are the rules'. Errors are diagnostics that name the operation, or an illegal number and its bounds.
+mlir::LogicalResult lowerToVector(hc::FuncOp kernel, const VectorTarget &target, llvm::StringRef schedule,
+                                  mlir::ModuleOp module, KernelLayout &layout);
+
+/// Legal schedules of a kernel, complete, best first; the first is what "auto" uses.
+mlir::LogicalResult listSchedules(hc::FuncOp kernel, const VectorTarget &target,
+                                  llvm::SmallVectorImpl<RankedSchedule> &out);
 
 /// scf, arith, math and vector to the LLVM dialect, in place.
 mlir::LogicalResult convertVectorToLLVM(mlir::ModuleOp module);

@@ -47,9 +47,11 @@ struct CpuTexts {
 };
 
 /// Compiles a kernel in phases form. `target` is "x86-64-v3", "x86-64-v4" or
-/// "triple/level/features". Errors are diagnostics on the kernel's context. The context must
+/// "triple/level/features", `schedule` "auto" or numbers of the skeleton
+/// `blocks`. Errors are diagnostics on the kernel's context. The context must
 /// have the hc dialect loaded; the others are loaded here.
-mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, llvm::StringRef target, CpuImage &image, CpuTexts texts = {});
+mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, llvm::StringRef target, llvm::StringRef schedule, CpuImage &image,
+                                  CpuTexts texts = {});
 
 /// How the vectors of a target look; an error names the targets there are.
 llvm::Expected<VectorTarget> vectorTarget(llvm::StringRef target);

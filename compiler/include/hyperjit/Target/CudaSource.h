@@ -9,6 +9,8 @@
 #define HYPERJIT_TARGET_CUDASOURCE_H
 
 #include "hyperjit/Dialect/HC/IR/HC.h"
+#include "hyperjit/Target/CostModel.h"
+#include "hyperjit/Target/ScheduleText.h"
 
 #include "llvm/ADT/StringRef.h"
 #include "llvm/Support/JSON.h"
@@ -37,6 +39,11 @@ struct CudaSource {
 /// illegal schedule names the number and its bounds.
 mlir::LogicalResult buildCudaSource(hc::FuncOp kernel, llvm::StringRef target, llvm::StringRef schedule,
                                     CudaSource &result);
+
+/// At most `limit` legal schedules of a kernel, complete, best first; the first is what "auto" uses. `sharedBytes` is what a
+/// block of the target may ask for.
+mlir::LogicalResult listSchedules(hc::FuncOp kernel, llvm::StringRef target, const GpuShape &shape, int64_t sharedBytes,
+                                  size_t limit, llvm::SmallVectorImpl<RankedSchedule> &out);
 
 /// The EmitC module that the text is printed from, for `--stage emitc`.
 mlir::OwningOpRef<mlir::ModuleOp> buildCudaModule(hc::FuncOp kernel, llvm::StringRef target, llvm::StringRef schedule,

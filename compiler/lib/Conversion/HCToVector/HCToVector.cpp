@@ -21,9 +21,10 @@ using namespace mlir;
 
 namespace hyperjit::cpu {
 
-LogicalResult lowerToVector(hc::FuncOp kernel, const VectorTarget &target, ModuleOp module, KernelLayout &layout) {
+LogicalResult lowerToVector(hc::FuncOp kernel, const VectorTarget &target, StringRef schedule, ModuleOp module,
+                            KernelLayout &layout) {
   layout = KernelLayout();
-  return KernelEmitter(kernel, target, module, layout).run();
+  return KernelEmitter(kernel, target, module, layout).run(schedule);
 }
 
 LogicalResult convertVectorToLLVM(ModuleOp module) {
@@ -73,7 +74,7 @@ struct ConvertHCToVector : PassWrapper<ConvertHCToVector, OperationPass<ModuleOp
     SmallVector<hc::FuncOp> kernels(getOperation().getOps<hc::FuncOp>());
     for (hc::FuncOp kernel : kernels) {
       KernelLayout layout;
-      if (failed(lowerToVector(kernel, target, getOperation(), layout)))
+      if (failed(lowerToVector(kernel, target, schedule, getOperation(), layout)))
         return signalPassFailure();
       kernel.erase();
     }
@@ -81,6 +82,8 @@ struct ConvertHCToVector : PassWrapper<ConvertHCToVector, OperationPass<ModuleOp
 
   Option<int64_t> vectorBytes{*this, "vector-bytes", llvm::cl::desc("Bytes of a vector register: 32 or 64"),
                               llvm::cl::init(32)};
+  Option<std::string> schedule{*this, "schedule", llvm::cl::desc("auto, or numbers of the skeleton blocks"),
+                               llvm::cl::init("auto")};
 };
 
 struct ConvertHCVectorToLLVM : PassWrapper<ConvertHCVectorToLLVM, OperationPass<ModuleOp>> {

@@ -13,8 +13,8 @@ enum : int64_t { operandsField = 0, workspaceField = 8, scratchField = 16, token
                  beginField = 40, endField = 48 };
 } // namespace
 
-LogicalResult KernelEmitter::run() {
-  if (failed(plan()))
+LogicalResult KernelEmitter::run(StringRef schedule) {
+  if (failed(plan(schedule)))
     return failure();
   emitPrologue();
   emitTokens();
@@ -227,7 +227,7 @@ void KernelEmitter::emitPoint(int64_t point, ArrayRef<Operation *> ops) {
     }
   }
   // Accumulators live in registers: a pass takes as many as fit beside the rows, the next pass reads what is stored.
-  size_t limit = target.registers >= 32 ? 20 : 9;
+  auto limit = static_cast<size_t>(numbers.sums);
   SmallVector<Root> pass(roots.begin(), roots.begin() + stores);
   size_t accumulators = 0;
   for (size_t i = stores; i < roots.size(); ++i) {

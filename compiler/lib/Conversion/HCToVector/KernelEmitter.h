@@ -5,6 +5,7 @@
 // where every value lives and at which point of a block of tokens rows are
 // made. Then it emits:
 //
+//   BlockSchedule.cpp  numbers of the schedule: read, written, weighed
 //   KernelEmitter.cpp  the functions, chunks and blocks, operands in and out
 //   Coefficients.cpp   C: tokens in the vector lanes, buffers [elements][block]
 //   Sinkhorn.cpp       C: Sinkhorn and its adjoint
@@ -75,7 +76,9 @@ struct Root {
 class KernelEmitter {
 public:
   KernelEmitter(hc::FuncOp kernel, const VectorTarget &target, mlir::ModuleOp module, KernelLayout &layout);
-  LogicalResult run();
+  LogicalResult run(llvm::StringRef schedule);
+  /// Plans, but emits nothing.
+  LogicalResult list(llvm::StringRef schedule, llvm::SmallVectorImpl<RankedSchedule> &out);
 
 private:
   // The kernel.
@@ -89,9 +92,15 @@ private:
   int64_t paddedWidth = 0; ///< width rounded up to lanes
   int64_t block = 0;       ///< tokens of a block
   int64_t coefficientLanes = 0;
+  BlockNumbers numbers; ///< complete once the plan is made
+
+  // BlockSchedule.cpp
+  LogicalResult readBlocks(llvm::StringRef text);
+  static std::string writeBlocks(const BlockNumbers &numbers);
+  KernelSizes measure();
 
   // KernelPlan.cpp
-  LogicalResult plan();
+  LogicalResult plan(llvm::StringRef schedule);
   LogicalResult readSignature();
   void choosePoints();
   void chooseBlock();

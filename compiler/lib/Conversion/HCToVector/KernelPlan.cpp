@@ -134,8 +134,8 @@ bool KernelEmitter::isProduct(Operation *op) const {
   return false;
 }
 
-LogicalResult KernelEmitter::plan() {
-  if (failed(readSignature()))
+LogicalResult KernelEmitter::plan(StringRef schedule) {
+  if (failed(readBlocks(schedule)) || failed(readSignature()))
     return failure();
   for (Operation &op : kernel.getEntry().without_terminator()) {
     auto phase = op.getAttrOfType<StringAttr>("phase");
@@ -272,23 +272,8 @@ void KernelEmitter::choosePoints() {
 //===----------------------------------------------------------------------===//
 
 void KernelEmitter::chooseBlock() {
-  int64_t bytes = 0;
-  auto count = [&](Type type, Type storage) {
-    if (auto rows = dyn_cast<RowsType>(type))
-      bytes += rows.getRows() * width * Simd::bytesOf(storage);
-  };
-  for (const Argument &argument : arguments)
-    if (!argument.uniform && !argument.value.use_empty())
-      count(argument.value.getType(), argument.storage);
-  for (const Result &result : results)
-    if (!result.uniform)
-      count(result.value.getType(), result.storage);
-  for (auto &[value, home] : rowsHomes)
-    if (!home.storage)
-      count(value.getType(), s.element);
-  block = 16;
-  while (block > 4 && block * bytes > target.blockBytes)
-    block /= 2;
+  numbers = chooseBlocks(measure(), target, numbers);
+  block = numbers.tokens;
   coefficientLanes = std::min(lanes, block);
   layout.blockTokens = block;
 
@@ -342,7 +327,10 @@ void KernelEmitter::placeUniform() {
       views[value] = allocateCoeffs(Memory::Fixed, coeffs.getShape(), false);
     }
   }
-  layout.maxChunks = layout.workspacePerChunk > (256 << 10) ? 16 : layout.workspacePerChunk ? 32 : 256;
+  if (numbers.chunks < 0)
+    numbers.chunks = chooseChunks(layout.workspacePerChunk);
+  layout.maxChunks = numbers.chunks;
+  layout.schedule = writeBlocks(numbers);
 }
 
 } // namespace hyperjit::cpu

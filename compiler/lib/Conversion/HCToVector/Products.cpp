@@ -62,7 +62,7 @@ void KernelEmitter::emitProduct(Operation *op) {
 /// A projection computes where the passes around it wait for memory: once a block it fetches the next one meanwhile.
 SmallVector<KernelEmitter::Ahead> KernelEmitter::nextBlock(int64_t steps) {
   SmallVector<Ahead> ahead;
-  if (frame.uniform || std::exchange(frame.prefetched, true))
+  if (!numbers.ahead || frame.uniform || std::exchange(frame.prefetched, true))
     return ahead;
   auto add = [&](Type type, Type storage, size_t operand) {
     auto rows = dyn_cast<RowsType>(type);
@@ -96,12 +96,12 @@ void KernelEmitter::emitProject(ProjectOp op) {
   int64_t tile = tokensOfTile();
   CoeffsView out = result(op);
   // A step is one vector of channels of one tile.
-  int64_t pieces = llvm::divideCeil(type.getColumns(), target.registers >= 32 ? 6 : 3);
+  int64_t pieces = llvm::divideCeil(type.getColumns(), numbers.columns);
   int64_t stepsOfRow = llvm::divideCeil(width, lanes), stepsOfPiece = block / tile * rows * stepsOfRow;
   SmallVector<Ahead> ahead = nextBlock(groups * pieces * stepsOfPiece);
 
   s.loop(groups, [&](Value group) {
-    forBlocks(type.getColumns(), target.registers >= 32 ? 6 : 3, [&](Value column, int64_t columns) {
+    forBlocks(type.getColumns(), numbers.columns, [&](Value column, int64_t columns) {
       s.loop(s.i64(0), frame.blockTokens, tile, [&](Value token) {
         SmallVector<Value> x;
         for (int64_t i = 0; i < tile; ++i)
@@ -168,7 +168,7 @@ void KernelEmitter::emitExpand(ExpandOp op) {
 
   s.loop(groups, [&](Value group) {
     s.loop(rows, [&](Value row) {
-      forChannels(target.registers >= 32 ? 4 : 2, [&](Value channel, int64_t vectors, int64_t valid) {
+      forChannels(numbers.unroll, [&](Value channel, int64_t vectors, int64_t valid) {
         s.loop(s.i64(0), frame.blockTokens, tile, [&](Value token) {
           SmallVector<Value> tokens;
           for (int64_t i = 0; i < tile; ++i)
@@ -206,12 +206,12 @@ void KernelEmitter::emitWeightGrad(Operation *op, Value rowsValue, Value coeffs,
   const RowsHome in = rowsHomes[rowsValue];
   auto type = cast<WeightType>(op->getResult(0).getType());
   int64_t rows = type.getRows(), groups = in.rows / rows, bytes = Simd::bytesOf(in.storage);
-  bool many = target.registers >= 32;
+  int64_t columnsAtOnce = gradientColumns(target, numbers.unroll);
   CoeffsView p = view(coeffs);
 
   s.loop(rows, [&](Value row) {
-    forChannels(many ? 4 : 2, [&](Value channel, int64_t vectors, int64_t valid) {
-      forBlocks(type.getColumns(), many ? 6 : 4, [&](Value column, int64_t columns) {
+    forChannels(numbers.unroll, [&](Value channel, int64_t vectors, int64_t valid) {
+      forBlocks(type.getColumns(), columnsAtOnce, [&](Value column, int64_t columns) {
         auto address = [&](int64_t k, int64_t v) {
           return weightPointer(home, row, s.addi(column, k), s.addi(channel, v * lanes));
         };

@@ -11,39 +11,29 @@ using namespace hyperjit;
 using namespace hyperjit::cuda;
 using llvm::StringRef;
 
+static constexpr StringLiteral skeleton = "rows";
+
 LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
-  if (text.empty() || text == "auto")
-    return success();
-  auto [skeleton, numbers] = text.split(':');
-  if (skeleton != "rows")
-    return kernel.emitError() << "schedule '" << text << "' names the skeleton '" << skeleton
-                              << "'; CUDA kernels have 'rows'";
-  struct Row {
-    StringRef name;
-    int64_t *value;
-    int64_t least, most;
-    bool power;
-  } table[] = {{"blocks", &choice.blocks, 1, 8, false},   {"chunks", &choice.chunks, 1, 256, false},
-               {"cluster", &choice.cluster, 1, 16, true}, {"planes", &choice.planes, 0, 2, false},
-               {"slots", &choice.slots, 32, 96, false},   {"tokens", &choice.tokens, 1, 16, true},
-               {"vector", &choice.vector, 1, 8, true},    {"warps", &choice.warps, 1, 16, false}};
-  while (!numbers.empty()) {
-    auto [pair, rest] = numbers.split(',');
-    numbers = rest;
-    auto [name, digits] = pair.split('=');
-    auto *row = llvm::find_if(table, [&](const Row &row) { return row.name == name; });
-    int64_t value;
-    if (row == std::end(table) || digits.getAsInteger(10, value))
-      return kernel.emitError()
-             << "schedule '" << text << "': '" << pair
-             << "' is no number of 'rows'; it takes blocks, chunks, cluster, planes, slots, tokens, vector, "
-                "warps";
-    if (value < row->least || value > row->most || (row->power && !llvm::isPowerOf2_64(value)))
-      return kernel.emitError() << "schedule '" << text << "': " << name << " is " << value << "; legal are "
-                                << row->least << " to " << row->most << (row->power ? ", powers of two" : "");
-    *row->value = value;
-  }
-  return success();
+  return readSchedule(kernel, text, skeleton, "CUDA kernels",
+                      {{"blocks", &choice.blocks, 1, 8},
+                       {"chunks", &choice.chunks, 1, 256},
+                       {"cluster", &choice.cluster, 1, 16, /*power=*/true},
+                       {"planes", &choice.planes, 0, 2},
+                       {"slots", &choice.slots, 32, 96},
+                       {"tokens", &choice.tokens, 1, 16, /*power=*/true},
+                       {"vector", &choice.vector, 1, 8, /*power=*/true},
+                       {"warps", &choice.warps, 1, 16}});
+}
+
+std::string cuda::writeRows(const Choice &choice) {
+  return writeSchedule(skeleton, {{"blocks", choice.blocks},
+                                  {"chunks", choice.chunks},
+                                  {"cluster", choice.cluster},
+                                  {"planes", choice.planes},
+                                  {"slots", choice.slots},
+                                  {"tokens", choice.tokens},
+                                  {"vector", choice.vector},
+                                  {"warps", choice.warps}});
 }
 
 /// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
@@ -160,6 +150,8 @@ LogicalResult SourceBuilder::chooseMain() {
   if (choice.cluster > 1 && !reduces)
     return kernel.emitError("schedule: cluster above 1 is for kernels that reduce over channels");
   mainShape.cluster = choice.cluster ? choice.cluster : 1;
+  liveRows = heaviest / std::max<int64_t>(1, vector * repeat * (plan.elementBytes / 4));
+  mainReduces = reduces;
   if (tiled)
     placePlanes();
   return success();

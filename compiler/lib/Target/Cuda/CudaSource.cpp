@@ -326,9 +326,11 @@ void SourceBuilder::emitMain() {
   }
   entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch), numbers.cluster);
   // Weights as stored need no number: planes is said where they are packed, or where that was ruled out.
-  std::string planes = tiled ? "planes=2," : choice.planes == 0 ? "planes=0," : "";
-  result.schedule = formatv("rows:blocks={0},chunks={1},cluster={2},{3}slots={4},tokens={5},vector={6},warps={7}",
-                            minBlocks, result.maxChunks, numbers.cluster, planes, slots, tile, vector, numbers.warps);
+  Choice used = choice;
+  used.blocks = minBlocks, used.chunks = result.maxChunks, used.cluster = numbers.cluster, used.slots = slots;
+  used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
+  used.tokens = tile, used.vector = vector, used.warps = numbers.warps;
+  result.schedule = writeRows(used);
 }
 
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
@@ -342,6 +344,67 @@ OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target,
     return nullptr;
   }
   return SourceBuilder(kernel, target, choice, result).run();
+}
+
+KernelSizes SourceBuilder::measure() {
+  KernelSizes sizes;
+  sizes.width = plan.width;
+  sizes.elementBytes = plan.elementBytes;
+  sizes.storageBytes = plan.widestStorage;
+  auto number = [&](StringRef attribute) {
+    auto found = kernel->getAttrOfType<IntegerAttr>(attribute);
+    return found ? found.getInt() : 0;
+  };
+  sizes.wideBytes = (number("hc.reads_u") + number("hc.writes_u")) * plan.width * plan.widestStorage;
+  for (const StagePlan &stagePlan : plan.stagePlans) {
+    int64_t sums = 0;
+    for (const SweepPass &pass : stagePlan.passes)
+      sums += pass.sums();
+    sizes.sums = std::max(sizes.sums, sums);
+  }
+  for (Value weight : plan.projected)
+    sizes.projected += hc::elementCount(weight.getType());
+  for (Value weight : plan.expanded)
+    sizes.expanded += hc::elementCount(weight.getType());
+  for (Operation *op : plan.columnOps)
+    sizes.partialBytes += hc::elementCount(op->getResult(0).getType()) * plan.elementBytes;
+  sizes.liveRows = liveRows;
+  sizes.reduces = mainReduces;
+  return sizes;
+}
+
+LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const GpuShape &shape, int64_t sharedBytes,
+                                  size_t limit, SmallVectorImpl<RankedSchedule> &out) {
+  kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
+  Choice first;
+  CudaSource chosen;
+  SourceBuilder builder(kernel, target, first, chosen);
+  if (!builder.run())
+    return failure();
+  if (chosen.schedule == "rows") { // no main kernel, nothing to choose
+    out.push_back({chosen.schedule, 0});
+    return success();
+  }
+  KernelSizes sizes = builder.measure();
+  if (failed(parseSchedule(kernel, chosen.schedule, first)))
+    return failure();
+  // What does not fit together is found by making it; its diagnostics are not the caller's.
+  ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
+  llvm::StringSet<> seen;
+  for (const RowNumbers &numbers : listRows(sizes, shape, first)) {
+    if (out.size() == limit)
+      break;
+    CudaSource source;
+    SourceBuilder candidate(kernel, target, numbers, source);
+    if (!candidate.run())
+      continue;
+    bool fits = llvm::all_of(source.launches, [&](json::Value &launch) {
+      return launch.getAsObject()->getInteger("shared_bytes").value_or(0) <= sharedBytes;
+    });
+    if (fits && seen.insert(source.schedule).second)
+      out.push_back({source.schedule, rowsCost(sizes, shape, numbers)});
+  }
+  return success();
 }
 
 LogicalResult cuda::buildCudaSource(hc::FuncOp kernel, StringRef target, StringRef schedule, CudaSource &result) {

@@ -8,6 +8,7 @@
 #define HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
 
 #include "CudaPlan.h"
+#include "hyperjit/Target/CostModel.h"
 #include "hyperjit/Target/CudaSource.h"
 
 #include "mlir/Dialect/EmitC/IR/EmitC.h"
@@ -29,9 +30,7 @@ namespace emitc = mlir::emitc;
 namespace json = llvm::json;
 
 /// The numbers of a schedule; 0 where "auto" leaves the choice to the cost rules.
-struct Choice {
-  int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
-};
+using Choice = RowNumbers;
 
 /// Template arguments of Shape.
 struct ShapeNumbers {
@@ -45,6 +44,8 @@ constexpr int64_t columnRegisters = 96;
 
 /// Reads "auto" or "rows:name=number,..."; an illegal number is a diagnostic at the kernel.
 LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice);
+/// The text of complete numbers.
+std::string writeRows(const Choice &choice);
 /// Sums that one sweep makes at most.
 int64_t slotsOf(hc::FuncOp kernel);
 /// Numbers of a record in shared memory: 4 mod 8, so that neighbouring records begin in different banks.
@@ -58,6 +59,8 @@ public:
 
   /// Null after a diagnostic.
   OwningOpRef<ModuleOp> run();
+  /// What the cost model weighs; after `run`.
+  KernelSizes measure();
 
 private:
   StringRef number() const { return plan.wide() ? "double" : "float"; }
@@ -105,7 +108,8 @@ private:
   std::string name;
   bool tiled = false;
   ShapeNumbers mainShape;
-  int64_t minBlocks = 1, mainSums = 0;
+  int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
+  bool mainReduces = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
   OwningOpRef<ModuleOp> module;
   SmallVector<std::string> tables;

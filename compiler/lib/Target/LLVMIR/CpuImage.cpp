@@ -138,7 +138,7 @@ Error emit(llvm::Module &module, TargetMachine &machine, CodeGenFileType kind, S
 
 } // namespace
 
-mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, CpuImage &image, CpuTexts texts) {
+mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, StringRef schedule, CpuImage &image, CpuTexts texts) {
   auto fail = [&](Error error) {
     kernel.emitError() << toString(std::move(error));
     return mlir::failure();
@@ -159,7 +159,7 @@ mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, CpuImage 
   context->loadAllAvailableDialects();
 
   mlir::OwningOpRef<mlir::ModuleOp> module = mlir::ModuleOp::create(kernel.getLoc());
-  if (mlir::failed(lowerToVector(kernel, *vectors, *module, image.layout)))
+  if (mlir::failed(lowerToVector(kernel, *vectors, schedule, *module, image.layout)))
     return mlir::failure();
   if (texts.vector) {
     raw_string_ostream stream(*texts.vector);
@@ -183,8 +183,8 @@ mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, CpuImage 
     function.addFnAttr("no-builtins");
     function.addFnAttr(Attribute::NoUnwind);
     function.setUWTableKind(UWTableKind::None);
-    function.addFnAttr("prefer-vector-width", std::to_string(vectors->vectorBytes * 8));
-    function.addFnAttr("min-legal-vector-width", std::to_string(vectors->vectorBytes * 8));
+    function.addFnAttr("prefer-vector-width", std::to_string(image.layout.vectorBytes * 8));
+    function.addFnAttr("min-legal-vector-width", std::to_string(image.layout.vectorBytes * 8));
   }
   optimizeModule(*code, **machine);
   if (texts.llvm) {
