@@ -39,7 +39,10 @@ static constexpr EnvironmentVariable kTable[] = {
     {"HYPERJIT_LOG", "warn", "warn|info|debug", "what is said on stderr"},
     {"HYPERJIT_NVRTC_PATH", "the torch wheel's, else the loader's", "file", "libnvrtc to load"},
     {"HYPERJIT_RECORD", "", "file", "appends the spec of every kernel that is used; input of hyperjit precompile --specs"},
-    {"HYPERJIT_TUNING_PATH", "", "folders, with :", "read-only tuning results, searched before the shipped ones"},
+    {"HYPERJIT_TUNING_FAULT", "", "crash|hang|wrong|fail:TEXT",
+     "for tests: what a worker of hyperjit autotune does with schedules that hold the text"},
+    {"HYPERJIT_TUNING_PATH", "", "files or folders, with :",
+     "read-only tuning results (*.jsonl), asked before those beside the caches"},
 };
 
 std::span<const EnvironmentVariable> hyperjit::environmentTable() { return kTable; }

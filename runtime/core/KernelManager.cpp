@@ -4,6 +4,7 @@
 
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
+#include "hyperjit/core/TuningTable.h"
 
 #include <algorithm>
 #include <atomic>
@@ -73,6 +74,7 @@ struct Resolved {
   KernelSpec spec; ///< normalised
   std::shared_ptr<const SiteProgram> after, before;
   Schedule schedule;
+  bool tuned = false; ///< the schedule is a tuning table's, not the caller's
 };
 
 } // namespace
@@ -80,6 +82,7 @@ struct Resolved {
 struct KernelManager::State {
   KernelManagerOptions options;
   KernelCache cache;
+  TuningTable tuning;
   std::unique_ptr<Gate> gate;
   mutable std::mutex mutex;
   std::map<std::string, Slot, std::less<>> slots;
@@ -95,13 +98,14 @@ struct KernelManager::State {
   ProgramSource &programs() const { return options.programs ? *options.programs : ProgramSource::global(); }
   std::shared_ptr<const Backend> backend(const Target &target) const;
   KernelSpec normalise(const KernelSpec &spec) const;
-  Resolved resolve(const KernelSpec &normalised, const Target &target, const Schedule &schedule) const;
-  std::string request(const Resolved &kernel, const Target &target, std::string_view stage) const;
+  /// `tuned`: auto may become what a tuning table says.
+  Resolved resolve(const KernelSpec &normalised, const Target &target, const Schedule &schedule, bool tuned = true) const;
+  std::string request(const Resolved &kernel, const Target &target, std::string_view stage, size_t list = 0) const;
   KeyFields fields(const Resolved &kernel, const Target &target, const Backend &backend) const;
   Artifact compile(const Resolved &kernel, const Target &target, const Backend &backend, const KeyFields &fields,
                    const CacheKey &key);
   ResolvedArtifact find(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
-                        bool compileAnyway = false);
+                        bool compileAnyway = false, bool tuned = true);
   std::optional<Artifact> findShipped(const Target &target, KeyFields &fields, CacheKey &key);
   std::string searched() const;
   void record(const std::string &spec);
@@ -147,6 +151,8 @@ KernelManager::State::State(KernelManagerOptions given)
       gate(std::make_unique<Gate>(jobs())) {
   if (!options.compiler)
     options.compiler = std::make_shared<CompilerPlugin>();
+  if (!options.tuning)
+    tuning = TuningTable::fromSettings(options.settings);
   // Made now, so that no child is forked while a thread makes it.
   (void)Target::table();
   std::lock_guard guard(Forks::all().mutex);
@@ -183,7 +189,8 @@ KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
   return result;
 }
 
-Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule) const {
+Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule,
+                                       bool tuned) const {
   Resolved result;
   result.spec = spec;
   if (spec.after)
@@ -191,12 +198,17 @@ Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &tar
   if (spec.before)
     result.before = programs().site(*spec.before);
   result.schedule = schedule;
-  if (schedule.isAuto() && options.tuning)
-    result.schedule = options.tuning(spec, target);
+  if (schedule.isAuto() && tuned)
+    result.schedule = options.tuning
+                          ? options.tuning(spec, target)
+                          : tuning.find(spec, result.after ? result.after->digest : "", result.before ? result.before->digest : "",
+                                        target);
+  result.tuned = schedule.isAuto() && !result.schedule.isAuto();
   return result;
 }
 
-std::string KernelManager::State::request(const Resolved &kernel, const Target &target, std::string_view stage) const {
+std::string KernelManager::State::request(const Resolved &kernel, const Target &target, std::string_view stage,
+                                          size_t list) const {
   auto site = [](const std::shared_ptr<const SiteProgram> &program) -> nlohmann::json {
     if (!program)
       return nullptr;
@@ -221,6 +233,14 @@ std::string KernelManager::State::request(const Resolved &kernel, const Target &
                            {"target", target.text()},
                            {"schedule", kernel.schedule.text()},
                            {"stage", stage}};
+  if (list) {
+    object["list"] = list;
+    object["machine"] = {{"shared_bytes", target.sharedBytes},
+                         {"registers", target.registers},
+                         {"processor_threads", target.processorThreads},
+                         {"max_cluster", target.maxCluster},
+                         {"copy_gbs", target.copyGBs}};
+  }
   return object.dump();
 }
 
@@ -284,10 +304,10 @@ static void explainMiss(const KernelCache &cache, const KeyFields &fields, const
 }
 
 ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target &target, const Schedule &schedule,
-                                            bool compileAnyway) {
+                                            bool compileAnyway, bool tuned) {
   Clock::time_point start = Clock::now();
   std::shared_ptr<const Backend> maker = backend(target);
-  Resolved kernel = resolve(spec, target, schedule);
+  Resolved kernel = resolve(spec, target, schedule, tuned);
   ResolvedArtifact result;
   result.fields = fields(kernel, target, *maker);
   auto finish = [&](Artifact artifact, Origin origin) {
@@ -354,6 +374,12 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
       cache.publish(result.key, artifact);
     return finish(std::move(artifact), Origin::Compiled);
   } catch (const UserError &error) {
+    if (kernel.tuned && error.id() == ErrorId::Unsupported) {
+      // A tuning file may be edited, or older than a limit; it only proposes.
+      warnOnce("tuned " + result.fields.spec, fmt::format("the tuning table's schedule for '{}' is not legal and is ignored: {}",
+                                                          result.fields.spec, error.what()));
+      return find(spec, target, schedule, compileAnyway, /*tuned=*/false);
+    }
     if (error.id() != ErrorId::CompilerMissing && error.id() != ErrorId::LibraryMissing)
       throw;
     throw UserError(error.id(), fmt::format("{}\nIt was wanted for '{}', target {} (key {}). {}.", error.what(),
@@ -558,6 +584,20 @@ std::string KernelManager::stage(const KernelSpec &spec, const Target &target, s
                                  const Schedule &schedule) {
   Resolved kernel = state->resolve(state->normalise(spec), target, schedule);
   return state->options.compiler->run(state->request(kernel, target, stage)).payload;
+}
+
+std::vector<ScheduleCandidate> KernelManager::schedules(const KernelSpec &spec, const Target &target, size_t limit) {
+  Resolved kernel = state->resolve(state->normalise(spec), target, {}, /*tuned=*/false);
+  std::string asked = state->request(kernel, target, "", std::max<size_t>(limit, 1));
+  nlohmann::json reply = nlohmann::json::parse(state->options.compiler->run(asked).json, nullptr, false);
+  std::vector<ScheduleCandidate> list;
+  if (reply.is_object() && reply.contains("schedules") && reply["schedules"].is_array())
+    for (const nlohmann::json &entry : reply["schedules"])
+      if (entry.is_object() && entry.contains("schedule") && entry["schedule"].is_string())
+        list.push_back({Schedule::parse(entry["schedule"].get<std::string>()), entry.value("cost", 0.0)});
+  if (list.empty())
+    throw InternalError(ErrorId::CompilerBug, "the compiler lists no schedule", kernel.spec.text());
+  return list;
 }
 
 ManagerStatistics KernelManager::statistics() const {

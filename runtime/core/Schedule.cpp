@@ -11,17 +11,20 @@
 
 using namespace hyperjit;
 
+/// Of all skeletons: `blocks` on the CPU, `rows` on CUDA. What is legal on a target is the compiler's to say.
 static constexpr ScheduleParameter kKnown[] = {
-    {"block", "tokens of a block that one worker takes at a time", 1, 65536},
-    {"chunks", "most chunks of tokens, each with its own partial sums", 1, 65536},
-    {"cluster", "blocks of a cluster that share a token", 1, 16},
-    {"planes", "bf16 planes a weight is split into for tensor cores", 1, 3},
-    {"stages", "buffers in flight", 1, 16},
-    {"threads", "threads of a block", 32, 1024},
-    {"tokens", "tokens of a tile", 1, 1024},
-    {"unroll", "independent accumulators of a loop", 1, 64},
-    {"vector", "numbers of one load", 1, 64},
-    {"warps", "compute warps of a block", 1, 32},
+    {"ahead", "whether a projection fetches the next block of tokens meanwhile", 0, 1},
+    {"blocks", "blocks of an SM", 1, 8},
+    {"chunks", "most chunks of tokens, each with its own partial sums", 1, 256},
+    {"cluster", "blocks of a cluster that share a token", 1, 16, true},
+    {"columns", "columns of a projection in registers", 1, 6},
+    {"planes", "bf16 planes a weight is split into for tensor cores, 0 without them", 0, 2, true},
+    {"slots", "sums of one sweep", 32, 96},
+    {"sums", "sums of one pass over channels", 1, 28},
+    {"tokens", "tokens of a block or tile", 1, 64, true},
+    {"unroll", "vectors of channels of a product in registers", 1, 6},
+    {"vector", "CPU: bytes of a vector; CUDA: numbers of one load", 1, 64, true},
+    {"warps", "compute warps of a block", 1, 16, true},
 };
 
 std::span<const ScheduleParameter> Schedule::known() { return kKnown; }
@@ -82,6 +85,18 @@ std::string Schedule::text() const {
     separator = ',';
   }
   return text;
+}
+
+std::string Schedule::order() const {
+  Schedule ordering;
+  ordering.skeleton = skeleton;
+  for (const auto &[key, value] : parameters) {
+    const auto *row = std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
+    // A number that nobody knows may order anything.
+    if (row == std::end(kKnown) || row->orders)
+      ordering.set(key, value);
+  }
+  return ordering.text();
 }
 
 void Schedule::check(const Target &target) const {

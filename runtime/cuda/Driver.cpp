@@ -57,6 +57,18 @@ struct OpenDriver {
     need("cuOccupancyMaxActiveBlocksPerMultiprocessor", table.occupancy);
     need("cuStreamIsCapturing", table.streamIsCapturing);
     need("cuLaunchKernelEx", table.launchKernelEx);
+    need("cuMemAlloc_v2", table.memoryAllocate);
+    need("cuMemFree_v2", table.memoryFree);
+    need("cuMemcpyHtoD_v2", table.copyToDevice);
+    need("cuMemcpyDtoH_v2", table.copyFromDevice);
+    need("cuMemcpyDtoDAsync_v2", table.copyOnDevice);
+    need("cuMemsetD8Async", table.fillBytes);
+    need("cuStreamCreate", table.streamCreate);
+    need("cuStreamSynchronize", table.streamSynchronize);
+    need("cuEventCreate", table.eventCreate);
+    need("cuEventRecord", table.eventRecord);
+    need("cuEventSynchronize", table.eventSynchronize);
+    need("cuEventElapsedTime", table.eventElapsed);
     if (error.empty() && table.init(0) != 0)
       error = "the NVIDIA driver finds no usable device (cuInit failed)";
   }

@@ -6,6 +6,7 @@
 #define HYPERJIT_CUDA_DRIVER_H
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 namespace hyperjit::cuda {
@@ -16,10 +17,13 @@ struct ContextObject;
 struct ModuleObject;
 struct FunctionObject;
 struct StreamObject;
+struct EventObject;
 using Context = ContextObject *;
 using Module = ModuleObject *;
 using Function = FunctionObject *;
 using StreamHandle = StreamObject *;
+using EventHandle = EventObject *;
+using DevicePointer = uint64_t;
 
 /// CUlaunchAttribute
 struct LaunchAttribute {
@@ -64,6 +68,19 @@ struct Driver {
   Status (*occupancy)(int *, Function, int, size_t);
   Status (*streamIsCapturing)(StreamHandle, int *);
   Status (*launchKernelEx)(const LaunchConfig *, Function, void **, void **);
+  // For Device.h.
+  Status (*memoryAllocate)(DevicePointer *, size_t);
+  Status (*memoryFree)(DevicePointer);
+  Status (*copyToDevice)(DevicePointer, const void *, size_t);
+  Status (*copyFromDevice)(void *, DevicePointer, size_t);
+  Status (*copyOnDevice)(DevicePointer, DevicePointer, size_t, StreamHandle);
+  Status (*fillBytes)(DevicePointer, unsigned char, size_t, StreamHandle);
+  Status (*streamCreate)(StreamHandle *, unsigned);
+  Status (*streamSynchronize)(StreamHandle);
+  Status (*eventCreate)(EventHandle *, unsigned);
+  Status (*eventRecord)(EventHandle, StreamHandle);
+  Status (*eventSynchronize)(EventHandle);
+  Status (*eventElapsed)(float *, EventHandle, EventHandle);
 
   /// Opens libcuda.so.1 once. Throws UserError (LibraryMissing).
   static const Driver &get();

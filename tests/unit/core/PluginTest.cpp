@@ -49,7 +49,7 @@ TEST(Plugin, FilesThatAreNone) {
   EXPECT_NE(error.text.find((folder / "text.so") + ": "), std::string::npos) << error.text;
   EXPECT_EQ(opening(LIBHYPERJIT).text, cannotOpen(std::string(LIBHYPERJIT) + ": it has no symbol hyperjit_compiler"));
   EXPECT_EQ(opening(PLUGIN_no_interface).text,
-            cannotOpen(std::string(PLUGIN_no_interface) + ": it does not speak interface version 1"));
+            cannotOpen(std::string(PLUGIN_no_interface) + ": it does not speak interface version 2"));
 }
 
 TEST(Plugin, OtherBuildsAreRefused) {

@@ -198,7 +198,7 @@ TEST(Schedules, BoundsOfATarget) {
   EXPECT_EQ(caught([&] { Schedule::parse("rows:cluster=2").check(a100); }).text,
             "schedule 'rows:cluster=2': sm_80 has clusters of at most 1 blocks");
   EXPECT_EQ(caught([&] { Schedule::parse("rows:warps=64").check(h100); }).text,
-            "schedule 'rows:warps=64': warps=64, compute warps of a block, is from 1 to 32");
+            "schedule 'rows:warps=64': warps=64, compute warps of a block, is from 1 to 16");
   // A skeleton's own numbers are the compiler's to judge.
   Schedule::parse("rows:something=12345").check(h100);
   for (const ScheduleParameter &row : Schedule::known())

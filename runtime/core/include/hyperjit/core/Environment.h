@@ -48,7 +48,7 @@ struct HYPERJIT_EXPORT Settings {
   bool explainMiss = false;
   std::string dumpDirectory; ///< empty: no dump
   std::string recordFile;    ///< empty: no record
-  std::vector<std::string> tuningPath; ///< extra read-only tuning files
+  std::vector<std::string> tuningPath; ///< read-only tuning files, or folders of them
 
   /// Throws UserError (InvalidSetting) that names the variable, its value and what it takes.
   static Settings fromEnvironment();

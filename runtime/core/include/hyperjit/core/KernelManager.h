@@ -28,7 +28,8 @@ struct KernelManagerOptions {
   ProgramSource *programs = nullptr;    ///< null: ProgramSource::global()
   std::shared_ptr<Compiler> compiler;   ///< null: the plugin
   std::vector<std::shared_ptr<const Backend>> backends; ///< tried before Backend::find
-  /// The tuning table: a schedule for a normalised spec, or auto. Null: always auto. Thread safe.
+  /// Asked instead of the tuning files: a schedule for a normalised spec, or auto. Null: TuningTable::fromSettings. Thread
+  /// safe.
   std::function<Schedule(const KernelSpec &, const Target &)> tuning;
   FileSystem *files = nullptr; ///< of the disk cache; null: the system's. Outlives the manager
 };
@@ -60,6 +61,12 @@ struct KernelRequest {
   Schedule schedule; ///< auto: the tuning table, else the cost model
 };
 
+/// A legal schedule and what the cost model expects of it.
+struct ScheduleCandidate {
+  Schedule schedule; ///< complete
+  double cost = 0;   ///< nanoseconds a token: for an order, not a promise
+};
+
 /// Thread safe. Errors: UserError (UnknownRecipe, ..., MissingKernel with HYPERJIT_JIT=off, CompilerMissing, BackendMissing,
 /// LibraryMissing), InternalError (CompilerBug) with a reproducer. A failed request is tried again by the next call.
 class HYPERJIT_EXPORT KernelManager {
@@ -81,6 +88,10 @@ public:
   KeyFields keyFields(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
   /// Text of a compiler stage: recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|llvm|asm.
   std::string stage(const KernelSpec &spec, const Target &target, std::string_view stage, const Schedule &schedule = {});
+
+  /// At most `limit` legal schedules, best first by the cost model; the first is what auto uses. Needs the compiler, no
+  /// device.
+  std::vector<ScheduleCandidate> schedules(const KernelSpec &spec, const Target &target, size_t limit);
 
   ManagerStatistics statistics() const;
   /// Leaves this process's counters beside the cache, for `hyperjit cache stats`; done at the end of a process too.

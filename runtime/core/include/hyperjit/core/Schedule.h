@@ -29,6 +29,7 @@ struct ScheduleParameter {
   std::string_view meaning;
   int64_t least;
   int64_t most;
+  bool orders = false; ///< it decides the order in which a token's numbers are summed, so their last bits
 };
 
 struct HYPERJIT_EXPORT Schedule {
@@ -43,6 +44,8 @@ struct HYPERJIT_EXPORT Schedule {
   /// Throws UserError (InvalidSchedule).
   static Schedule parse(std::string_view text);
   std::string text() const;
+  /// The text with only the numbers that order a token's sums. Two schedules with the same give a token the same bits.
+  std::string order() const;
   /// Throws UserError (InvalidSchedule) where a known number is out of bounds or above what the target has.
   void check(const Target &target) const;
   /// The names that `check` knows.
