@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+# `hyperjit autotune` as its users call it: JSON, files, candidates that crash, hang or compute nonsense, Ctrl-C, resume.
+# Times are of a machine that others use too, so nothing here depends on how fast a schedule is.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+COMMAND = os.environ["HYPERJIT_TEST_COMMAND"]
+TARGET = "x86-64-v3"
+KERNEL = ["--role", "boundary", "--direction", "forward", "--target", TARGET]
+SMALL = ["dynamic:n=2,d=64", *KERNEL, "--tokens", "256"]
+STATUSES = {"ok", "candidate", "wrong", "compile_error", "launch_error", "timeout", "crash"}
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="hyperjit-tune-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.cache = self.folder / "cache"
+        self.out = self.folder / "out.jsonl"
+
+    def environment(self, **settings):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("HYPERJIT_")}
+        return {**clean, "HYPERJIT_CACHE_DIR": str(self.cache), **settings}
+
+    def run_command(self, *arguments, code=0, **settings):
+        done = subprocess.run([COMMAND, *map(str, arguments)], env=self.environment(**settings), capture_output=True, text=True,
+                              timeout=300, cwd=self.folder)
+        self.assertEqual(done.returncode, code, f"{arguments}: {done.stdout}{done.stderr}")
+        self.assertNotIn("terminate called", done.stderr)
+        return done
+
+    def tune(self, *arguments, code=0, **settings):
+        done = self.run_command("autotune", *arguments, "--out", self.out, "--json", code=code, **settings)
+        answer = json.loads(done.stdout)  # stdout is data and nothing else
+        self.assertEqual(answer["schema"], "hyperjit.autotune/1")
+        return answer
+
+    def lines(self, path=None):
+        return [json.loads(line) for line in (path or self.out).read_text().splitlines()]
+
+    def default(self, spec="dynamic:n=2,d=64"):
+        answer = json.loads(self.run_command("autotune", spec, *KERNEL, "--list", "--json").stdout)
+        kernels = [k for k in answer["kernels"] if ":forward:save:" in k["spec"]]
+        return kernels[0]["spec"], [s["schedule"] for s in kernels[0]["schedules"]]
+
+
+class Searching(Case):
+    def test_json_table_and_plot(self):
+        answer = self.tune(*SMALL, "--budget", 6, "--plot", "search.svg")
+        self.assertTrue(answer["device"])
+        self.assertGreater(answer["seconds"], 0)
+        self.assertGreater(answer["copy_gbps"], 0)
+        self.assertEqual(len(answer["results"]), 2)  # with and without what backward reads
+        for result in answer["results"]:
+            self.assertEqual(result["target"], TARGET)
+            self.assertEqual(result["tokens"], 256)
+            self.assertIn("boundary(dynamic:n=2", result["spec"])
+            for which in ("best", "default"):
+                self.assertEqual(set(result[which]), {"schedule", "us", "share"})
+                self.assertTrue(result[which]["schedule"].startswith("blocks:"))
+                self.assertGreater(result[which]["us"], 0)
+                self.assertGreater(result[which]["share"], 0)
+            self.assertGreater(result["tried"], 0)
+            self.assertEqual(result["rejected"], 0)
+            # Never slower than the default, and different from it only where it beats it.
+            if result["tuned"]:
+                self.assertLess(result["best"]["us"], 0.98 * result["default"]["us"])
+            else:
+                self.assertEqual(result["best"], result["default"])
+        svg = (self.folder / "search.svg").read_text()
+        self.assertTrue(svg.startswith("<svg") and svg.count("<polyline") == 2)
+        decisions = [line for line in self.lines() if line["status"] == "ok"]
+        self.assertEqual(len(decisions), 2)
+        for line in self.lines():
+            self.assertIn(line["status"], STATUSES)
+            self.assertEqual(line["env"]["target"], TARGET)
+        again = self.run_command("autotune", *SMALL, "--out", self.out, "--resume")
+        self.assertRegex(again.stdout, r"(?m)^kernel +tokens +default us +best us +speed-up")
+
+    def test_candidates_that_misbehave_are_survived_and_never_win(self):
+        answer = self.tune(*SMALL, "--exhaustive", "--timeout", 3, "--budget", 200,
+                           HYPERJIT_TUNING_FAULT="crash:tokens=8;hang:ahead=0,chunks=256,columns=3,sums=9,tokens=4;wrong:tokens=32;fail:columns=2")
+        for result in answer["results"]:
+            seen = {}
+            for line in self.lines():
+                if line["key"]["spec"] == result["spec"] and line["status"] != "ok":
+                    seen.setdefault(line["status"], set()).add(line["schedule"])
+            self.assertEqual(set(seen), {"candidate", "crash", "timeout", "wrong", "compile_error"})
+            self.assertTrue(all("tokens=8" in s for s in seen["crash"]))
+            self.assertTrue(all("tokens=32" in s for s in seen["wrong"]))
+            self.assertTrue(all("columns=2" in s for s in seen["compile_error"]))
+            failed = set().union(*(seen[s] for s in ("crash", "timeout", "wrong", "compile_error")))
+            self.assertEqual(result["rejected"], len(failed))
+            self.assertNotIn(result["best"]["schedule"], failed)
+            self.assertEqual(result["tried"], len(failed | seen["candidate"]))
+        wrong = next(line for line in self.lines() if line["status"] == "wrong")
+        self.assertRegex(wrong["message"], r"differs from the default schedule's by \S+ of its largest number")
+        crash = next(line for line in self.lines() if line["status"] == "crash")
+        self.assertIn("died of signal 11", crash["message"])
+
+    def test_a_default_that_fails_is_a_problem_of_that_kernel(self):
+        answer = self.tune(*SMALL, "--budget", 4, code=1, HYPERJIT_TUNING_FAULT="crash:tokens=16")
+        self.assertEqual(len(answer["results"]), 2)
+        for result in answer["results"]:
+            self.assertIn("the default schedule crash: the worker died of signal", result["error"])
+
+    def test_resume(self):
+        self.tune(*SMALL, "--exhaustive", "--budget", 200)
+        whole = self.out.read_text()
+        again = self.tune(*SMALL, "--exhaustive", "--resume")
+        self.assertEqual(self.out.read_text(), whole)
+        self.assertTrue(all(result["resumed"] for result in again["results"]))
+        # Without the decisions it goes on from what was measured.
+        tried = [line for line in self.lines() if line["status"] != "ok"]
+        self.out.write_text("".join(json.dumps(line) + "\n" for line in tried) + '{"v":1,"key":{"sp')  # and a torn line
+        again = self.tune(*SMALL, "--exhaustive", "--resume", "--budget", 100)
+        self.assertTrue(all(result["resumed"] for result in again["results"]))
+        added = [json.loads(line) for line in self.out.read_text().splitlines()[len(tried) + 1:]]
+        self.assertEqual([line["status"] for line in added], ["candidate", "ok"] * 2)  # the default, then the decision
+
+    def test_interrupt_leaves_whole_lines_and_resume_ends_it(self):
+        process = subprocess.Popen([COMMAND, "autotune", *SMALL, "--exhaustive", "--budget", "300", "--out", str(self.out), "--json"],
+                                   env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder)
+        deadline = time.time() + 60
+        while time.time() < deadline and not (self.out.exists() and self.out.read_text().count("\n") >= 3):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=20)
+        self.assertEqual(process.returncode, 1, stderr)
+        self.assertEqual(json.loads(stdout)["schema"], "hyperjit.autotune/1")
+        before = self.lines()
+        self.assertGreaterEqual(len(before), 3)
+        answer = self.tune(*SMALL, "--exhaustive", "--resume", "--budget", 200)
+        self.assertEqual(len(answer["results"]), 2)
+        self.assertEqual(self.lines()[:len(before)], before)
+        keys = [(line["key"]["spec"], line["schedule"]) for line in self.lines() if line["status"] == "candidate"]
+        self.assertLessEqual(len(keys) - len(set(keys)), 1)  # the default alone is measured again
+
+
+class Results(Case):
+    def record(self, spec, schedule, base, **changes):
+        self.tune("static:n=2,d=32", *KERNEL, "--tokens", "128", "--budget", 2)
+        line = next(l for l in self.lines() if l["status"] == "ok")
+        answer = self.tune(spec, *KERNEL, "--tokens", "128", "--budget", 2)
+        own = [l for l in self.lines() if l["status"] == "ok" and l["key"]["spec"] == answer["results"][0]["spec"]][-1]
+        line = {**own, "schedule": schedule, "base": base, "us": 50.0, "base_us": 100.0}
+        for path, value in changes.items():
+            line["env"] = {**line["env"], path: value}
+        return line
+
+    def shown(self, **settings):
+        done = self.run_command("show", self.kernel, "--target", TARGET, "--json", **settings)
+        return json.loads(done.stdout)["kernels"][0]["schedule"], done.stderr
+
+    def test_a_run_takes_what_a_file_names(self):
+        self.kernel, schedules = self.default("static:n=2,d=48")
+        other = next(s for s in schedules if "tokens=8" in s)
+        line = self.record("static:n=2,d=48", other, schedules[0])
+        self.assertEqual(line["key"]["spec"], self.kernel)
+        folder = self.folder / "tuning"
+        folder.mkdir()
+        (folder / "a.jsonl").write_text(json.dumps(line) + "\n")
+        self.assertEqual(self.shown(), (schedules[0], ""))
+        for place in (folder, folder / "a.jsonl"):
+            self.assertEqual(self.shown(HYPERJIT_TUNING_PATH=str(place)), (other, ""))
+        # Beside the cache it is found by itself, and beside a read-only layer too.
+        shutil.copytree(folder, self.cache / "tuning", dirs_exist_ok=True)
+        self.assertEqual(self.shown(), (other, ""))
+        shutil.move(self.cache, self.folder / "layer")
+        self.assertEqual(self.shown(HYPERJIT_CACHE_PATH=str(self.folder / "layer")), (other, ""))
+        # Broken lines, other compilers and illegal schedules are said once and change nothing.
+        (folder / "a.jsonl").write_text("nonsense\n" + json.dumps({**line, "env": {**line["env"], "compiler": "other"}}) + "\n")
+        schedule, said = self.shown(HYPERJIT_TUNING_PATH=str(folder))
+        self.assertEqual(schedule, schedules[0])
+        self.assertIn("1 of its lines are no results and are skipped (line 1: it is no JSON object); 1 of its results are of "
+                      "another compiler and are ignored", said)
+        self.assertEqual(said.count("warning"), 1)
+        (folder / "a.jsonl").write_text(json.dumps({**line, "schedule": "blocks:tokens=5"}) + "\n")
+        schedule, said = self.shown(HYPERJIT_TUNING_PATH=str(folder))
+        self.assertEqual(schedule, schedules[0])
+        self.assertIn("tokens is 5; legal are 4 to 64, powers of two", said)
+        schedule, said = self.shown(HYPERJIT_TUNING_PATH=str(self.folder / "absent.jsonl"))
+        self.assertEqual(schedule, schedules[0])
+        self.assertIn("cannot be read; it is ignored", said)
+
+    def test_merge_and_prune(self):
+        kernel, schedules = self.default("static:n=2,d=48")
+        line = self.record("static:n=2,d=48", schedules[1], schedules[0])
+        a, b, merged = (self.folder / name for name in ("a.jsonl", "b.jsonl", "merged.jsonl"))
+        foreign = {**line, "env": {**line["env"], "compiler": "other"}}
+        newer = {**line, "schedule": "auto"}
+        a.write_text(json.dumps(line) + "\n" + json.dumps(foreign) + "\n")
+        b.write_text(json.dumps({**line, "status": "candidate"}) + "\n" + json.dumps(newer) + "\n")
+        self.run_command("autotune", "merge", a, b, "--out", merged)
+        self.assertEqual(self.lines(merged), [newer, foreign])
+        self.run_command("autotune", "prune", merged)
+        self.assertEqual(self.lines(merged), [newer])
+        b.write_text("broken\n")
+        done = self.run_command("autotune", "merge", a, b, "--out", merged, code=1)
+        self.assertIn("b.jsonl, line 1: it is no JSON object; it is dropped", done.stderr)
+        self.assertEqual(self.lines(merged), [line, foreign])
+
+    def test_check_flags_what_no_longer_wins(self):
+        kernel, schedules = self.default("static:n=2,d=48")
+        line = self.record("static:n=2,d=48", schedules[0], schedules[0])  # the default cannot beat itself
+        path = self.folder / "check.jsonl"
+        others = [{**line, "schedule": "auto", "key": {**line["key"], "spec": line["key"]["spec"].replace("d=48", "d=56")}},
+                  {**line, "env": {**line["env"], "compiler": "other"}}]
+        path.write_text("".join(json.dumps(each) + "\n" for each in [line, *others]))
+        done = self.run_command("autotune", "--check", path, "--json", code=1)
+        answer = json.loads(done.stdout)
+        self.assertEqual([(c["wins"], c["verdict"]) for c in answer["checked"]], [(False, "no longer wins")])
+        self.assertEqual([s["why"] for s in answer["skipped"]], ["the default stays", "of another compiler"])
+        path.write_text("".join(json.dumps(each) + "\n" for each in others))
+        self.run_command("autotune", "--check", path)
+
+
+class Usage(Case):
+    def test_list_and_dry_run_need_no_machine(self):
+        for target in ("sm_90a/h100", "x86-64-v4"):
+            answer = json.loads(self.run_command("autotune", "static:n=4,d=64", "--target", target, "--list", "--json").stdout)
+            self.assertEqual(len(answer["kernels"]), 8)
+            for kernel in answer["kernels"]:
+                self.assertEqual(kernel["count"], len(kernel["schedules"]))
+            text = self.run_command("autotune", "static:n=4,d=64", "--target", target, "--dry-run").stdout
+            self.assertEqual(text.count(" legal schedules\n"), 8)
+        self.assertFalse((self.cache / "tuning").exists())
+
+    def test_mistakes(self):
+        for code, message, arguments in [
+            (2, "one kernel serves both (small is up to 64 tokens, large is above)", ["static", "--tokens", "128,4096"]),
+            (2, "no kernel to tune", []),
+            (2, "Value 0 not in range", ["static", "--budget", "0"]),
+            (2, "recipe", ["statik:n=4"]),
+            (2, "autotune merge A.jsonl B.jsonl --out FILE.jsonl", ["merge", "a.jsonl"]),
+            (2, "--from-record and --specs both name the file", ["--from-record", "a", "--specs", "b"]),
+            (1, "tuning file 'absent.jsonl' cannot be read", ["--check", "absent.jsonl"]),
+            (3, "--out /proc/none/a.jsonl", ["static", "--out", "/proc/none/a.jsonl"]),
+            (3, "nothing can be measured", ["static", "--target", "sm_80", "--out", "a.jsonl"]),
+        ]:
+            with self.subTest(message):
+                self.assertIn(message, self.run_command("autotune", *arguments, code=code).stderr)
+
+    def test_both_buckets_keep_one_order(self):
+        answer = self.tune("static:n=2,d=32", "--role", "after", "--direction", "forward", "--tokens", "16,512", "--budget", 6,
+                           "--target", TARGET)
+        orders = {}
+        for result in answer["results"]:
+            numbers = dict(pair.split("=") for pair in result["best"]["schedule"].split(":")[1].split(","))
+            orders[result["tokens"]] = (numbers["tokens"], numbers["vector"])
+        self.assertEqual(set(orders), {16, 512})
+        # What small was measured with is either the large one's order or the default, which then is not used.
+        small = next(r for r in answer["results"] if r["tokens"] == 16)
+        if small["tuned"]:
+            self.assertEqual(orders[16], orders[512])
+
+
+if __name__ == "__main__":
+    unittest.main()
