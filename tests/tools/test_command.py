@@ -71,8 +71,7 @@ class Usage(Case):
         for command in commands:
             self.assertIn(command, self.good("--help"))
             text = self.good(command, "--help")
-            self.assertEqual(len(re.findall(r"^  hyperjit " + command, text.split("Examples:")[1], re.M)),
-                             0 if command == "autotune" else 2, text)
+            self.assertEqual(len(re.findall(r"^  hyperjit " + command, text.split("Examples:")[1], re.M)), 2, text)
 
     def test_unknown_words_name_the_nearest(self):
         for message, arguments in [
@@ -116,10 +115,6 @@ class Usage(Case):
         self.fails(2, "--specs absent.txt: the file cannot be read", "precompile", "--specs", "absent.txt")
         self.fails(2, "--load absent.so: ", "recipes", "--load", "absent.so")
         self.fails(2, "no entry's key starts with 'zz'", "cache", "show", "zz")
-
-    def test_autotune_says_that_it_is_not_there(self):
-        done = self.fails(3, "autotune is NOT THERE YET", "autotune", "static", "--tokens", "64", "--budget", "10", "--json")
-        self.assertEqual(done.stdout, "")
 
 
 class Recipes(Case):

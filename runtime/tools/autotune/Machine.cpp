@@ -18,6 +18,7 @@
 #include <cstring>
 #include <fstream>
 #include <sched.h>
+#include <sys/mman.h>
 #include <thread>
 #include <vector>
 
@@ -104,9 +105,14 @@ public:
   int threads() const override { return pool.size; }
 
   void *allocate(size_t bytes) override {
-    void *pointer = std::aligned_alloc(4096, (std::max<size_t>(bytes, 1) + 4095) / 4096 * 4096);
+    // Large tensors lie in huge pages under LibTorch too (runtime/torch/Launch.cpp).
+    constexpr size_t huge = size_t(2) << 20;
+    size_t unit = bytes >= 2 * huge ? huge : 4096, size = (std::max<size_t>(bytes, 1) + unit - 1) / unit * unit;
+    void *pointer = std::aligned_alloc(unit, size);
     if (!pointer)
       throw UserError(ErrorId::DeviceFailure, fmt::format("no memory for {} bytes", bytes));
+    if (unit == huge)
+      ::madvise(pointer, size, MADV_HUGEPAGE);
     std::memset(pointer, 0xff, bytes); // mapped now, not while a kernel is timed
     memory.push_back(pointer);
     return pointer;
