@@ -185,42 +185,51 @@ static bool readFile(const fs::path &path, std::vector<std::byte> &bytes) {
   return bool(file) && file.gcount() == std::streamsize(size);
 }
 
-CacheManifest CacheManifest::of(const std::string &root, std::vector<std::string> *skipped) {
-  CacheManifest manifest;
+std::optional<ManifestEntry> CacheManifest::describe(const std::string &file, std::span<const std::byte> bytes) {
+  if (!isEntryPath(file))
+    return std::nullopt;
+  CacheKey key = *CacheKey::fromHex(std::string_view(file).substr(6, 64));
+  DecodedEntry decoded = decodeEntry(bytes, &key);
+  if (!decoded.artifact)
+    return std::nullopt;
+  const ArtifactMeta &meta = decoded.artifact->meta;
+  auto field = [&](std::string_view name) {
+    auto it = std::find_if(meta.keyFields.begin(), meta.keyFields.end(), [&](const auto &f) { return f.first == name; });
+    return it == meta.keyFields.end() ? std::string() : it->second;
+  };
+  return ManifestEntry{file,      sha256Text(bytes),  int64_t(bytes.size()),    meta.target, field("toolchain"),
+                       meta.spec, field("schedule"), field("compiler digest"), key.hex()};
+}
+
+static ManifestHead headOf(const std::vector<ManifestEntry> &entries) {
   std::set<std::string> toolchains, targets;
-  for (const CacheEntryFile &file : KernelCache::list(root)) {
-    std::vector<std::byte> bytes;
-    DecodedEntry decoded;
-    if (readFile(file.path, bytes))
-      decoded = decodeEntry(bytes, &file.key);
-    ManifestEntry entry;
-    entry.file = file.path.substr(root.size() + 1);
-    if (!decoded.artifact || !isEntryPath(entry.file)) {
-      if (skipped)
-        skipped->push_back(fmt::format("{}: {}", file.path, decoded.reason.empty() ? "cannot be read" : decoded.reason));
-      continue;
-    }
-    const ArtifactMeta &meta = decoded.artifact->meta;
-    auto field = [&](std::string_view name) {
-      auto it = std::find_if(meta.keyFields.begin(), meta.keyFields.end(), [&](const auto &f) { return f.first == name; });
-      return it == meta.keyFields.end() ? std::string() : it->second;
-    };
-    entry.sha256 = sha256Text(bytes);
-    entry.size = int64_t(bytes.size());
-    entry.target = meta.target;
-    entry.toolchain = field("toolchain");
-    entry.spec = meta.spec;
-    entry.schedule = field("schedule");
-    entry.compilerDigest = field("compiler digest");
-    entry.key = file.key.hex();
+  for (const ManifestEntry &entry : entries) {
     targets.insert(entry.target);
     if (!entry.toolchain.empty())
       toolchains.insert(entry.toolchain);
-    manifest.entries.push_back(std::move(entry));
+  }
+  return {{toolchains.begin(), toolchains.end()}, {targets.begin(), targets.end()}};
+}
+
+bool CacheManifest::headFits() const {
+  ManifestHead wanted = headOf(entries);
+  return head.toolchains == wanted.toolchains && head.targets == wanted.targets;
+}
+
+CacheManifest CacheManifest::of(const std::string &root, std::vector<std::string> *skipped) {
+  CacheManifest manifest;
+  for (const CacheEntryFile &file : KernelCache::list(root)) {
+    std::vector<std::byte> bytes;
+    std::optional<ManifestEntry> entry;
+    if (readFile(file.path, bytes))
+      entry = describe(file.path.substr(root.size() + 1), bytes);
+    if (entry)
+      manifest.entries.push_back(std::move(*entry));
+    else if (skipped)
+      skipped->push_back(fmt::format("{}: it is damaged or cannot be read", file.path));
   }
   std::sort(manifest.entries.begin(), manifest.entries.end(), [](const auto &a, const auto &b) { return a.file < b.file; });
-  manifest.head.toolchains.assign(toolchains.begin(), toolchains.end());
-  manifest.head.targets.assign(targets.begin(), targets.end());
+  manifest.head = headOf(manifest.entries);
   return manifest;
 }
 
@@ -242,7 +251,11 @@ std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &r
       differences.push_back({file, fmt::format("has {} bytes, the manifest says {}", bytes.size(), entry->size)});
     else if (sha256Text(bytes) != entry->sha256)
       differences.push_back({file, "has another SHA-256 than the manifest says"});
+    else if (describe(file, bytes) != *entry)
+      differences.push_back({file, "is described otherwise in the manifest"});
   }
+  if (!headFits())
+    differences.push_back({"manifest.json", "names other toolchains or targets than its entries"});
   // What somebody added. The root itself may hold other things of its owner; v1 is ours alone.
   std::error_code error;
   fs::recursive_directory_iterator it(root + "/v1", error), end;

@@ -212,13 +212,15 @@ int pack(const Options &options) {
   for (const std::string &file : skipped)
     fmt::print(stderr, "hyperjit: left out: {}\n", file);
   if (!options.target.empty()) {
-    std::set<std::string> wanted, toolchains;
+    std::set<std::string> wanted, toolchains, targets;
     for (const Target &target : targetsOf(options.target))
       wanted.insert(target.text());
     std::erase_if(manifest.entries, [&](const ManifestEntry &entry) { return !wanted.count(entry.target); });
-    std::erase_if(manifest.head.targets, [&](const std::string &target) { return !wanted.count(target); });
-    for (const ManifestEntry &entry : manifest.entries)
+    for (const ManifestEntry &entry : manifest.entries) {
       toolchains.insert(entry.toolchain);
+      targets.insert(entry.target);
+    }
+    std::erase_if(manifest.head.targets, [&](const std::string &target) { return !targets.count(target); });
     std::erase_if(manifest.head.toolchains, [&](const std::string &toolchain) { return !toolchains.count(toolchain); });
   }
   if (manifest.entries.empty())

@@ -71,7 +71,7 @@ Check cache() {
     std::filesystem::path folder = layer.root;
     while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
       folder = folder.parent_path();
-    bool writable = ::access(folder.c_str(), W_OK) == 0;
+    bool writable = takesFiles(folder);
     bool open = anybodyWrites(layer.root) || anybodyWrites(layer.root + "/v1"), foreign = belongsToOthers(layer.root + "/v1");
     check.ok = writable && (settings.trust != CacheTrust::Owner || (!open && !foreign));
     check.found = layer.root;

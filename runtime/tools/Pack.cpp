@@ -181,14 +181,15 @@ CacheManifest readPack(const std::string &path,
       bad(path, named ? fmt::format("'{}' is not in its manifest, or twice in the file", name) : "its manifest does not come first");
     if (sha256Text(bytes) != it->second->sha256)
       bad(path, fmt::format("'{}' has another SHA-256 than the manifest says", name));
-    CacheKey key = *CacheKey::fromHex(it->second->key);
-    if (DecodedEntry decoded = decodeEntry(bytes, &key); decoded.fault != EntryFault::None)
-      bad(path, fmt::format("'{}': {}", name, decoded.reason));
+    if (CacheManifest::describe(name, bytes) != *it->second)
+      bad(path, fmt::format("'{}' is no whole kernel, or the manifest describes another", name));
     missing.erase(it);
   };
   walk(path, check);
   if (!named)
     bad(path, "it has no manifest");
+  if (!manifest.headFits())
+    bad(path, "its manifest names other toolchains or targets than its kernels have");
   if (!missing.empty())
     bad(path, fmt::format("'{}' is in its manifest and not in the file", missing.begin()->first));
   if (!entry)

@@ -1,13 +1,16 @@
-// hyperjit::prepare: everything is compiled and loaded before the first step.
+// hyperjit::prepare: everything is compiled and loaded before the first step. And the kernels of a saved module.
 // SPDX-License-Identifier: Apache-2.0
-#include "../unit/core/Support.h"
+#include "Harness.h"
 
 #include <hyperjit/core/KernelManager.h>
 #include <hyperjit/core/SpecList.h>
-#include <hyperjit/torch/Prepare.h>
+#include <hyperjit/torch/torch.h>
+
+#include <torch/torch.h>
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
 
 using namespace hyperjit;
 using namespace hyperjit::test;
@@ -47,6 +50,43 @@ TEST(Prepare, SaysWhatMakesNoSense) {
   Caught device = caught([] { prepare({"static:n=2,d=8"}, {at::Device(at::kMeta)}); });
   EXPECT_EQ(device.id, "invalid-operand");
   EXPECT_NE(device.text.find("not for meta"), std::string::npos) << device.text;
+}
+
+struct TwoLayersImpl : torch::nn::Module {
+  TwoLayersImpl() {
+    namespace hnn = hyperjit::nn;
+    for (int i = 0; i < 3; ++i)
+      register_module("manifold" + std::to_string(i),
+                      hnn::ManifoldHyperConnection(hnn::ManifoldHyperConnectionOptions(16).streams(2).layerIndex(i)));
+    register_module("between", torch::nn::Linear(4, 4));
+    register_module("dynamic", hnn::HyperConnection(hnn::HyperConnectionOptions(16).streams(2)));
+  }
+};
+TORCH_MODULE(TwoLayers);
+
+TEST(Model, ASavedModuleNamesItsKernels) {
+  TemporaryFolder folder;
+  torch::save(TwoLayers(), folder / "model.pt");
+  Ran ran = hyperjitCommand("precompile --model " + (folder / "model.pt") + " --target x86-64-v3 --json --out " + (folder / "out"),
+                            "HOME=" + folder.path);
+  ASSERT_EQ(ran.code, 0) << ran.error;
+  nlohmann::json answer = ran.json();
+  std::set<std::string> specs, boundaries;
+  for (const auto &entry : answer["entries"]) {
+    std::string spec = entry["spec"];
+    EXPECT_TRUE(specs.insert(spec).second) << "each distinct kernel once: " << spec;
+    if (spec.starts_with("boundary("))
+      boundaries.insert(spec.substr(9, spec.find("):") - 9));
+  }
+  std::string manifold = "manifold:n=2,m=1,d=16,dtype=fp32", dynamic = "dynamic:n=2,m=1,d=16,dtype=fp32";
+  EXPECT_EQ(boundaries, (std::set<std::string>{manifold + "|" + manifold, manifold + "|" + dynamic, dynamic + "|" + dynamic}));
+  // A file that is no module, and a module without a layer of ours.
+  writeFile(folder / "text", "no module");
+  EXPECT_EQ(hyperjitCommand("precompile --model " + (folder / "text"), "HOME=" + folder.path).code, 1);
+  torch::save(torch::nn::Linear(2, 2), folder / "plain.pt");
+  ran = hyperjitCommand("precompile --model " + (folder / "plain.pt"), "HOME=" + folder.path);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.error.find("holds no hyperjit layer"), std::string::npos) << ran.error;
 }
 
 } // namespace

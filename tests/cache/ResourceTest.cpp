@@ -215,7 +215,7 @@ TEST_F(Promise, P20_LitterIsCollected) {
 }
 
 // 10^4 entries in CI; HYPERJIT_TEST_ENTRIES=100000 for the figure in bench/README.md.
-// Inverted: CacheRoot::load listed its shard before it opened the file.
+// Inverted: CacheRoot::load listed the root (list()) before it opened the file.
 TEST_F(Promise, P21_AWarmLoadIsFastWhateverTheSize) {
   const char *wanted = std::getenv("HYPERJIT_TEST_ENTRIES");
   int entries = wanted ? std::atoi(wanted) : 10000;

@@ -227,7 +227,7 @@ TEST_F(Promise, P27_AStrangerFillsASharedDirectory) {
   HYPERJIT_NEEDS("root");
   fs::permissions(folder.path, fs::perms(0777));
   ASSERT_EQ(run("umask 0; mkdir " + root + " && setpriv --reuid=1234 --regid=1234 --clear-groups " + stressProgram() +
-                " once " + root + " --keys 3 >/dev/null; chmod -R o+rX " + root)
+                " once " + root + " --keys 3 >/dev/null; chmod -R o+rX-w " + root)
                 .code,
             0);
   std::string user = "setpriv --reuid=65534 --regid=65534 --clear-groups ";

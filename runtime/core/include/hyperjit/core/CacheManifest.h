@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -48,10 +49,15 @@ struct HYPERJIT_EXPORT CacheManifest {
   /// Reads every entry below the root. Entries that are not whole are left out and named in `skipped`.
   static CacheManifest of(const std::string &root, std::vector<std::string> *skipped = nullptr);
 
+  /// What a manifest says of an entry's bytes; empty if they are not the entry of that file's key.
+  static std::optional<ManifestEntry> describe(const std::string &file, std::span<const std::byte> bytes);
+  /// Toolchains and targets are those of the entries.
+  bool headFits() const;
+
   struct Difference {
     std::string file, why;
   };
-  /// Compares the root with this manifest: files missing, changed, resized, or that it does not name. Locks, counters and
+  /// Compares the root with this manifest: files missing, changed, resized, described otherwise, or that it does not name. Locks, counters and
   /// what is being written are no part of a cache.
   std::vector<Difference> check(const std::string &root) const;
 };
