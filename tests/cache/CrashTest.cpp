@@ -22,7 +22,7 @@ namespace {
 
 double secondsSince(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-// Inverted: publish wrote to the final name, as in P02; and linkInto replaced by a write without checksum in P01.
+// Inverted: publish wrote to the final name, as in P02.
 TEST_F(Promise, P03_KilledAtAnyCallTheCacheStaysUsable) {
   HYPERJIT_NEEDS("strace");
   int killed = 0;
@@ -41,7 +41,10 @@ TEST_F(Promise, P03_KilledAtAnyCallTheCacheStaysUsable) {
         paths += " -P " + shard;
       }
       paths += " -P " + root + "/v1 -P " + root + "/v1/locks";
-      Ran ran = stress("once " + root + " --keys 3", "strace -f -qq -o /dev/null" + paths + " -e inject=" + call +
+      // The loader opens files too: only calls that pass one of the folders count there. The others are the cache's alone, and
+      // pass descriptors of files.
+      bool loader = !std::strcmp(call, "openat") || !std::strcmp(call, "newfstatat");
+      Ran ran = stress("once " + root + " --keys 3", "strace -f -qq -o /dev/null" + (loader ? paths : std::string()) + " -e inject=" + call +
                                                          ":signal=KILL:when=" + std::to_string(when));
       killed += ran.code != 0;
       Ran after = stress("once " + root + " --keys 3 --lock-timeout 5");
@@ -50,7 +53,7 @@ TEST_F(Promise, P03_KilledAtAnyCallTheCacheStaysUsable) {
       EXPECT_LT(after.seconds, 4) << "a lock of a dead process was waited for";
       EXPECT_EQ(after.json()["bad"], 0);
     }
-  EXPECT_GT(killed, 15) << "the kills did not happen";
+  EXPECT_GT(killed, 30) << "the kills did not happen";
 }
 
 TEST_F(Promise, P03_RandomKills) {

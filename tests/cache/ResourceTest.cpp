@@ -65,6 +65,7 @@ TEST_F(Promise, P17_AFullDiskIsOneWarningAndNoLitter) {
   EXPECT_EQ(failures, 2);
 }
 
+// Inverted: the rest after a short write in CacheRoot::writeWhole.
 TEST_F(Promise, P17_ShortWritesAreContinued) {
   FaultyFiles files;
   files.shortBy = 7;
@@ -287,7 +288,7 @@ TEST_F(Promise, P22_ProcessesWithOtherClocks) {
   EXPECT_EQ(after.json()["bad"], 0);
 }
 
-// Inverted: `Settings::cache == rw` needed for find in KernelCache.
+// Inverted: KernelCache::find asked whether the root can be written.
 TEST_F(Promise, P23_AReadOnlyDirectoryIsRead) {
   HYPERJIT_NEEDS("otheruser");
   settings.trust = CacheTrust::Path; // files for others too
@@ -319,6 +320,7 @@ TEST_F(Promise, P23_AReadOnlyMount) {
   EXPECT_NE(ran.error.find("Read-only file system"), std::string::npos) << ran.error;
 }
 
+// Inverted: `home[0] == '/'` in Environment.cpp.
 TEST_F(Promise, P24_NoHomeIsNoProblem) {
   // cache-stress with "-" takes what the environment says.
   struct {
@@ -345,7 +347,7 @@ TEST_F(Promise, P24_NoHomeIsNoProblem) {
   EXPECT_NE(ran.error.find("/nonexistent/.cache/hyperjit"), std::string::npos) << ran.error;
 }
 
-// No process needs what another has: divergent caches, nobody waits. Inverted: the lock waited on without a limit, as in P10.
+// No process needs what another has: divergent caches, nobody waits. Inverted: whoever compiled waited until all were there.
 TEST_F(Promise, P34_NoRankDependence) {
   std::vector<pid_t> ranks;
   for (int rank = 0; rank < 4; ++rank) {

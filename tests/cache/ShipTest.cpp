@@ -138,7 +138,7 @@ TEST_F(Ship, P05_RegenerateFindsNoDifference) {
   EXPECT_NE(ran.error.find("its key is incomplete"), std::string::npos) << ran.error;
 }
 
-// Inverted: `is not in the manifest`, `is missing` and the SHA-256 in CacheManifest::check, one after the other.
+// Inverted: `is not in the manifest`, `is missing`, and sizes, SHA-256 and description together, in CacheManifest::check.
 TEST_F(Ship, P29_AnyChangeOfAShippedCacheIsFound) {
   auto trial = [&](const std::string &what, const std::function<std::string(const std::string &root)> &change) {
     SCOPED_TRACE(what);
@@ -164,6 +164,15 @@ TEST_F(Ship, P29_AnyChangeOfAShippedCacheIsFound) {
   };
   for (size_t at : {size_t(0), size_t(9), size_t(40), size_t(90), size_t(700), size_t(-1)})
     trial("flip" + std::to_string(at % 1000), [&](const std::string &root) { return changed(files(root)[1], at); });
+  trial("rewritten", [&](const std::string &root) {
+    // Whole, with the right key, size and checksum, and other code.
+    std::string path = files(root)[1];
+    DecodedEntry decoded = KernelCache::inspect(path);
+    decoded.artifact->payload[decoded.artifact->payload.size() / 2] ^= std::byte(1);
+    std::vector<std::byte> bytes = encodeEntry(*decoded.key, *decoded.artifact);
+    writeFile(path, std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size()));
+    return fs::path(path).filename().string();
+  });
   trial("removed", [&](const std::string &root) {
     std::string path = files(root)[2];
     fs::remove(path);
@@ -268,6 +277,7 @@ TEST_F(Ship, P21_AWarmProcessMapsNoLlvm) {
 }
 
 // What a run asks for is what precompile made, key by key. On a GPU the same test is run with its targets.
+// Inverted: something of HYPERJIT_RECORD in the flags of the key.
 TEST_F(Ship, P31_PrecompileMakesTheKeysOfARun) {
   // A run with everything allowed, which notes what it used...
   std::string record = folder / "record", mine = folder / "mine", made = folder / "made";
@@ -436,7 +446,7 @@ TEST_F(Ship, Precompile_CanBeInterrupted) {
   EXPECT_EQ(command("cache verify --manifest " + out).code, 0);
 }
 
-// Inverted: NotPrepared in runtime/torch/Launch.cpp. The conformance tests of a GPU machine capture prepared kernels.
+// Needs a GPU: a launch of what is not in memory under capture is NotPrepared, and the capture can be ended.
 TEST(Graphs, P36_NoCacheWorkInsideCapture) {
   if (!fs::exists("/dev/nvidiactl"))
     GTEST_SKIP() << "this machine cannot: capture a graph (no NVIDIA GPU)";

@@ -18,7 +18,7 @@ using namespace hyperjit::test;
 
 namespace {
 
-// Inverted: `makePath(root)` in KernelCache's constructor.
+// Inverted: KernelCache's constructor made its root.
 TEST_F(Promise, P25_NothingIsCreatedByLoadingTheLibrary) {
   HYPERJIT_NEEDS("strace");
   std::string calls = folder / "calls";
@@ -221,15 +221,17 @@ TEST_F(Promise, P27_EntriesOfOthersAreNotTaken) {
   EXPECT_TRUE(finds(0));
 }
 
-// An ordinary user and a stranger who fills a directory for them. Inverted: as above.
+// An ordinary user and a stranger who fills a directory for them. Inverted: the user in CacheRoot::trusts.
 TEST_F(Promise, P27_AStrangerFillsASharedDirectory) {
   HYPERJIT_NEEDS("otheruser");
   HYPERJIT_NEEDS("root");
   fs::permissions(folder.path, fs::perms(0777));
-  ASSERT_EQ(run("umask 0; mkdir " + root + " && setpriv --reuid=1234 --regid=1234 --clear-groups " + stressProgram() +
-                " once " + root + " --keys 3 >/dev/null; chmod -R o+rX-w " + root)
+  // As /tmp is: anybody may put a v1 there, and nobody replaces it.
+  ASSERT_EQ(run("umask 0; mkdir -m 1777 " + root + " && setpriv --reuid=1234 --regid=1234 --clear-groups " + stressProgram() +
+                " once " + root + " --keys 3 >/dev/null; chmod -R o+rX " + root)
                 .code,
             0);
+  ASSERT_EQ(KernelCache::list(root).size(), 3u);
   std::string user = "setpriv --reuid=65534 --regid=65534 --clear-groups ";
   Ran ran = stress("once " + root + " --keys 3", user);
   expectClean(ran);
