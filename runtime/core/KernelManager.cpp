@@ -106,7 +106,8 @@ struct KernelManager::State {
                    const CacheKey &key);
   ResolvedArtifact find(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
                         bool compileAnyway = false, bool tuned = true);
-  std::optional<Artifact> findShipped(const Target &target, KeyFields &fields, CacheKey &key);
+  Schedule tunedFor(const Resolved &kernel, const Target &target) const;
+  std::optional<Artifact> findShipped(const Resolved &kernel, bool byRule, const Target &target, KeyFields &fields, CacheKey &key);
   std::string searched() const;
   void record(const std::string &spec);
   KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
@@ -199,12 +200,15 @@ Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &tar
     result.before = programs().site(*spec.before);
   result.schedule = schedule;
   if (schedule.isAuto() && tuned)
-    result.schedule = options.tuning
-                          ? options.tuning(spec, target)
-                          : tuning.find(spec, result.after ? result.after->digest : "", result.before ? result.before->digest : "",
-                                        target);
+    result.schedule = tunedFor(result, target);
   result.tuned = schedule.isAuto() && !result.schedule.isAuto();
   return result;
+}
+
+Schedule KernelManager::State::tunedFor(const Resolved &kernel, const Target &target) const {
+  if (options.tuning)
+    return options.tuning(kernel.spec, target);
+  return tuning.find(kernel.spec, kernel.after ? kernel.after->digest : "", kernel.before ? kernel.before->digest : "", target);
 }
 
 std::string KernelManager::State::request(const Resolved &kernel, const Target &target, std::string_view stage,
@@ -328,7 +332,7 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
   if (!compileAnyway) {
     std::optional<Artifact> found = cache.find(result.key);
     if (!found)
-      found = findShipped(target, result.fields, result.key);
+      found = findShipped(kernel, schedule.isAuto() && tuned, target, result.fields, result.key);
     if (found) {
       ++diskHits;
       if (options.settings.verify == CacheVerify::Regenerate && options.settings.jit && !noToolchain &&
@@ -389,7 +393,9 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
 
 /// Layers with a manifest are looked up under their own toolchain: another patch release, or none, would miss all of them.
 /// And under the plainer targets that this one runs: a pack is made for x86-64-v3 or sm_90a, not for every product.
-std::optional<Artifact> KernelManager::State::findShipped(const Target &target, KeyFields &fields, CacheKey &key) {
+/// Where the schedule is the rules' (`byRule`), it is what a table says for that target, as it was when the pack was made.
+std::optional<Artifact> KernelManager::State::findShipped(const Resolved &kernel, bool byRule, const Target &target,
+                                                          KeyFields &fields, CacheKey &key) {
   const ManifestHead &shipped = cache.shipped();
   if (shipped.targets.empty() && shipped.toolchains.empty())
     return std::nullopt;
@@ -406,9 +412,12 @@ std::optional<Artifact> KernelManager::State::findShipped(const Target &target, 
   for (const std::string &name : targets) {
     if (name != fields.target && std::find(shipped.targets.begin(), shipped.targets.end(), name) == shipped.targets.end())
       continue;
+    std::string schedule =
+        byRule && name != fields.target ? tunedFor(kernel, Target::parse(name)).text() : fields.schedule;
     for (const std::string &toolchain : toolchains) {
       KeyFields theirs = fields;
       theirs.target = name;
+      theirs.schedule = schedule;
       theirs.toolchain = toolchain;
       CacheKey candidate = CacheKey::of(theirs);
       if (toolchain.empty() || !tried.insert(candidate).second)

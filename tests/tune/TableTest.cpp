@@ -1,6 +1,7 @@
 // Files of tuning results: lines, merging, what is ignored and how it is said, and which schedule a kernel gets.
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/CacheKey.h"
+#include "hyperjit/core/CacheManifest.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
 #include "hyperjit/core/KernelManager.h"
@@ -96,7 +97,7 @@ TEST_F(Tuning, BrokenLinesAreNamedAndSkipped) {
   TuningFile file = readTuningFile(write("a.jsonl", text));
   EXPECT_EQ(file.records.size(), 2u);
   std::vector<std::string> expected = {"line 2: it is no JSON object", "line 4: 'v' is not 1: another version wrote it",
-                                       "line 5: unknown status 'okay'; did you mean 'ok'?", "line 6: schedule '", "line 7: 'beyond(",
+                                       "line 5: unknown status 'okay'. There are: ok,", "line 6: schedule '", "line 7: 'beyond(",
                                        "line 8: 'us' is not a number", "line 9: 'tokens' is -1", "line 10: it has 100000 bytes",
                                        "line 11: it is no JSON object", "line 12: it is no JSON object", "line 14: it is no JSON object"};
   ASSERT_EQ(file.problems.size(), expected.size());
@@ -197,6 +198,26 @@ TEST_F(Tuning, AManagerAsksTheTablesOfItsSettings) {
   EXPECT_EQ(tuned.artifact->meta.schedule, sameOrder);
   EXPECT_EQ(tuned.origin, Origin::Compiled);
   EXPECT_EQ(KernelManager(options).artifact(spec(), cpu).origin, Origin::Disk);
+}
+
+TEST_F(Tuning, AShippedPackIsAskedForTheScheduleOfItsTarget) {
+  // Made for the plainer level of a CPU that has more, with the results for that level beside the kernels.
+  KernelManagerOptions maker;
+  maker.settings.cacheDirectory = folder / "pack";
+  write("pack/tuning/all.jsonl", record(slow).json() + "\n");
+  KernelManager(maker).artifact(spec(), cpu);
+  CacheManifest manifest = CacheManifest::of(folder / "pack");
+  write("pack/manifest.json", manifest.text());
+  KernelManagerOptions user;
+  user.settings.cacheDirectory = folder / "cache";
+  user.settings.cachePath = {folder / "pack"};
+  user.settings.jit = false;
+  Target more = Target::native();
+  if (!Target::parse("x86-64-v3").runsHere() || more.text() == cpu.text())
+    GTEST_SKIP() << "this CPU is x86-64-v3 and no more";
+  ResolvedArtifact found = KernelManager(user).artifact(spec(), more);
+  EXPECT_EQ(found.origin, Origin::Disk);
+  EXPECT_EQ(found.artifact->meta.schedule, slow);
 }
 
 TEST_F(Tuning, AnIllegalScheduleIsIgnoredAloud) {

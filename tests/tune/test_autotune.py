@@ -263,5 +263,20 @@ class Usage(Case):
             self.assertEqual(orders[16], orders[512])
 
 
+class Gpu(Case):
+    def test_search_on_a_gpu(self):
+        dry = json.loads(self.run_command("autotune", "static:n=2,d=64", "--dry-run", "--json").stdout)
+        if not dry["target"].startswith("sm_"):
+            self.skipTest("no GPU")
+        answer = self.tune("manifold:n=4,d=1024,dtype=bf16", "--role", "boundary", "--tokens", "2048", "--budget", "60",
+                           HYPERJIT_TUNING_FAULT="crash:vector=2;wrong:warps=6")
+        self.assertEqual(len(answer["results"]), 3)
+        for result in answer["results"]:
+            self.assertTrue(result["best"]["schedule"].startswith("rows:"))
+            self.assertLessEqual(result["best"]["us"], result["default"]["us"])
+            self.assertNotRegex(result["best"]["schedule"], "vector=2|warps=6")
+        self.assertGreaterEqual(sum(line["status"] == "candidate" for line in self.lines()), 6)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -122,7 +122,7 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
   // Registers: what is alive at this vector against what so many threads leave.
   bool tiled = n.planes > 0;
   double repeat = tiled && n.tokens > 8 ? double(n.tokens) / 8 : 1;
-  double wanted = 30 + (double(s.liveRows * n.vector) + double(std::min(s.sums, n.slots)) * (tiled ? 0.5 : 1)) * repeat *
+  double wanted = 30 + (double(s.liveRows * n.vector) + double(std::min(s.slotSums, n.slots))) * repeat *
                            double(s.elementBytes) / 4;
   double there = std::min(255.0, double(shape.registers) / resident);
   if (wanted > there)
@@ -136,7 +136,7 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
   double flying = std::min(resident, double(shape.processorThreads)) * double(n.vector * s.storageBytes * std::max<int64_t>(1, s.liveRows / 2));
   time *= std::sqrt(std::max(1.0, 40960 / flying));
   // Each further sweep reads rows again, from L2 at best.
-  time *= 1 + 0.3 * double(std::max<int64_t>(1, divideCeil(s.sums, std::max<int64_t>(1, n.slots))) - 1);
+  time *= 1 + 0.3 * double(std::max<int64_t>(1, divideCeil(s.slotSums, std::max<int64_t>(1, n.slots))) - 1);
   if (n.cluster > 1)
     time *= 1.05;
   if (s.projected > 0 && !tiled && s.storageBytes == 2)
@@ -161,7 +161,7 @@ std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuSh
           if (tiled ? tokens < 8 || vector < 4 : tokens > 8)
             continue;
           for (int64_t slots : {first.slots, int64_t(32), int64_t(64), int64_t(96)}) {
-            if (slots != first.slots && sizes.sums <= std::min(slots, first.slots))
+            if (slots != first.slots && sizes.slotSums <= std::min(slots, first.slots))
               continue;
             for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4)}) {
               RowNumbers numbers = first;

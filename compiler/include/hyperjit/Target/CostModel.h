@@ -22,6 +22,7 @@ struct KernelSizes {
   int64_t wideBytes = 0;      ///< a token's rows that come from memory or go there
   int64_t heldBytes = 0;      ///< a token's rows that a block keeps in cache: those, and rows made on the way
   int64_t sums = 0;           ///< most sums over channels that one fused pass is asked for
+  int64_t slotSums = 0;       ///< CUDA: of a stage's sums, those that take slots, not tensor cores
   int64_t coefficients = 0;   ///< numbers of coefficients that a token computes
   int64_t projected = 0;      ///< multiply-adds of a token in projections
   int64_t expanded = 0;       ///< in expansions and mixes of many rows

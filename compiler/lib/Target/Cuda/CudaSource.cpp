@@ -357,10 +357,13 @@ KernelSizes SourceBuilder::measure() {
   };
   sizes.wideBytes = (number("hc.reads_u") + number("hc.writes_u")) * plan.width * plan.widestStorage;
   for (const StagePlan &stagePlan : plan.stagePlans) {
-    int64_t sums = 0;
-    for (const SweepPass &pass : stagePlan.passes)
+    int64_t sums = 0, slotSums = 0;
+    for (const SweepPass &pass : stagePlan.passes) {
       sums += pass.sums();
+      slotSums += pass.slots;
+    }
     sizes.sums = std::max(sizes.sums, sums);
+    sizes.slotSums = std::max(sizes.slotSums, slotSums);
   }
   for (Value weight : plan.projected)
     sizes.projected += hc::elementCount(weight.getType());
