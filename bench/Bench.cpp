@@ -199,7 +199,8 @@ int64_t peakBytes() {
 }
 
 int bench(const BenchOptions &options) {
-  keepMemory();
+  if (options.allocator == "keep")
+    keepMemory();
   const OtherWork otherWork;
   at::Device device = chooseDevice(options.device);
   std::string name = deviceName(device);
@@ -241,6 +242,7 @@ int bench(const BenchOptions &options) {
   Json answer = jsonHead("bench", name);
   answer["copy_gbps"] = copy;
   answer["sites"] = options.sites;
+  answer["allocator"] = options.allocator;
   answer["rows"] = Json::array();
   Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "u", "share", "speedup"});
   for (const Row &row : rows) {

@@ -229,6 +229,7 @@ def main():
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--allocator", default="keep", choices=["keep", "system"], help="what becomes of freed CPU memory")
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
     names = arguments.recipes.split(",")
@@ -239,10 +240,11 @@ def main():
     device = torch.device(arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
     torch.ops.load_library(arguments.library)
-    # Freed memory stays in the process, as in hyperjit bench: fresh pages would cost more than what is measured.
-    libc = ctypes.CDLL(None)
-    libc.mallopt(-4, 0)  # M_MMAP_MAX
-    libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    if arguments.allocator == "keep":
+        # As in hyperjit bench: fresh pages would cost more than what is measured.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
     copy = copy_bandwidth(device)
     rows = []

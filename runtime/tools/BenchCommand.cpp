@@ -18,6 +18,9 @@ void addBench(CLI::App &app, int &exit) {
   command->add_option("--sites", options->sites, "sites of a chain")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
   command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--allocator", options->allocator, "CPU memory: keep freed blocks in the process, or leave them to the system's allocator")
+      ->check(CLI::IsMember({"keep", "system"}))
+      ->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth");
   addJson(*command, options->json);
   command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --json bench.json"));

@@ -32,6 +32,7 @@ struct BenchOptions {
   int64_t sites = 4;
   std::string device = "auto";
   int repeats = 7;
+  std::string allocator = "keep"; ///< keep|system: what becomes of freed CPU memory
   std::string plot, json;
 };
 
