@@ -118,8 +118,13 @@ void KernelEmitter::storeUniformResult(const Result &result, int64_t index) {
   if (auto weight = dyn_cast<WeightType>(result.value.getType()))
     return unpackWeight(weights.lookup(result.value), weight, index, result.storage);
   if (auto rows = dyn_cast<RowsType>(result.value.getType())) {
-    SmallVector<Root> roots;
     RowsHome home{{Memory::Operand, index}, result.storage, rows.getRows(), width, false};
+    // A parameter's gradient may have thousands of rows: a loop, where they lie in memory.
+    if (auto found = rowsHomes.find(result.value); found != rowsHomes.end())
+      return forUniformRows(home, [&](Value row, Value channel, int64_t valid) {
+        return loadUniformRow(found->second, row, channel, valid);
+      });
+    SmallVector<Root> roots;
     for (int64_t row = 0; row < rows.getRows(); ++row)
       roots.push_back({Root::Store, nullptr, result.value, home, row, 0});
     return emitPass(roots);

@@ -219,6 +219,8 @@ private:
   };
   void emitPass(llvm::ArrayRef<Root> roots);
   void emitUniformRows(Operation *op);
+  void forUniformRows(const RowsHome &to, llvm::function_ref<Value(Value, Value, int64_t)> make);
+  Value loadUniformRow(const RowsHome &rows, Value row, Value channel, int64_t valid);
   Value rowVector(Pass &pass, Value value, int64_t row);
   Value computeRow(Pass &pass, Operation *op, int64_t row);
   Value coefficient(Pass &pass, Value coeffs, int64_t flatIndex);

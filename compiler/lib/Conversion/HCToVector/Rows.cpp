@@ -257,6 +257,27 @@ void KernelEmitter::emitPass(ArrayRef<Root> roots) {
 }
 
 /// Rows that are the same for all tokens are always stored.
+/// Every vector of rows that belong to no token, row by row in a loop.
+void KernelEmitter::forUniformRows(const RowsHome &to, llvm::function_ref<Value(Value, Value, int64_t)> make) {
+  int64_t whole = width / lanes * lanes, bytes = Simd::bytesOf(to.storage);
+  s.loop(to.rows, [&](Value row) {
+    auto store = [&](Value channel, int64_t valid) {
+      Value offset = s.addi(s.muli(row, to.rowStride * bytes), s.muli(channel, bytes));
+      s.store(make(row, channel, valid), s.at(base(to.memory), offset), to.storage, valid);
+    };
+    if (whole > 0)
+      s.loop(s.i64(0), s.i64(whole), lanes, [&](Value channel) { store(channel, lanes); });
+    if (whole < width)
+      store(s.i64(whole), width - whole);
+  });
+}
+
+Value KernelEmitter::loadUniformRow(const RowsHome &rows, Value row, Value channel, int64_t valid) {
+  int64_t bytes = Simd::bytesOf(rows.storage);
+  Value offset = s.addi(s.muli(row, rows.rowStride * bytes), s.muli(channel, bytes));
+  return s.load(s.at(base(rows.memory), offset), rows.storage, lanes, valid);
+}
+
 void KernelEmitter::emitUniformRows(Operation *op) {
   Value value = op->getResult(0);
   RowsHome home = allocateRows(Memory::Fixed, cast<RowsType>(value.getType()).getRows(), /*perToken=*/false);
@@ -265,10 +286,25 @@ void KernelEmitter::emitUniformRows(Operation *op) {
     storedAt[value] = -1;
     return emitProduct(op);
   }
-  SmallVector<Root> roots;
-  for (int64_t row = 0; row < home.rows; ++row)
-    roots.push_back({Root::Store, nullptr, value, home, row, 0});
-  emitPass(roots);
+  if (auto weight = dyn_cast<RowsFromWeightOp>(op)) {
+    WeightHome from = weights[weight.getInput()];
+    int64_t rows = weight.getInput().getType().getRows();
+    for (int64_t r = 0; r < rows; ++r) {
+      // Rows r, r + R, ..: the columns of row r.
+      RowsHome part = home;
+      part.memory.index += r * home.rowStride * s.elementBytes;
+      part.rowStride *= rows;
+      part.rows = weight.getInput().getType().getColumns();
+      forUniformRows(part, [&](Value column, Value channel, int64_t) {
+        return s.load(weightPointer(from, s.i64(r), column, channel), lanes);
+      });
+    }
+  } else {
+    SmallVector<Root> roots;
+    for (int64_t row = 0; row < home.rows; ++row)
+      roots.push_back({Root::Store, nullptr, value, home, row, 0});
+    emitPass(roots);
+  }
   rowsHomes[value] = home;
   storedAt[value] = -1;
 }

@@ -119,10 +119,7 @@ void KernelEmitter::emitUniformWeight(Operation *op) {
     return s.load(weightPointer(weights[from], row, column, channel), lanes);
   };
   auto loadRow = [&](Value from, Value row, Value channel, int64_t valid) {
-    const RowsHome &rows = rowsHomes[from];
-    int64_t bytes = Simd::bytesOf(rows.storage);
-    Value offset = s.addi(s.muli(row, rows.rowStride * bytes), s.muli(channel, bytes));
-    return s.load(s.at(rowPointer(rows, s.i64(0)), offset), rows.storage, lanes, valid);
+    return loadUniformRow(rowsHomes[from], row, channel, valid);
   };
   llvm::TypeSwitch<Operation *>(op)
       .Case<AddOp, SubOp>([&](auto binary) {
