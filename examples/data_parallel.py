@@ -79,6 +79,9 @@ if __name__ == "__main__":
         os.dup2(log.fileno(), 2)  # what the ranks say goes to the log
         try:
             processes.start_processes(rank, args=(folder,), nprocs=ranks, start_method="spawn")
+        except Exception:
+            os.write(keep, open(f"{folder}/log", "rb").read()[-4000:])
+            raise
         finally:
             os.dup2(keep, 2)
         compiled = [line.split(" compiled ")[1].split(" in ")[0] for line in open(f"{folder}/log") if " compiled " in line and " ms, " in line]
