@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/KernelManager.h"
 
+#include "Gate.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
 #include "hyperjit/core/TuningTable.h"
@@ -9,7 +10,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -32,35 +32,6 @@ static double millisecondsSince(Clock::time_point start) {
 }
 
 namespace {
-/// At most so many compiles at a time; those above wait without a lock.
-class Gate {
-public:
-  explicit Gate(int places) : places(places) {}
-  void enter() {
-    std::unique_lock lock(mutex);
-    freed.wait(lock, [&] { return places > 0; });
-    --places;
-  }
-  void leave() {
-    {
-      std::lock_guard guard(mutex);
-      ++places;
-    }
-    freed.notify_one();
-  }
-
-private:
-  std::mutex mutex;
-  std::condition_variable freed;
-  int places;
-};
-
-struct Passage {
-  explicit Passage(Gate &gate) : gate(gate) { gate.enter(); }
-  ~Passage() { gate.leave(); }
-  Gate &gate;
-};
-
 using KernelPointer = std::shared_ptr<const Kernel>;
 
 struct Slot {
