@@ -57,7 +57,7 @@ struct Tolerance {
   int64_t tokens;
   Outcome plain; ///< the reference in fp32 arithmetic: how well these numbers are determined at all
   /// Relative to the largest element.
-  double of(const std::string &name, at::ScalarType type) const;
+  double of(const std::string &name, const at::Tensor &got) const;
   /// Absolute, from what plain arithmetic gets wrong.
   double conditioning(const std::string &name, const at::Tensor &truth) const;
 };

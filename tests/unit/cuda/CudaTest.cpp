@@ -114,6 +114,20 @@ TEST(Kernels, ManyStreamsAndDoublePrecision) {
       expectNoSpills(spec, backward, "sm_90a");
 }
 
+// Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not.
+TEST(Kernels, EveryLaunchFitsSharedMemory) {
+  for (const char *spec : {"manifold-streams:n=8,m=4,d=536,dtype=fp64,static_beta=full", "manifold:n=16,d=320,dtype=fp64",
+                           "permutation:n=5,d=129,dtype=fp64", "manifold:n=4,d=4096,dtype=bf16"})
+    for (const char *target : {"sm_86", "sm_90a"})
+      for (bool backward : {false, true}) {
+        Built built = build(spec, backward, target);
+        ASSERT_TRUE(built.ok);
+        for (const llvm::json::Value &launch : built.source.launches)
+          EXPECT_LE(launch.getAsObject()->getInteger("shared_bytes").value_or(0), Target::parse(target).sharedBytes)
+              << spec << ": " << launch.getAsObject()->getString("entry")->str() << " for " << target;
+      }
+}
+
 TEST(Source, IsShortAndSaysItsSchedule) {
   Built forward = build("manifold:n=4,d=4096,dtype=bf16", false, "sm_90a");
   ASSERT_TRUE(forward.ok);

@@ -219,6 +219,8 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
   numbers.warps = 4;
   numbers.tokenLanes = 1;
   numbers.scratch = emitter.scratch();
+  while (numbers.warps > 1 && numbers.warps * numbers.scratch * plan.elementBytes > leastShared)
+    numbers.warps /= 2;
   entry(phase, formatv("tokenwise<{0}, {1}>", shape(numbers), className).str(), 32 * numbers.warps, 1,
         json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", numbers.warps}}},
                      {"shared_bytes", numbers.warps * numbers.scratch * plan.elementBytes}});
@@ -309,8 +311,13 @@ void SourceBuilder::emitMain() {
     stages += formatv(",\n      Stage<{0}{1}>", maths, passText).str();
   }
   int64_t tile = numbers.tokenLanes * numbers.tokens, exchange = llvm::alignTo(tile * mainSums, 4);
-  int64_t shared = llvm::alignTo(numbers.uniform, 4) + tile * numbers.record +
-                   (numbers.warps + (numbers.cluster > 1 ? 2 : 0)) * exchange + numbers.warps * numbers.scratch;
+  auto sharedNumbers = [&] {
+    return llvm::alignTo(numbers.uniform, 4) + tile * numbers.record +
+           (numbers.warps + (numbers.cluster > 1 ? 2 : 0)) * exchange + numbers.warps * numbers.scratch;
+  };
+  while (!choice.warps && numbers.warps > 1 && sharedNumbers() * plan.elementBytes > leastShared)
+    numbers.warps /= 2;
+  int64_t shared = sharedNumbers();
   int64_t stageCount = StringRef(stages).count("Stage<");
   bool streams = !reduces && stageCount == 1;
   add(formatv("using Main = {0};", shape(numbers)).str());

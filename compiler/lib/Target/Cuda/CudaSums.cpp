@@ -43,7 +43,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   std::string uniform = emitUniformRecord(prefix + "Uniform", plan.columnUniforms, places, numbers);
   places.record = plan.columnRecord;
   numbers.record = recordStride(plan.columnSize);
-  while (onTiles && numbers.tokens > 16 && numbers.tokens * numbers.record * 4 > 32768)
+  while (numbers.tokens > (onTiles ? 16 : 1) && numbers.tokens * numbers.record * plan.elementBytes > 32768)
     numbers.tokens /= 2;
   auto extents = [](Operation *op) -> std::pair<int64_t, int64_t> {
     if (auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType()))

@@ -39,6 +39,8 @@ struct ShapeNumbers {
 
 /// Tiles of 8 coefficients that one sweep accumulates on tensor cores.
 constexpr int64_t tilesOfPass = 12;
+/// Dynamic shared memory that a block may have on every target.
+constexpr int64_t leastShared = 99 * 1024;
 /// Registers of a lane for sums over tokens.
 constexpr int64_t columnRegisters = 96;
 
