@@ -146,7 +146,7 @@ struct Run {
   std::vector<Outcome> outcomes;
 
   Run(const Options &options, const Target &target)
-      : options(options), target(target), worker(options.specs.libraries, options.limit) {}
+      : options(options), target(target), worker(options.specs.openingWords(), options.limit) {}
 
   void tune(const Task &task, size_t index, size_t count);
   double share(const Outcome &outcome, double us) const {
@@ -352,7 +352,7 @@ int checkFile(const Options &options) {
   TuningFile file = readTuningFile(options.check);
   for (const std::string &problem : file.problems)
     fmt::print(stderr, "hyperjit: {}, {}\n", options.check, problem);
-  Worker worker(options.specs.libraries, options.limit);
+  Worker worker(options.specs.openingWords(), options.limit);
   Json answer = jsonHead("autotune", "none");
   answer["file"] = options.check;
   answer["checked"] = Json::array();
@@ -412,13 +412,13 @@ int checkFile(const Options &options) {
 
 int run(Options &options) {
   if (options.worker >= 0) {
-    options.specs.openLibraries();
+    options.specs.open();
     return serveTuning(options.worker);
   }
   if (!options.specs.specs.empty() && (options.specs.specs[0] == "merge" || options.specs.specs[0] == "prune"))
     return editFiles(options.specs.specs, options.out, options.json);
   if (!options.check.empty()) {
-    options.specs.openLibraries();
+    options.specs.open();
     return checkFile(options);
   }
   if (!options.fromRecord.empty()) {

@@ -25,7 +25,7 @@ void addBench(CLI::App &app, int &exit) {
   addJson(*command, options->json);
   command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --json bench.json"));
   command->callback([options, specs, &exit] {
-    specs->openLibraries();
+    specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())
       options->specs = {"static:n=4,d=512", "dynamic:n=4,d=512", "frac:n=1,m=4,d=512", "manifold:n=4,d=512"};
     else

@@ -31,10 +31,17 @@ void print(const RecipeInfo &info, const std::vector<ParameterInfo> &parameters)
     fmt::print("  parameter {} {} {}\n", parameter.name, shapeText(parameter.shape), parameter.initialisation.text);
 }
 
-// Shapes are shown for n = 4 and d = 512; a recipe that takes one stream shows four fracs of it instead.
+// Shapes are shown for n = 4 and d = 512; a recipe that takes one stream shows four fracs of it instead, and a recorded
+// program the only n and m it has.
 std::vector<ParameterInfo> shownParameters(const std::string &recipe) {
   SiteSpec spec;
   spec.recipe = recipe;
+  if (RecipeInfo info = ProgramSource::global().describe(recipe); info.n) {
+    spec.n = info.n;
+    spec.m = info.m;
+    spec.d = 512 / info.m * info.m;
+    return ProgramSource::global().parameters(spec);
+  }
   try {
     return ProgramSource::global().parameters(spec);
   } catch (const UserError &) {
@@ -45,7 +52,7 @@ std::vector<ParameterInfo> shownParameters(const std::string &recipe) {
 }
 
 int run(const Options &options) {
-  options.specs.openLibraries();
+  options.specs.open();
   ProgramSource &programs = ProgramSource::global();
   std::vector<std::string> names = programs.recipes();
   if (!options.recipe.empty()) {
@@ -73,7 +80,7 @@ int run(const Options &options) {
       print(info, parameters);
   }
   if (options.json.empty())
-    fmt::print("\nShapes are those of n=4,m=1,d=512 (n=1,m=4,d=512 where there is one stream). Every recipe takes n, m, d, dtype, branch, weight: manifold:n=4,d=4096,dtype=bf16\n");
+    fmt::print("\nShapes are those of n=4,m=1,d=512 (n=1,m=4,d=512 where there is one stream; a recorded program has its own n and m). Every recipe takes n, m, d, dtype, branch, weight: manifold:n=4,d=4096,dtype=bf16\n");
   writeJson(answer, options.json);
   return exitOk;
 }
@@ -84,7 +91,7 @@ void addRecipes(CLI::App &app, int &exit) {
   auto options = std::make_shared<Options>();
   CLI::App *command = app.add_subcommand("recipes", "list the recipes with their equations, options and parameters");
   command->add_option("RECIPE", options->recipe, "only this one");
-  command->add_option("--load", options->specs.libraries, "library that calls hyperjit::define, opened first");
+  options->specs.addRecipes(*command);
   addJson(*command, options->json);
   command->footer(examples("recipes", "recipes manifold --json"));
   command->callback([options, &exit] { exit = run(*options); });

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Tool.h"
 
+#include <hyperjit/DSL.h>
+
 #include <fmt/format.h>
 
 #include <cstdio>
 #include <dlfcn.h>
+#include <filesystem>
 #include <fstream>
+#include <map>
 
 namespace hyperjit::tools {
 
@@ -20,16 +24,69 @@ void SpecArguments::add(CLI::App &command, bool many) {
   } else {
     command.add_option("SPEC", specs, "recipe:key=value,... or boundary(spec|spec)")->expected(1)->required();
   }
-  command.add_option("--load", libraries, "library that calls hyperjit::define, opened first");
+  addRecipes(command);
 }
 
-void SpecArguments::openLibraries() const {
+void SpecArguments::addRecipes(CLI::App &command) {
+  command.add_option("--load", libraries, "library that calls hyperjit::define, opened first");
+  command.add_option("--recipe", programs, "FILE.hc, a recorded program (show SPEC --stage recipe): the recipe FILE of specs")
+      ->type_name("FILE.hc");
+}
+
+/// What is no text is said before the reader complains of its first line.
+static std::string readProgramFile(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  std::error_code error;
+  if (!file || std::filesystem::is_directory(path, error))
+    throw UsageError(fmt::format("--recipe {}: the file cannot be read", path));
+  std::string text((std::istreambuf_iterator<char>(file)), {});
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw UsageError(fmt::format("--recipe {}: the file is empty", path));
+  if (size_t zero = text.find('\0'); zero != std::string::npos)
+    throw UsageError(fmt::format("--recipe {}: the file looks binary (byte {} is zero); the text of a recorded program is wanted", path, zero));
+  return text;
+}
+
+/// A program's text has no name of its own: the recipe is called as the file is.
+static void takePrograms(const std::vector<std::string> &paths) {
+  std::map<std::string, std::string> taken;
+  for (const std::string &path : paths) {
+    std::string text = readProgramFile(path);
+    std::filesystem::path file(path);
+    std::string name = file.extension() == ".hc" ? file.stem().string() : file.filename().string();
+    constexpr const char *advice = "a recipe is called as its file is, so give the file another name";
+    if (auto [place, first] = taken.emplace(name, path); !first)
+      throw UsageError(fmt::format("--recipe {}: recipe '{}' is --recipe {} already; {}", path, name, place->second, advice));
+    std::vector<std::string> known = ProgramSource::global().recipes();
+    if (std::find(known.begin(), known.end(), name) != known.end())
+      throw UsageError(fmt::format("--recipe {}: there is a recipe '{}' already; {}", path, name, advice));
+    try {
+      defineProgram(name, text, path);
+    } catch (const UserError &error) {
+      throw UsageError(fmt::format("--recipe {}: {}", path, error.what()));
+    }
+  }
+}
+
+std::vector<std::string> SpecArguments::openingWords() const {
+  std::vector<std::string> words;
+  for (const std::string &library : libraries)
+    words.insert(words.end(), {"--load", library});
+  for (const std::string &program : programs)
+    words.insert(words.end(), {"--recipe", program});
+  return words;
+}
+
+void SpecArguments::open() const {
+  if (std::exchange(opened, true))
+    return;
   for (const std::string &library : libraries) {
     // A name without a slash would be searched on the loader's path; what is meant is the file.
     std::string path = library.find('/') == std::string::npos ? "./" + library : library;
     if (!::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL))
       throw UsageError(fmt::format("--load {}: {}", library, ::dlerror()));
   }
+  takePrograms(programs);
 }
 
 std::vector<std::string> SpecArguments::read() const {
@@ -42,7 +99,7 @@ std::vector<std::string> SpecArguments::read() const {
 }
 
 std::vector<SpecArguments::Text> SpecArguments::readWithPlaces() const {
-  openLibraries();
+  open();
   std::vector<Text> all;
   for (const std::string &spec : specs)
     all.push_back({spec, ""});

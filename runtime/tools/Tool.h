@@ -35,16 +35,25 @@ struct SpecArguments {
   std::vector<std::string> specs;
   std::string specsFile;            ///< one a line, `#` starts a comment
   std::vector<std::string> libraries; ///< opened first: they call hyperjit::define
+  std::vector<std::string> programs;  ///< files of recorded programs, each a recipe of the file's name
 
   void add(CLI::App &command, bool many);
-  /// Opens the libraries, reads the file; UsageError if there is no spec at all.
+  /// Only what makes recipes known: --load and --recipe.
+  void addRecipes(CLI::App &command);
+  /// Makes the recipes known, reads the file; UsageError if there is no spec at all.
   std::vector<std::string> read() const;
   /// The same, with where each stood: "" on the command line, "FILE, line 7" in a file.
   struct Text {
     std::string text, where;
   };
   std::vector<Text> readWithPlaces() const;
-  void openLibraries() const;
+  /// Opens the libraries and takes the programs in, once.
+  void open() const;
+  /// The words that make the same recipes known to another process of this command.
+  std::vector<std::string> openingWords() const;
+
+private:
+  mutable bool opened = false;
 };
 
 /// One or two sites: "spec", or "boundary(spec|spec)". Normalised.

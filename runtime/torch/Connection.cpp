@@ -1,6 +1,7 @@
 // Connection: parameters from a recipe's declaration, and the chain of fused operators.
 // SPDX-License-Identifier: Apache-2.0
 
+#include "Loading.h"
 #include "OpPlan.h"
 #include "StreamState.h"
 
@@ -43,7 +44,7 @@ public:
   ParameterGroupImpl() : Module("ParameterGroup") {}
 };
 
-at::Tensor initialValue(const ParameterInfo &info, at::ScalarType type) {
+at::Tensor initialValue(const std::string &recipe, const ParameterInfo &info, at::ScalarType type) {
   const Initialisation &start = info.initialisation;
   at::Tensor value = at::empty(info.shape, at::TensorOptions().dtype(type));
   switch (start.kind) {
@@ -58,6 +59,11 @@ at::Tensor initialValue(const ParameterInfo &info, at::ScalarType type) {
       throw InternalError("parameter '" + info.name + "' has " + std::to_string(value.numel()) + " elements and " +
                           std::to_string(start.values.size()) + " initial values");
     return value.copy_(at::tensor(start.values, at::kDouble).reshape(info.shape));
+  case Initialisation::Kind::Unknown:
+    throw UserError(ErrorId::Unsupported,
+                    "parameter '" + info.name + "' of recipe '" + recipe +
+                        "' has no initial value: the recipe is a recorded program, whose text holds "
+                        "none; a library that calls hyperjit::define has them");
   }
   return value;
 }
@@ -119,7 +125,7 @@ void ConnectionImpl::reset() {
   const c10::AutoGradMode noGrad(false);
   values.clear();
   for (const ParameterInfo &info : declared) {
-    at::Tensor value = initialValue(info, options.parameterDtype());
+    at::Tensor value = initialValue(options.recipe(), info, options.parameterDtype());
     // A dot starts a child module, as in the Python libraries whose state dicts use these names.
     const size_t dot = info.name.rfind('.');
     Module *holder = this;
@@ -195,14 +201,26 @@ void ConnectionImpl::load(torch::serialize::InputArchive &archive) {
   c10::IValue value;
   if (archive.try_read(kSpecAttribute, value) && value.isString()) {
     SiteSpec saved = SiteSpec::parse(value.toStringRef()), mine = spec();
-    // Dtypes may differ: parameters are converted as by any module.
+    // Dtypes may differ: what the file holds is converted to what the parameters are.
     saved.weight = mine.weight;
     saved.stream = saved.branchIn = saved.branchOut = mine.stream;
     if (!(saved == mine))
       throw UserError(ErrorId::InvalidValue, typeName + ": the archive holds " + saved.text() + ", this module is " +
                                                  mine.text() + "; make the module with the saved options");
   }
-  Module::load(archive);
+  ParameterLoader loader(typeName, archive);
+  for (size_t i = 0; i < values.size(); ++i)
+    loader.read(declared[i].name, values[i]);
+  // A branch, and whatever else was registered here, knows itself how it is read.
+  for (const auto &child : named_children()) {
+    if (dynamic_cast<ParameterGroupImpl *>(child.value().get()) || !child.value()->is_serializable())
+      continue;
+    torch::serialize::InputArchive inner;
+    if (!archive.try_read(child.key(), inner))
+      throw UserError(ErrorId::InvalidFile, typeName + ": the archive has no module '" + child.key() + "', which this one has");
+    child.value()->load(inner);
+  }
+  loader.finish();
 }
 
 //===----------------------------------------------------------------------===//
@@ -263,6 +281,10 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
   for (const CarryInfo &carry : signature.carriesIn) {
     at::Tensor value = stream.carry(carry.name);
     if (!value.defined()) { // nobody made it yet: its declared start, for every token
+      if (carry.start.empty())
+        throw UserError(ErrorId::Unsupported, "carry '" + carry.name + "' of recipe '" + mine.recipe +
+                                                  "' has no start value: the recipe is a recorded program, whose text "
+                                                  "holds none");
       std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - std::min<int64_t>(x.dim(), 2));
       shape.push_back(carry.size);
       value = at::tensor(carry.start, at::kDouble)

@@ -392,4 +392,9 @@ namespace hyperjit {
 /// The recipe runs when a site of it is first needed, perhaps on several threads at once. Throws UserError when the
 /// name is taken or an option is declared twice.
 HYPERJIT_EXPORT void define(std::string name, dsl::Recipe recipe, dsl::Definition definition = {});
+
+/// The same for a recorded program: what `hyperjit show SPEC --stage recipe` prints. It serves every d and all dtypes,
+/// and the one n, m and set of options that it was recorded with; a spec that asks for others is refused. A text has no
+/// initial values, so torch modules of it are refused too. `origin` is what messages call it, a file for example.
+HYPERJIT_EXPORT void defineProgram(std::string name, std::string_view text, std::string origin);
 } // namespace hyperjit

@@ -6,12 +6,16 @@
 #include <algorithm>
 
 #include "Options.h"
+#include "ProgramText.h"
 #include "hyperjit/core/CacheKey.h"
 #include "hyperjit/core/Error.h"
 
 namespace hyperjit {
 void define(std::string name, dsl::Recipe recipe, dsl::Definition definition) {
   dsl::Registry::instance()->define(std::move(name), std::move(recipe), std::move(definition));
+}
+void defineProgram(std::string name, std::string_view text, std::string origin) {
+  dsl::Registry::instance()->defineProgram(std::move(name), text, std::move(origin));
 }
 } // namespace hyperjit
 
@@ -42,10 +46,6 @@ bool isName(std::string_view text, std::string_view further) {
 } // namespace
 
 void Registry::define(std::string name, Recipe recipe, Definition definition) {
-  if (!isName(name, "-_."))
-    throw UserError(ErrorId::InvalidRecipe, join("define: '", name,
-                                                 "' is no name of a recipe; a name has lower case "
-                                                 "letters, digits, '-', '_' and '.', with a letter first"));
   if (!recipe)
     throw UserError(ErrorId::InvalidRecipe, join("define: recipe '", name, "' is empty"));
   std::vector<std::string> seen;
@@ -62,9 +62,33 @@ void Registry::define(std::string name, Recipe recipe, Definition definition) {
     seen.push_back(option.name);
     option.defaultValue = canonicalValue(name, option, option.defaultValue);
   }
-  auto entry = std::make_shared<const Entry>(Entry{name, std::move(recipe), std::move(definition)});
+  insert({std::move(name), std::move(recipe), std::move(definition)});
+}
+
+void Registry::defineProgram(std::string name, std::string_view text, std::string origin) {
+  auto program = std::make_shared<const ProgramText>(readProgram(text));
+  Entry entry{std::move(name), [program](Site &site) { replay(*program, site); }};
+  entry.n = static_cast<int>(program->n);
+  entry.m = static_cast<int>(program->m);
+  entry.definition.summary = join("the program of ", origin, ", recorded for n=", entry.n, ", m=", entry.m);
+  entry.origin = std::move(origin);
+  // What is wrong with a text is said where it is named, not where a kernel of it is first needed.
+  Resolved resolved;
+  resolved.entry = std::make_shared<const Entry>(entry);
+  resolved.canonical.n = entry.n;
+  resolved.canonical.m = entry.m;
+  record(resolved);
+  insert(std::move(entry));
+}
+
+void Registry::insert(Entry entry) {
+  std::string name = entry.name;
+  if (!isName(name, "-_."))
+    throw UserError(ErrorId::InvalidRecipe, join("define: '", name,
+                                                 "' is no name of a recipe; a name has lower case "
+                                                 "letters, digits, '-', '_' and '.', with a letter first"));
   std::lock_guard lock(mutex);
-  if (!entries.try_emplace(name, std::move(entry)).second)
+  if (!entries.try_emplace(name, std::make_shared<const Entry>(std::move(entry))).second)
     throw UserError(ErrorId::InvalidRecipe, join("define: a recipe named '", name, "' exists already"));
 }
 
@@ -89,7 +113,7 @@ std::shared_ptr<const Registry::Entry> Registry::find(std::string_view name) con
 RecipeInfo Registry::describe(std::string_view recipe) const {
   auto entry = find(recipe);
   const Definition &definition = entry->definition;
-  RecipeInfo info{entry->name, definition.summary, definition.paper, definition.equation, {}};
+  RecipeInfo info{entry->name, definition.summary, definition.paper, definition.equation, {}, entry->n, entry->m};
   for (const Option &option : definition.options)
     info.options.push_back({option.name, option.defaultValue, option.words, option.meaning, option.kernel});
   return info;
@@ -106,6 +130,16 @@ Registry::Resolved Registry::resolve(const SiteSpec &spec) const {
                       join("recipe '", spec.recipe, "' takes ", what, " <= ", maximum, ", the spec has ", what, " = ",
                            value, definition.limitReason.empty() ? "" : "; " + definition.limitReason));
   };
+  if (resolved.entry->n) {
+    const Entry &program = *resolved.entry;
+    std::string is = join("recipe '", spec.recipe, "' is the program of ", program.origin, ", recorded ");
+    if (spec.n != program.n || spec.m != program.m)
+      throw UserError(ErrorId::InvalidValue, join(is, "for n=", program.n, ", m=", program.m,
+                                                  "; the spec asks for n=", spec.n, ", m=", spec.m));
+    if (!spec.options.empty())
+      throw UserError(ErrorId::UnknownKey, join(is, "with its options in it; the spec asks for ", spec.options[0].first,
+                                                "=", spec.options[0].second));
+  }
   limit("n", spec.n, definition.maximumStreams);
   limit("m", spec.m, definition.maximumFracs);
 

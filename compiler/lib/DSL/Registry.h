@@ -20,6 +20,7 @@ public:
   Registry();
 
   void define(std::string name, Recipe recipe, Definition definition);
+  void defineProgram(std::string name, std::string_view text, std::string origin);
 
   std::vector<std::string> recipes() const override;
   RecipeInfo describe(std::string_view recipe) const override;
@@ -34,7 +35,9 @@ private:
   struct Entry {
     std::string name;
     Recipe recipe;
-    Definition definition;
+    Definition definition = {};
+    int n = 0, m = 0;        // of a recorded program: its only sizes
+    std::string origin = {}; // of a recorded program: where its text came from
   };
   /// A spec taken apart: its canonical form, and every option with its value.
   struct Resolved {
@@ -45,6 +48,7 @@ private:
     std::string programKey;
   };
 
+  void insert(Entry entry);
   std::shared_ptr<const Entry> find(std::string_view name) const;
   Resolved resolve(const SiteSpec &spec) const;
   detail::Recording record(const Resolved &resolved) const;

@@ -28,7 +28,7 @@ using Clock = std::chrono::steady_clock;
 
 //===-- The process that searches -------------------------------------------------------------------------------------===//
 
-Worker::Worker(std::vector<std::string> libraries, double limit) : libraries(std::move(libraries)), limit(limit) {}
+Worker::Worker(std::vector<std::string> opening, double limit) : openingWords(std::move(opening)), limit(limit) {}
 Worker::~Worker() { stop(); }
 
 void Worker::start() {
@@ -37,10 +37,7 @@ void Worker::start() {
     throw EnvironmentProblem(fmt::format("no worker can be started: {}", std::strerror(errno)));
   // All that the child needs is made before the fork.
   std::vector<std::string> words = {"hyperjit", "autotune", "--worker", std::to_string(ends[1])};
-  for (const std::string &library : libraries) {
-    words.push_back("--load");
-    words.push_back(library);
-  }
+  words.insert(words.end(), openingWords.begin(), openingWords.end());
   std::vector<char *> arguments;
   for (std::string &word : words)
     arguments.push_back(word.data());

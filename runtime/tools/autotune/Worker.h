@@ -25,8 +25,8 @@ struct OpenedKernel {
 
 class Worker {
 public:
-  /// `libraries`: what --load named. `limit`: seconds that one request may take.
-  Worker(std::vector<std::string> libraries, double limit);
+  /// `opening`: the words of --load and --recipe. `limit`: seconds that one request may take.
+  Worker(std::vector<std::string> opening, double limit);
   ~Worker();
   Worker(const Worker &) = delete;
   Worker &operator=(const Worker &) = delete;
@@ -51,7 +51,7 @@ private:
   void stop();
   Answer reopen();
 
-  std::vector<std::string> libraries;
+  std::vector<std::string> openingWords;
   double limit;
   pid_t process = -1;
   int channel = -1;

@@ -241,4 +241,136 @@ TEST(Recording, SeveralInputViews) {
   EXPECT_EQ(signature.branchInputs(), 2);
 }
 
+//===----------------------------------------------------------------------------------------------------------------===//
+// Programs that come as text
+//===----------------------------------------------------------------------------------------------------------------===//
+
+std::string fresh() {
+  static int count = 0;
+  return "test-text-" + std::to_string(++count);
+}
+
+/// The sizes of a spec with another recipe's name.
+SiteSpec renamed(const SiteSpec &spec, const std::string &name) {
+  SiteSpec other = spec;
+  other.recipe = name;
+  other.options.clear();
+  return other;
+}
+
+TEST(ProgramText, ReadsBackAsItself) {
+  std::vector<std::string> specs = everyRecipe();
+  for (const char *spec : {"static:n=2,d=8", "joint:n=3,m=2,d=32", "dynamic:n=2,d=8,norm=layernorm,tanh=false",
+                           "permutation:n=3,d=8", "manifold:n=2,m=2,d=16"})
+    specs.push_back(spec);
+  for (const std::string &spec : specs) {
+    SCOPED_TRACE(spec);
+    auto recorded = site(spec);
+    std::string name = fresh();
+    defineProgram(name, recorded->text, "a test");
+    auto read = source().site(renamed(recorded->spec, name));
+    EXPECT_EQ(read->text, recorded->text);
+    EXPECT_EQ(read->digest, recorded->digest);
+    const SiteSignature &a = read->signature, &b = recorded->signature;
+    EXPECT_EQ(std::tie(a.streamRows, a.rowWidth, a.branchInputRows, a.branchOutputRows, a.tokenCoefficients,
+                       a.uniformCoefficients, a.channelRows, a.saved),
+              std::tie(b.streamRows, b.rowWidth, b.branchInputRows, b.branchOutputRows, b.tokenCoefficients,
+                       b.uniformCoefficients, b.channelRows, b.saved));
+    ASSERT_EQ(a.carriesIn.size(), b.carriesIn.size());
+    for (size_t i = 0; i < a.carriesIn.size(); ++i) {
+      EXPECT_EQ(a.carriesIn[i].name, b.carriesIn[i].name);
+      EXPECT_EQ(a.carriesIn[i].size, b.carriesIn[i].size);
+      EXPECT_TRUE(a.carriesIn[i].start.empty());
+    }
+    EXPECT_EQ(a.carriesOut.size(), b.carriesOut.size());
+    ASSERT_EQ(read->parameters.size(), recorded->parameters.size());
+    for (size_t i = 0; i < read->parameters.size(); ++i) {
+      EXPECT_EQ(read->parameters[i].name, recorded->parameters[i].name);
+      EXPECT_EQ(read->parameters[i].kind, recorded->parameters[i].kind);
+      EXPECT_EQ(read->parameters[i].elements(), recorded->parameters[i].elements());
+      EXPECT_EQ(read->parameters[i].initialisation.kind, Initialisation::Kind::Unknown);
+    }
+  }
+}
+
+TEST(ProgramText, SpacesAndCommentsAreNothing) {
+  auto recorded = site("dynamic:n=2,d=8");
+  std::string text = "// mine\n";
+  for (char c : recorded->text)
+    text += c == '\n' ? std::string(" // a line\r\n\t") : std::string(1, c);
+  std::string name = fresh();
+  defineProgram(name, text, "a test");
+  EXPECT_EQ(source().site(renamed(recorded->spec, name))->digest, recorded->digest);
+}
+
+TEST(ProgramText, IsForOneSetOfSizes) {
+  std::string name = fresh();
+  defineProgram(name, site("static:n=2,d=8")->text, "mine.hc");
+  EXPECT_EQ(source().describe(name).n, 2);
+  EXPECT_EQ(source().describe(name).m, 1);
+  EXPECT_EQ(source().describe(name).summary, "the program of mine.hc, recorded for n=2, m=1");
+  EXPECT_EQ(site(name + ":n=2,d=4096,dtype=bf16")->digest, site("static:n=2,d=8")->digest);
+  for (auto [sizes, message] : {std::pair{"n=4,d=8", "for n=2, m=1; the spec asks for n=4, m=1"},
+                                {"n=2,m=2,d=8", "for n=2, m=1; the spec asks for n=2, m=2"},
+                                {"n=2,d=8,tanh=false", "with its options in it; the spec asks for tanh=false"}})
+    try {
+      site(name + ":" + sizes);
+      ADD_FAILURE() << sizes;
+    } catch (const UserError &error) {
+      EXPECT_EQ(error.what(), "recipe '" + name + "' is the program of mine.hc, recorded " + message);
+    }
+}
+
+TEST(ProgramText, WhatIsWrongIsNamedWithItsLine) {
+  const std::string right = site("dynamic:n=2,d=8,norm=layernorm")->text;
+  std::string none = fresh();
+  auto refusal = [&](const std::string &text) -> std::string {
+    try {
+      defineProgram(none, text, "a test");
+    } catch (const UserError &error) {
+      EXPECT_EQ(error.id(), ErrorId::InvalidRecipe);
+      return error.what();
+    }
+    return "(no error)";
+  };
+  auto with = [&](const std::string &from, const std::string &to) {
+    size_t place = right.find(from);
+    EXPECT_NE(place, std::string::npos) << from;
+    return refusal(std::string(right).replace(place, from.size(), to));
+  };
+  EXPECT_EQ(refusal("module {"), "line 1: 'hc.func' is expected, found 'module'; a recorded program is what hyperjit "
+                                 "show SPEC --stage recipe prints");
+  EXPECT_NE(refusal(right + right).find("a second program begins; one file holds one"), std::string::npos);
+  EXPECT_NE(refusal(right + "more").find("the program has ended, found 'more'"), std::string::npos);
+  EXPECT_EQ(with("!hc.rows<2, d>", "!hc.rows<2, 64>"),
+            "line 1: the width of a row is 64; in a recorded program it is d, so that it serves every d");
+  EXPECT_EQ(with("!hc.rows<2, d>", "!hc.rows<0, d>"), "line 1: a size is a number from 1 to 2^20, found '0'");
+  EXPECT_EQ(with("!hc.rows<2, d>", "!hc.rows<99999999999999999999, d>").substr(0, 28), "line 1: a size is a number f");
+  EXPECT_EQ(with("!hc.rows<2, d>", "!hc.cows<2, d>"),
+            "line 1: unknown type !hc.cows; there are rows, coeffs and weight");
+  EXPECT_NE(with("hc.norm %x", "hc.norm %y").find("%y is used before it is defined"), std::string::npos);
+  EXPECT_NE(with("hc.norm %x", "llvm.norm %x").find("operation 'llvm.norm' is not of the hc dialect"),
+            std::string::npos);
+  EXPECT_NE(with("group = 1", "group = 0").find("hc.norm: its group divides its rows"), std::string::npos);
+  EXPECT_NE(with("edge = \"branch_input\"", "edge = \"streams\"").find("is not rounded; at this edge"),
+            std::string::npos);
+  EXPECT_NE(with("hc.branch", "hc.trunk").find("the program has no hc.branch"), std::string::npos);
+  EXPECT_NE(with("hc.operand = \"streams\"", "hc.operand = \"rivers\"").find("no argument that is its streams"),
+            std::string::npos);
+  // However a text ends or is damaged, it is a text that is refused.
+  for (size_t size = 0; size < right.size() - 2; size += 7)
+    EXPECT_NE(refusal(right.substr(0, size)), "(no error)") << size;
+  for (size_t i = 0; i < right.size(); i += 3) {
+    std::string damaged = right;
+    damaged[i] = static_cast<char>(damaged[i] ^ 0x15);
+    std::string name = fresh();
+    try {
+      defineProgram(name, damaged, "a test");
+    } catch (const UserError &) {
+    }
+  }
+  EXPECT_EQ(refusal(right), "(no error)"); // none of them took the name
+  EXPECT_EQ(refusal(right), "define: a recipe named '" + none + "' exists already");
+}
+
 } // namespace

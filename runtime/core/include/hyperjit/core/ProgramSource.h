@@ -28,6 +28,7 @@ struct RecipeInfo {
   std::string paper;    ///< "arXiv 2512.24880, eq. 7-9"; may be empty
   std::string equation; ///< may be empty
   std::vector<RecipeOption> options; ///< in declaration order
+  int n = 0, m = 0;                  ///< of a recorded program, the only ones it takes; 0: any
 };
 
 /// Thread safe. All throw UserError: UnknownRecipe, UnknownKey, UnknownValue, InvalidValue, InvalidRecipe.

@@ -28,6 +28,7 @@ struct Initialisation {
     Normal,   ///< mean `first`, standard deviation `second`
     Uniform,  ///< from `first` to `second`
     Values,   ///< `values`, row-major, one for each element
+    Unknown,  ///< of a program that came as text: it says no values, and none are made up
   };
   Kind kind = Kind::Constant;
   double first = 0;
@@ -55,7 +56,8 @@ struct ParameterInfo {
 struct CarryInfo {
   std::string name;
   int64_t size = 0;
-  std::vector<double> start; ///< carries in: what a token starts with where no site made one; `size` numbers
+  std::vector<double> start; ///< carries in: what a token starts with where no site made one; `size` numbers,
+                             ///< or none where the program came as text
 };
 
 struct SiteSignature {
