@@ -1,5 +1,6 @@
 // CudaKernel.cpp - modules per device, and launches on the caller's stream. Nothing is allocated or synchronised;
-// modules are never unloaded, because captured graphs keep pointers into them. SPDX-License-Identifier: Apache-2.0
+// modules are never unloaded, because captured graphs keep pointers into them.
+// SPDX-License-Identifier: Apache-2.0
 #include "CudaKernel.h"
 
 #include "Driver.h"

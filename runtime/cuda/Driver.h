@@ -1,5 +1,6 @@
 // Driver.h - the CUDA driver and NVRTC, opened at run time into one symbol table each. Neither is needed to build, to
-// link or to load the library; asking for one that is not there is refused by name. SPDX-License-Identifier: Apache-2.0
+// link or to load the library; asking for one that is not there is refused by name.
+// SPDX-License-Identifier: Apache-2.0
 //
 // The few types of the driver's C interface are declared here as its ABI has them, so that no CUDA header is needed.
 #ifndef HYPERJIT_CUDA_DRIVER_H

@@ -2,10 +2,14 @@
 //
 // With xv = vec(X), fn [n(n + 2), n D] stored output first, base [n(n + 2)], scale [3] = (pre, post, comb):
 //
-//   l    = (xv fn^T) rsqrt(mean(xv^2) + norm_eps) scale + base       rows: pre [0, n), post [n, 2n), comb [2n + j n +
-//   k] pre  = sigmoid(l_pre) + pre_eps      post = post_mult sigmoid(l_post) comb = softmax(l_comb) + softmax_eps, a
-//   column step, then iterations - 1 times {row, column} step, eps added to sums z = sum_j pre_j x_j o_k = post_k F(z)
-//   + sum_j comb[j, k] x_j
+//   l    = (xv fn^T) rsqrt(mean(xv^2) + norm_eps) scale + base       l_pre [n], l_post [n], l_comb [n n], row-major
+//   pre  = sigmoid(l_pre) + pre_eps
+//   post = post_mult sigmoid(l_post)
+//   comb = softmax(l_comb) + softmax_eps, a column step, then iterations - 1 times a {row, column} step
+//   z    = sum_j pre_j x_j
+//   o_k  = post_k F(z) + sum_j comb[j, k] x_j
+//
+// A step divides by sums to which softmax_eps is added.
 //
 // SPDX-License-Identifier: Apache-2.0
 //===-----------------------------------------------------------------------------------===//

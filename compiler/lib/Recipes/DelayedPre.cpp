@@ -3,8 +3,9 @@
 // Parameters and coefficients are those of the DeepSeek V4 convention. The pre made at a sublayer is used by the next
 // one, so the branch's input does not wait for the projection of the same streams. It travels as a carry:
 //
-//   z = sum_j read_j x_j       o_k = post_k F(z) + sum_j comb[j, k] x_j       read' = pre         read = e_0 at the
-//   start
+//   z     = sum_j read_j x_j                            read = e_0 before the first sublayer
+//   o_k   = post_k F(z) + sum_j comb[j, k] x_j
+//   read' = pre
 //
 // SPDX-License-Identifier: Apache-2.0
 //===-----------------------------------------------------------------------------------===//

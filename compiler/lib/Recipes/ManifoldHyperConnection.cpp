@@ -2,12 +2,15 @@
 //
 // arXiv 2512.24880, eq. 7-9. With xv = vec(X) in R^{nD} and F the branch:
 //
-//   (l_pre, l_post, l_res) = a (norm(xv) phi) + b      pre = sigmoid(l_pre)   post = 2 sigmoid(l_post)   H =
-//   Sinkhorn(l_res) o = H X + post^T F(pre X)
+//   (l_pre, l_post, l_res) = a (norm(xv) phi) + b
+//   pre  = sigmoid(l_pre)
+//   post = 2 sigmoid(l_post)
+//   H    = Sinkhorn(l_res)
+//   o    = H X + post^T F(pre X)
 //
-// phi (n D, n^2 + 2n) has the columns pre, post, res. With m > 1 rows are fracs and the logits are pre (rows m, [in,
-// out]), post (n m m, or n m with beta=diag) and res (rows^2). dynamic=false keeps the logits b alone: one set for all
-// tokens.
+// phi (n D, n^2 + 2n) has the columns pre, post, res. With m > 1 rows are fracs, and the logits are pre (rows m, as
+// [in, out]), post (n m m, or n m with beta=diag) and res (rows^2). dynamic=false keeps the logits b alone: one set for
+// all tokens.
 //
 // SPDX-License-Identifier: Apache-2.0
 //===-----------------------------------------------------------------------------------===//

@@ -1,5 +1,6 @@
 // The CUDA exit without a GPU: headers compile alone, every recipe compiles through NVRTC for every target, nothing
-// spills. SPDX-License-Identifier: Apache-2.0
+// spills.
+// SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/Pipeline.h"
 #include "hyperjit/Target/CudaSource.h"
 
