@@ -578,3 +578,14 @@ hc.func @outer(%x: !hc.rows<2, 8> {hc.operand = "streams"}, %p: !hc.coeffs<1, 3>
   %r = hc.project %z, %0 : (!hc.rows<2, 8>, !hc.weight<2, 8, 3>) -> !hc.coeffs<1, 3>
   hc.return %r : !hc.coeffs<1, 3>
 }
+
+// round: what travels against the edge has the type of the edge
+// CHECK-LABEL: hc.func @round_backward(
+// CHECK-SAME: %[[X:.*]]: !hc.rows<1, 8>{{.*}}, %[[DR:.*]]: !hc.rows<1, 8>
+// CHECK-NEXT: %[[T0:.*]] = hc.round %[[DR]] {type = bf16}
+// CHECK-NEXT: hc.return %[[T0]]
+hc.func @round(%x: !hc.rows<1, 8> {hc.operand = "streams"})
+    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
+  %r = hc.round %x {type = bf16} : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %r : !hc.rows<1, 8>
+}

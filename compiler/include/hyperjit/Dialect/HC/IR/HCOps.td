@@ -3,7 +3,9 @@
 //
 // Five kinds, by what they do: M maps over channels, R reductions over
 // channels, C coefficient maths, W sums over tokens, P wide work on parameters.
-// The set is closed under differentiation.
+// What a recipe may record has an adjoint in this set, so a first derivative is
+// always there. softmax_adjoint, sinkhorn_adjoint and weight_grad, which only
+// adjoints make, have none: a second derivative is refused by name.
 //===----------------------------------------------------------------------===//
 #ifndef HYPERJIT_HC_OPS
 #define HYPERJIT_HC_OPS
