@@ -1,6 +1,8 @@
 // Typed options to recipe options; expand and reduce.
 // SPDX-License-Identifier: Apache-2.0
 
+#include "Loading.h"
+
 #include <hyperjit/core/Error.h>
 #include <hyperjit/torch/Modules.h>
 #include <hyperjit/torch/Ops.h>
@@ -99,6 +101,13 @@ void ExpandStreamsImpl::reset() {
 void ExpandStreamsImpl::pretty_print(std::ostream &stream) const {
   stream << "hyperjit::nn::ExpandStreams(streams=" << options.streams() << ", dim=" << options.dim()
          << ", embedding=" << text(options.embedding()) << ")";
+}
+
+void ExpandStreamsImpl::load(torch::serialize::InputArchive &archive) {
+  ParameterLoader loader("hyperjit::nn::ExpandStreams", archive);
+  if (embedding.defined())
+    loader.read("stream_embed", embedding);
+  loader.finish();
 }
 
 Stream ExpandStreamsImpl::forward(const at::Tensor &h) {

@@ -146,6 +146,122 @@ TEST(Modules, LoadRefusesAnotherSite) {
   EXPECT_MESSAGE("the archive holds dynamic:n=4,m=1,d=8,dtype=fp32, this module is dynamic:n=2,m=1,d=8,dtype=fp32", two->load(in));
 }
 
+/// What is written under a dotted name lies in sub-archives, as a module's children do.
+torch::serialize::InputArchive archiveOf(const std::map<std::string, at::Tensor> &tensors) {
+  torch::serialize::OutputArchive out;
+  std::map<std::string, torch::serialize::OutputArchive> groups;
+  for (const auto &[name, value] : tensors) {
+    const size_t dot = name.find('.');
+    if (dot == std::string::npos)
+      out.write(name, value);
+    else
+      groups[name.substr(0, dot)].write(name.substr(dot + 1), value);
+  }
+  for (auto &[name, group] : groups)
+    out.write(name, group);
+  std::stringstream file;
+  out.save_to(file);
+  torch::serialize::InputArchive in;
+  in.load_from(file);
+  return in;
+}
+
+torch::serialize::InputArchive saved(const torch::nn::Module &module) {
+  std::stringstream file;
+  torch::serialize::OutputArchive out;
+  module.save(out);
+  out.save_to(file);
+  torch::serialize::InputArchive in;
+  in.load_from(file);
+  return in;
+}
+
+std::map<std::string, at::Tensor> detached(const nn::ConnectionImpl &layer) {
+  std::map<std::string, at::Tensor> result;
+  for (const auto &[name, value] : layer.namedSiteParameters())
+    result[name] = value.detach().clone();
+  return result;
+}
+
+TEST(Modules, LoadConvertsTheFilesDtype) {
+  for (const Named &named : namedModules()) {
+    SCOPED_TRACE(named.recipe);
+    for (const auto &[from, to] : {std::pair{at::kBFloat16, at::kFloat}, {at::kFloat, at::kBFloat16}, {at::kDouble, at::kFloat}}) {
+      auto layer = named.make(), other = named.make();
+      randomise(*layer, 5);
+      layer->to(from);
+      other->to(to);
+      auto archive = saved(*layer);
+      other->load(archive);
+      const auto values = other->namedSiteParameters();
+      for (const auto &[name, value] : layer->namedSiteParameters()) {
+        EXPECT_EQ(values.at(name).scalar_type(), to) << name;
+        EXPECT_TRUE(at::equal(values.at(name), value.to(to))) << name;
+        EXPECT_TRUE(values.at(name).requires_grad() && values.at(name).is_leaf()) << name;
+      }
+      const at::Tensor x = streams(*other).to(to);
+      EXPECT_TRUE(other->forward(x, [](const at::Tensor &u) { return u; }).tensor().isfinite().all().item<bool>());
+    }
+  }
+}
+
+/// Other libraries keep scalars without an axis.
+TEST(Modules, LoadTakesScalarsWithoutAnAxis) {
+  nn::Connection layer = makeLayer("dynamic:n=3,d=6"), other = makeLayer("dynamic:n=3,d=6", 7);
+  auto tensors = detached(*layer);
+  for (const char *name : {"dynamic_alpha_scale", "dynamic_beta_scale"})
+    tensors[name] = tensors[name].reshape({});
+  auto archive = archiveOf(tensors);
+  other->load(archive);
+  for (const auto &[name, value] : layer->namedSiteParameters()) {
+    EXPECT_EQ(other->namedSiteParameters().at(name).sizes(), value.sizes()) << name;
+    EXPECT_TRUE(at::equal(other->namedSiteParameters().at(name), value)) << name;
+  }
+  const at::Tensor x = streams(*layer);
+  const auto branch = [](const at::Tensor &u) { return u; };
+  EXPECT_TRUE(at::equal(other->forward(x, branch).tensor(), layer->forward(x, branch).tensor()));
+}
+
+TEST(Modules, LoadRefusesByNameAndChangesNothing) {
+  nn::Connection layer = makeLayer("dynamic:n=3,d=6");
+  const auto before = detached(*layer);
+  const auto refused = [&](const char *message, auto &&spoil) {
+    auto tensors = before;
+    for (auto &[name, value] : tensors)
+      value = value + 1;
+    spoil(tensors);
+    auto archive = archiveOf(tensors);
+    EXPECT_MESSAGE(message, layer->load(archive));
+    for (const auto &[name, value] : before)
+      EXPECT_TRUE(at::equal(layer->namedSiteParameters().at(name), value)) << name;
+  };
+  using Tensors = std::map<std::string, at::Tensor>;
+  refused("hyperjit::nn::Connection: parameter 'static_alpha' is (4, 3) in the archive and (3, 4) here",
+          [](Tensors &tensors) { tensors["static_alpha"] = tensors["static_alpha"].t().contiguous(); });
+  refused("parameter 'norm.gamma' is (5,) in the archive and (6,) here",
+          [](Tensors &tensors) { tensors["norm.gamma"] = at::zeros({5}); });
+  refused("parameter 'static_beta' is () in the archive and (3,) here",
+          [](Tensors &tensors) { tensors["static_beta"] = at::zeros({}); });
+  refused("parameter 'dynamic_beta_scale' is (1, 1) in the archive and (1,) here",
+          [](Tensors &tensors) { tensors["dynamic_beta_scale"] = at::zeros({1, 1}); });
+  refused("parameter 'static_beta' is Long in the archive; a floating-point dtype is supported",
+          [](Tensors &tensors) { tensors["static_beta"] = at::zeros({3}, at::kLong); });
+  refused("hyperjit::nn::Connection: the archive has no parameter 'dynamic_alpha_fn', which is (6, 4) here",
+          [](Tensors &tensors) { tensors.erase("dynamic_alpha_fn"); });
+  refused("the archive has no parameter 'norm.gamma', which is (6,) here", [](Tensors &tensors) { tensors.erase("norm.gamma"); });
+}
+
+TEST(Modules, LoadReadsTheBranch) {
+  nn::Connection layer = makeLayer("dynamic:n=3,d=6"), other = makeLayer("dynamic:n=3,d=6", 7), bare = makeLayer("dynamic:n=3,d=6");
+  layer->wrap(torch::nn::Linear(6, 6));
+  other->wrap(torch::nn::Linear(6, 6));
+  auto archive = saved(*layer), without = saved(*bare);
+  other->load(archive);
+  const at::Tensor x = streams(*layer);
+  EXPECT_TRUE(at::equal(other->forward(x).tensor(), layer->forward(x).tensor()));
+  EXPECT_MESSAGE("the archive has no module 'branch', which this one has", other->load(without));
+}
+
 TEST(Modules, CloneIsDeep) {
   for (const Named &named : namedModules()) {
     SCOPED_TRACE(named.recipe);
@@ -282,6 +398,12 @@ TEST(ExpandReduce, Embedding) {
   x.backward(weights);
   EXPECT_LT(difference(expand->embedding.grad(), weights.sum(0)), 1e-6);
   EXPECT_LT(difference(h.grad(), weights.sum(1)), 1e-6);
+  nn::ExpandStreams low(nn::ExpandStreamsOptions(3, 6).embedding(true)), two(nn::ExpandStreamsOptions(2, 6).embedding(true));
+  low->to(at::kBFloat16);
+  auto archive = saved(*expand);
+  low->load(archive);
+  EXPECT_TRUE(at::equal(low->embedding, expand->embedding.to(at::kBFloat16)));
+  EXPECT_MESSAGE("hyperjit::nn::ExpandStreams: parameter 'stream_embed' is (3, 6) in the archive and (2, 6) here", two->load(archive));
   auto copy = std::dynamic_pointer_cast<nn::ExpandStreamsImpl>(expand->clone());
   EXPECT_TRUE(at::equal(copy->embedding, expand->embedding));
   EXPECT_NE(copy->embedding.data_ptr(), expand->embedding.data_ptr());

@@ -74,7 +74,9 @@ public:
   std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device> &device = std::nullopt) const override;
   /// As any module, plus the string attribute "hyperjit_spec".
   void save(torch::serialize::OutputArchive &archive) const override;
-  /// Refuses (UserError) an archive of another recipe, n, m, D or kernel options.
+  /// Copies the file's values into the parameters, which keep dtype and device; a file's () is taken for (1,). Refuses
+  /// (UserError) an archive of another recipe, n, m, D or kernel options, and a parameter that is missing or has another
+  /// shape, by name.
   void load(torch::serialize::InputArchive &archive) override;
 
   /// Runs the wrapped branch: u [..., D] (or [..., v, D]) -> y [..., D]. Refused by name without wrap().

@@ -165,6 +165,8 @@ public:
   explicit ExpandStreamsImpl(const ExpandStreamsOptions &options = {});
   void reset() override;
   void pretty_print(std::ostream &stream) const override;
+  /// As a Connection's: values are copied, and refused by name.
+  void load(torch::serialize::InputArchive &archive) override;
   Stream forward(const at::Tensor &h);
   ExpandStreamsOptions options;
   at::Tensor embedding; ///< undefined without one
