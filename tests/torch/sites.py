@@ -1,10 +1,12 @@
 # What the Python tests share: the operators loaded as any Python program loads them, small sites of every recipe.
 # SPDX-License-Identifier: Apache-2.0
+import math
 import sys
 
 import torch
 
-torch.ops.load_library(sys.argv.pop(1))
+LIBRARY = sys.argv.pop(1)
+torch.ops.load_library(LIBRARY)
 hyperjit = torch.ops.hyperjit
 
 
@@ -13,6 +15,7 @@ def parameters(recipe, n, m, D, requires_grad=True):
     N, d = n * m, D // m
     hyper = [(N, m + N), (N,), (d,), (d, m + N), (d,), (1,), (1,)]
     deepseek = [(n * (n + 2), n * D), (n * (n + 2),), (3,)]
+    mixtures = n + math.factorial(n)
     shapes = {
         "static": [(N, m + N), (N,)],
         "dynamic": hyper,
@@ -20,6 +23,9 @@ def parameters(recipe, n, m, D, requires_grad=True):
         "manifold": [(N * m + N * m + N * N,), (1,), (1,), (1,), (n * D, N * m + N * m + N * N)],
         "deepseek": deepseek,
         "delayed-pre": deepseek,
+        "joint": [(N, m + N), (n, m, m), (d,), (d, m + N), (d, m), (1,), (1,)],
+        "manifold-streams": [(N, m + N), (n, m, m), (1,), (1,), (1,), (d,), (1, d, m + N), (d, m)],
+        "permutation": [(mixtures,), (n,), (1,), (1,), (1,), (n * D,), (n * D, mixtures), (n * D, n)],
     }[recipe]
     return [(torch.randn(shape) * 0.3).requires_grad_(requires_grad) for shape in shapes]
 
@@ -29,7 +35,7 @@ def spec(recipe, n, m, D):
 
 
 SITES = [("static", 3, 1, 6), ("dynamic", 3, 1, 6), ("frac", 1, 2, 6), ("manifold", 2, 2, 8), ("deepseek", 3, 1, 6),
-         ("delayed-pre", 3, 1, 6)]
+         ("delayed-pre", 3, 1, 6), ("joint", 2, 2, 8), ("manifold-streams", 2, 2, 8), ("permutation", 3, 1, 6)]
 
 
 def carries(recipe, n, lead):
