@@ -92,10 +92,28 @@ std::vector<std::string> words(const ordered_json &object, const char *key) {
   return list;
 }
 
+int64_t sizeIn(const ordered_json &object, const std::string &file) {
+  auto size = object.find("size");
+  if (size == object.end() || !size->is_number_unsigned() || size->get<uint64_t>() > kMaxEntryBytes)
+    fail(fmt::format("{} has no size", file));
+  return size->get<int64_t>();
+}
+
 /// "v1/<2 hex>/<64 hex>.hjk": nothing else, so that no name leads out of the root.
 bool isEntryPath(std::string_view file) {
   return file.size() == 74 && file.starts_with("v1/") && file[5] == '/' && file.ends_with(".hjk") &&
          CacheKey::fromHex(file.substr(6, 64)) && file.substr(3, 2) == file.substr(6, 2);
+}
+
+constexpr std::string_view kTuning = "tuning/";
+
+/// "tuning/<name>.jsonl" of printable characters, short enough for an archive: the same care.
+bool isTuningPath(std::string_view file) {
+  if (!file.starts_with(kTuning) || !file.ends_with(".jsonl") || file.size() > 99)
+    return false;
+  std::string_view name = file.substr(kTuning.size());
+  return name[0] != '.' && std::all_of(name.begin(), name.end(),
+                                       [](unsigned char c) { return c >= ' ' && c != 0x7f && c != '/' && c != '\\'; });
 }
 
 bool isDigest(std::string_view text) { return CacheKey::fromHex(text).has_value(); }
@@ -129,10 +147,7 @@ CacheManifest CacheManifest::parse(std::string_view text) {
       fail(fmt::format("'{}' is no name of an entry", entry.file));
     if (!isDigest(entry.sha256))
       fail(fmt::format("'{}' is no SHA-256", entry.sha256));
-    auto size = item.find("size");
-    if (size == item.end() || !size->is_number_unsigned() || size->get<uint64_t>() > kMaxEntryBytes)
-      fail(fmt::format("{} has no size", entry.file));
-    entry.size = size->get<int64_t>();
+    entry.size = sizeIn(item, entry.file);
     entry.target = word(item, "target");
     entry.toolchain = word(item, "toolchain");
     entry.spec = word(item, "spec");
@@ -143,6 +158,21 @@ CacheManifest CacheManifest::parse(std::string_view text) {
       fail(fmt::format("{} is listed under key {}", entry.file, entry.key));
     manifest.entries.push_back(std::move(entry));
   }
+  auto tuning = object.find("tuning");
+  if (tuning != object.end() && !tuning->is_array())
+    fail("'tuning' is no list");
+  if (tuning != object.end())
+    for (const ordered_json &item : *tuning) {
+      if (!item.is_object())
+        fail("a file of tuning results is no object");
+      ManifestFile file{word(item, "file"), word(item, "sha256"), 0};
+      if (!isTuningPath(file.file))
+        fail(fmt::format("'{}' is no name of a file of tuning results", file.file));
+      if (!isDigest(file.sha256))
+        fail(fmt::format("'{}' is no SHA-256", file.sha256));
+      file.size = sizeIn(item, file.file);
+      manifest.tuning.push_back(std::move(file));
+    }
   return manifest;
 }
 
@@ -162,11 +192,15 @@ std::string CacheManifest::text() const {
                                  {"schedule", entry.schedule},
                                  {"compiler_digest", entry.compilerDigest},
                                  {"key", entry.key}});
+  for (const ManifestFile &file : tuning)
+    object["tuning"].push_back({{"file", file.file}, {"sha256", file.sha256}, {"size", file.size}});
   return object.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 std::string CacheManifest::sums() const {
   std::string text;
+  for (const ManifestFile &file : tuning)
+    text += fmt::format("{}  {}\n", file.sha256, file.file);
   for (const ManifestEntry &entry : entries)
     text += fmt::format("{}  {}\n", entry.sha256, entry.file);
   return text;
@@ -228,7 +262,20 @@ CacheManifest CacheManifest::of(const std::string &root, std::vector<std::string
     else if (skipped)
       skipped->push_back(fmt::format("{}: it is damaged or cannot be read", file.path));
   }
-  std::sort(manifest.entries.begin(), manifest.entries.end(), [](const auto &a, const auto &b) { return a.file < b.file; });
+  std::error_code error;
+  for (fs::directory_iterator it(root + "/tuning", error), end; !error && it != end; it.increment(error)) {
+    std::string file = std::string(kTuning) + it->path().filename().string();
+    std::vector<std::byte> bytes;
+    if (it->path().extension() != ".jsonl")
+      continue;
+    if (isTuningPath(file) && readFile(it->path(), bytes))
+      manifest.tuning.push_back({file, sha256Text(bytes), int64_t(bytes.size())});
+    else if (skipped)
+      skipped->push_back(fmt::format("{}: it cannot be read, or a manifest cannot name it", it->path().string()));
+  }
+  auto byFile = [](const auto &a, const auto &b) { return a.file < b.file; };
+  std::sort(manifest.entries.begin(), manifest.entries.end(), byFile);
+  std::sort(manifest.tuning.begin(), manifest.tuning.end(), byFile);
   manifest.head = headOf(manifest.entries);
   return manifest;
 }
@@ -254,10 +301,27 @@ std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &r
     else if (describe(file, bytes) != *entry)
       differences.push_back({file, "is described otherwise in the manifest"});
   }
+  std::set<std::string> results;
+  for (const ManifestFile &file : tuning) {
+    results.insert(file.file);
+    std::vector<std::byte> bytes;
+    std::error_code error;
+    if (!fs::exists(fs::symlink_status(root + "/" + file.file, error)))
+      differences.push_back({file.file, "is missing"});
+    else if (!readFile(root + "/" + file.file, bytes))
+      differences.push_back({file.file, "is no readable file"});
+    else if (int64_t(bytes.size()) != file.size || sha256Text(bytes) != file.sha256)
+      differences.push_back({file.file, "has another SHA-256 than the manifest says"});
+  }
   if (!headFits())
     differences.push_back({"manifest.json", "names other toolchains or targets than its entries"});
-  // What somebody added. The root itself may hold other things of its owner; v1 is ours alone.
+  // What somebody added. The root itself may hold other things of its owner; v1 is ours alone, and so are tuning results.
   std::error_code error;
+  for (fs::directory_iterator it(root + "/tuning", error), end; !error && it != end; it.increment(error))
+    if (std::string file = std::string(kTuning) + it->path().filename().string();
+        it->path().extension() == ".jsonl" && !results.count(file))
+      differences.push_back({file, "is not in the manifest"});
+  error.clear();
   fs::recursive_directory_iterator it(root + "/v1", error), end;
   for (; !error && it != end; it.increment(error)) {
     fs::path relative = it->path().lexically_relative(root);

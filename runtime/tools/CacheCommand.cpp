@@ -3,6 +3,8 @@
 #include "Pack.h"
 #include "Tool.h"
 
+#include <hyperjit/core/TuningTable.h>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -201,6 +203,28 @@ int verify(const Options &options) {
   return whole ? exitOk : exitProblem;
 }
 
+/// ", 2 files of tuning results", or nothing.
+std::string tuningText(const CacheManifest &manifest) {
+  size_t count = manifest.tuning.size();
+  return count == 0 ? "" : fmt::format(", {} file{} of tuning results", count, count == 1 ? "" : "s");
+}
+
+/// Tuning results of a pack beside those that are there. A name that is taken by other results gets a part of the SHA-256 in
+/// it, with which it sorts before, and so is asked before, what was there: the pack's kernels are those of its results.
+void storeTuning(const std::string &root, const ManifestFile &file, std::span<const std::byte> bytes) {
+  std::string_view text(reinterpret_cast<const char *>(bytes.data()), bytes.size());
+  fs::path path = fs::path(root) / file.file;
+  auto taken = [&] {
+    std::ifstream there(path, std::ios::binary);
+    return there && std::string((std::istreambuf_iterator<char>(there)), {}) != text;
+  };
+  if (taken())
+    path.replace_filename(fmt::format("{}-{}.jsonl", path.stem().string().substr(0, 60), file.sha256.substr(0, 12)));
+  std::error_code error;
+  fs::create_directories(path.parent_path(), error);
+  writeFileWhole(path, text);
+}
+
 int pack(const Options &options) {
   std::string root = options.folder;
   if (root.empty())
@@ -222,6 +246,12 @@ int pack(const Options &options) {
     }
     std::erase_if(manifest.head.targets, [&](const std::string &target) { return !targets.count(target); });
     std::erase_if(manifest.head.toolchains, [&](const std::string &toolchain) { return !toolchains.count(toolchain); });
+    // A file of results goes along whole where it decides anything for these targets.
+    std::erase_if(manifest.tuning, [&](const ManifestFile &file) {
+      std::vector<TuningRecord> records = compacted(readTuningFile(root + "/" + file.file).records);
+      return std::none_of(records.begin(), records.end(),
+                          [&](const TuningRecord &r) { return wanted.count(r.target); });
+    });
   }
   if (manifest.entries.empty())
     throw UsageError(fmt::format("{} holds no kernel to pack", root));
@@ -230,12 +260,13 @@ int pack(const Options &options) {
   Json answer = jsonHead("cache-pack", "none");
   answer["file"] = options.file;
   answer["entries"] = manifest.entries.size();
+  answer["tuning"] = manifest.tuning.size();
   answer["targets"] = manifest.head.targets;
   answer["bytes"] = bytes;
   answer["skipped"] = skipped;
   if (options.json.empty())
-    fmt::print("{}: {} kernels for {}, {}\n", options.file, manifest.entries.size(),
-               fmt::join(manifest.head.targets, ", "), humanBytes(bytes));
+    fmt::print("{}: {} kernels for {}{}, {}\n", options.file, manifest.entries.size(),
+               fmt::join(manifest.head.targets, ", "), tuningText(manifest), humanBytes(bytes));
   writeJson(answer, options.json);
   return skipped.empty() ? exitOk : exitProblem;
 }
@@ -255,10 +286,13 @@ int unpack(const Options &options) {
   KernelCache cache(settings);
   int64_t failed = 0;
   // All of the pack is checked before the first kernel is stored; each is stored whole or not at all.
-  CacheManifest manifest = readPack(options.file, [&](const ManifestEntry &entry, std::span<const std::byte> bytes) {
+  PackReader reader;
+  reader.entry = [&](const ManifestEntry &entry, std::span<const std::byte> bytes) {
     if (interrupted() || !cache.publishEntry(*CacheKey::fromHex(entry.key), bytes))
       ++failed;
-  });
+  };
+  reader.tuning = [&](const ManifestFile &file, std::span<const std::byte> bytes) { storeTuning(root, file, bytes); };
+  CacheManifest manifest = readPack(options.file, &reader);
   if (failed)
     throw EnvironmentProblem(fmt::format("{} of {} kernels could not be stored in {}; those that were are whole, the same "
                                          "command goes on",
@@ -281,11 +315,12 @@ int unpack(const Options &options) {
   answer["directory"] = root;
   answer["entries"] = manifest.entries.size();
   answer["added"] = counted.published;
+  answer["tuning"] = manifest.tuning.size();
   answer["targets"] = manifest.head.targets;
   answer["runs_here"] = runs;
   if (options.json.empty())
-    fmt::print("{}: {} kernels for {}, {} new\n", root, manifest.entries.size(), fmt::join(manifest.head.targets, ", "),
-               counted.published);
+    fmt::print("{}: {} kernels for {}, {} new{}\n", root, manifest.entries.size(),
+               fmt::join(manifest.head.targets, ", "), counted.published, tuningText(manifest));
   writeJson(answer, options.json);
   return exitOk;
 }
@@ -315,6 +350,18 @@ int diff(const Options &options) {
       ++i, ++j;
     }
   }
+  // Results are compared by content: unpacking may have given a file another name.
+  auto tellTuning = [&](const CacheManifest &one, const CacheManifest &other, const std::string &what) {
+    for (const ManifestFile &file : one.tuning)
+      if (std::none_of(other.tuning.begin(), other.tuning.end(),
+                       [&](const ManifestFile &o) { return o.sha256 == file.sha256; })) {
+        differences.push_back({{"file", file.file}, {"what", what}});
+        if (options.json.empty())
+          fmt::print("{:<10} {}\n", what, file.file);
+      }
+  };
+  tellTuning(a, b, "only in A");
+  tellTuning(b, a, "only in B");
   bool same = differences.empty();
   Json answer = jsonHead("cache-diff", "none");
   answer["differences"] = std::move(differences);
@@ -475,11 +522,15 @@ void addCache(CLI::App &app, int &exit) {
   CLI::App *verifying = add("verify", "reads every entry and checks it; exit 1 if one is damaged", " --manifest", verify);
   verifying->add_option("DIR", options->places, "folders to check instead of the layers");
   verifying->add_flag("--manifest", options->manifest, "also compare with manifest.json: changed, missing or added files");
-  CLI::App *packing = add("pack", "writes the kernels of a cache into one file, the same bytes from the same kernels", " kernels.hjpack", pack);
+  CLI::App *packing =
+      add("pack",
+          "writes the kernels of a cache and its tuning results into one file, the same bytes from the same content",
+          " kernels.hjpack", pack);
   packing->add_option("FILE", options->file, "the pack to write")->required();
   packing->add_option("--from", options->folder, "the cache to pack (the writable directory)");
   packing->add_option("--target", options->target, "comma list: only the kernels of these targets");
-  CLI::App *unpacking = add("unpack", "checks a pack and stores its kernels", " kernels.hjpack --to kernels", unpack);
+  CLI::App *unpacking =
+      add("unpack", "checks a pack and stores its kernels and tuning results", " kernels.hjpack --to kernels", unpack);
   unpacking->add_option("FILE", options->file, "the pack")->required();
   unpacking->add_option("--to", options->folder, "the folder to fill (the writable directory)");
   add("diff", "which kernels only one of two folders or packs holds; exit 1 if they differ", " kernels new.hjpack", diff)

@@ -133,14 +133,18 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
   try {
     add(kSumsName, bytesOf(manifest.sums()));
     add(kManifestName, bytesOf(manifest.text()));
-    for (const ManifestEntry &entry : manifest.entries) {
+    auto addFrom = [&](const std::string &name, const std::string &sha256) {
       if (stop())
         throw EnvironmentProblem(fmt::format("interrupted: '{}' was not written", path));
-      std::vector<std::byte> bytes = readFile(root + "/" + entry.file);
-      if (sha256Text(bytes) != entry.sha256)
-        throw UserError(ErrorId::InvalidFile, fmt::format("{}/{} changed while it was packed", root, entry.file));
-      add(entry.file, bytes);
-    }
+      std::vector<std::byte> bytes = readFile(root + "/" + name);
+      if (sha256Text(bytes) != sha256)
+        throw UserError(ErrorId::InvalidFile, fmt::format("{}/{} changed while it was packed", root, name));
+      add(name, bytes);
+    };
+    for (const ManifestFile &each : manifest.tuning)
+      addFrom(each.file, each.sha256);
+    for (const ManifestEntry &entry : manifest.entries)
+      addFrom(entry.file, entry.sha256);
     Block zeros{};
     file.write(zeros.data(), kBlock);
     file.write(zeros.data(), kBlock);
@@ -157,10 +161,18 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
   }
 }
 
-CacheManifest readPack(const std::string &path,
-                       const std::function<void(const ManifestEntry &, std::span<const std::byte>)> &entry) {
+namespace {
+/// A file that a manifest names; `entry` is null for tuning results.
+struct Named {
+  const ManifestEntry *entry = nullptr;
+  const ManifestFile *tuning = nullptr;
+  const std::string &sha256() const { return entry ? entry->sha256 : tuning->sha256; }
+};
+} // namespace
+
+CacheManifest readPack(const std::string &path, const PackReader *reader) {
   CacheManifest manifest;
-  std::map<std::string, const ManifestEntry *> missing;
+  std::map<std::string, Named> all, missing;
   bool named = false;
   auto check = [&](const std::string &name, std::span<const std::byte> bytes) {
     if (name == kManifestName) {
@@ -170,7 +182,10 @@ CacheManifest readPack(const std::string &path,
         bad(path, error.what());
       }
       for (const ManifestEntry &each : manifest.entries)
-        missing[each.file] = &each;
+        all[each.file].entry = &each;
+      for (const ManifestFile &each : manifest.tuning)
+        all[each.file].tuning = &each;
+      missing = all;
       named = true;
       return;
     }
@@ -179,9 +194,11 @@ CacheManifest readPack(const std::string &path,
     auto it = missing.find(name);
     if (it == missing.end())
       bad(path, named ? fmt::format("'{}' is not in its manifest, or twice in the file", name) : "its manifest does not come first");
-    if (sha256Text(bytes) != it->second->sha256)
+    if (sha256Text(bytes) != it->second.sha256())
       bad(path, fmt::format("'{}' has another SHA-256 than the manifest says", name));
-    if (CacheManifest::describe(name, bytes) != *it->second)
+    if (it->second.tuning && it->second.tuning->size != int64_t(bytes.size()))
+      bad(path, fmt::format("'{}' has another size than the manifest says", name));
+    if (it->second.entry && CacheManifest::describe(name, bytes) != *it->second.entry)
       bad(path, fmt::format("'{}' is no whole kernel, or the manifest describes another", name));
     missing.erase(it);
   };
@@ -192,17 +209,17 @@ CacheManifest readPack(const std::string &path,
     bad(path, "its manifest names other toolchains or targets than its kernels have");
   if (!missing.empty())
     bad(path, fmt::format("'{}' is in its manifest and not in the file", missing.begin()->first));
-  if (!entry)
+  if (!reader)
     return manifest;
-  std::map<std::string, const ManifestEntry *> all;
-  for (const ManifestEntry &each : manifest.entries)
-    all[each.file] = &each;
   walk(path, [&](const std::string &name, std::span<const std::byte> bytes) {
     // The file is read a second time: only what was checked goes further.
     if (auto it = all.find(name); it != all.end()) {
-      if (sha256Text(bytes) != it->second->sha256)
+      if (sha256Text(bytes) != it->second.sha256())
         bad(path, "it changed while it was read");
-      entry(*it->second, bytes);
+      if (it->second.entry)
+        reader->entry(*it->second.entry, bytes);
+      else
+        reader->tuning(*it->second.tuning, bytes);
     }
   });
   return manifest;

@@ -11,16 +11,20 @@
 
 namespace hyperjit::tools {
 
-/// Writes SHA256SUMS, manifest.json and every entry of `root` that `manifest` names: names sorted, times, owners and numbers
+/// Writes SHA256SUMS, manifest.json and every file of `root` that `manifest` names: names sorted, times, owners and numbers
 /// zero. `stop` is asked between files. Nothing is left of a file that was not finished. EnvironmentProblem when it cannot be
-/// written, UserError (InvalidFile) when an entry changed meanwhile.
+/// written, UserError (InvalidFile) when a file changed meanwhile.
 void writePack(const std::string &file, const std::string &root, const CacheManifest &manifest,
                const std::function<bool()> &stop);
 
-/// Checks the whole archive before `entry` sees any of it: form, names, sizes, SHA-256. Returns its manifest.
+/// What becomes of the files of a pack.
+struct PackReader {
+  std::function<void(const ManifestEntry &, std::span<const std::byte>)> entry;
+  std::function<void(const ManifestFile &, std::span<const std::byte>)> tuning;
+};
+/// Checks the whole archive before `reader` sees any of it: form, names, sizes, SHA-256. Returns its manifest.
 /// UserError (InvalidFile) that says what is wrong and where.
-CacheManifest readPack(const std::string &file,
-                       const std::function<void(const ManifestEntry &, std::span<const std::byte>)> &entry);
+CacheManifest readPack(const std::string &file, const PackReader *reader);
 
 /// manifest.json and SHA256SUMS of a folder, each written whole or not at all.
 void writeManifest(const std::string &root, const CacheManifest &manifest);

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Harness.h"
 
+#include "hyperjit/core/ProgramSource.h"
+#include "hyperjit/core/TuningTable.h"
+
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
@@ -388,6 +391,95 @@ TEST_F(Ship, P29_DamagedPacksStoreNothing) {
   ASSERT_EQ(run("cd " + folder.path + " && tar --format=ustar -cPf made.tar ../" + fs::path(folder.path).filename().string() + "/escape").code, 0);
   refused(readFile(folder / "made.tar"), "a name with ..");
   refused("not an archive at all" + std::string(4096, 'x'), "no archive");
+}
+
+// A tuned kernel is found elsewhere only with the results that name its schedule. Inverted: `manifest.tuning` in writePack.
+TEST_F(Ship, P30_TuningResultsTravelWithTheKernels) {
+  std::string kernel = "after(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=large", list = folder / "list";
+  std::string root = folder / "tuned", there = folder / "there", packed = folder / "tuned.hjpack";
+  writeFile(list, kernel + "\n");
+  Ran ran = command("autotune " + inQuotes(kernel) + " --list --target x86-64-v3 --json");
+  ASSERT_EQ(ran.code, 0) << ran.error;
+  nlohmann::json legal = ran.json()["kernels"][0]["schedules"];
+  ASSERT_GT(legal.size(), 1u);
+  TuningRecord record;
+  record.spec = kernel;
+  record.after = ProgramSource::global().site(SiteSpec::parse("static:n=2,d=16"))->digest;
+  record.target = "x86-64-v3";
+  record.compiler = tuningCompiler(DeviceType::Cpu);
+  record.tokens = 4096;
+  record.base = Schedule::parse(legal.front()["schedule"].get<std::string>());
+  record.schedule = Schedule::parse(legal.back()["schedule"].get<std::string>());
+  record.us = 1, record.baseUs = 2, record.samples = 7;
+  TuningRecord other = record;
+  other.target = "sm_90a";
+  fs::create_directories(root + "/tuning");
+  writeFile(root + "/tuning/all.jsonl", record.json() + "\n");
+  writeFile(root + "/tuning/gpu.jsonl", other.json() + "\n");
+  writeFile(root + "/tuning/notes.txt", "mine");
+  ASSERT_EQ(command("precompile --specs " + list + " --target x86-64-v3 --out " + root).code, 0);
+  CacheManifest manifest = CacheManifest::of(root);
+  ASSERT_EQ(manifest.entries.size(), 1u);
+  EXPECT_EQ(manifest.entries[0].schedule, record.schedule.text());
+  ran = command("cache pack " + packed + " --from " + root + " --json");
+  EXPECT_EQ(ran.json()["tuning"], 2) << ran.out << ran.error;
+  ASSERT_EQ(command("cache pack " + (folder / "again") + " --from " + root).code, 0);
+  EXPECT_EQ(readFile(packed), readFile(folder / "again"));
+  ran = command("cache pack " + (folder / "cpu") + " --from " + root + " --target x86-64-v3 --json");
+  EXPECT_EQ(ran.json()["tuning"], 1) << "results for other targets went along";
+
+  auto found = [&](const std::string &place) {
+    Ran ran = run("env -i HOME=/nonexistent HYPERJIT_JIT=off HYPERJIT_CACHE_PATH=" + place + " " CACHE_WARM " " + list);
+    EXPECT_EQ(ran.code, 0) << ran.error;
+    EXPECT_EQ(ran.json()["hits"], 1) << ran.out;
+  };
+  ran = command("cache unpack " + packed + " --to " + there + " --json");
+  ASSERT_EQ(ran.code, 0) << ran.error;
+  EXPECT_EQ(ran.json()["tuning"], 2);
+  EXPECT_EQ(readFile(there + "/tuning/all.jsonl"), record.json() + "\n");
+  found(there);
+  EXPECT_EQ(command("cache diff " + root + " " + there).code, 0);
+  EXPECT_EQ(command("cache diff " + packed + " " + there).code, 0);
+  EXPECT_EQ(command("cache verify --manifest " + there).code, 0);
+  EXPECT_EQ(run("cd " + there + " && sha256sum --quiet -c SHA256SUMS").code, 0);
+
+  // Results that are there already stay, and packs add up; the pack's are asked first, as its kernels are theirs.
+  std::string mine = folder / "mine", kept = TuningRecord(record).json() + "\n\n";
+  fs::create_directories(mine + "/tuning");
+  writeFile(mine + "/tuning/all.jsonl", kept);
+  for (int twice = 0; twice < 2; ++twice) {
+    ASSERT_EQ(command("cache unpack " + packed + " --to " + mine).code, 0);
+    EXPECT_EQ(readFile(mine + "/tuning/all.jsonl"), kept);
+    EXPECT_EQ(CacheManifest::of(mine).tuning.size(), 3u);
+  }
+  EXPECT_LT(CacheManifest::of(mine).tuning[0].file, "tuning/all.jsonl");
+  found(mine);
+  ran = command("cache diff " + there + " " + mine);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.out.find("only in B  tuning/all.jsonl"), std::string::npos) << ran.out;
+
+  // As much a part of what was shipped as a kernel.
+  auto spoilt = [&](const std::string &file) {
+    Ran ran = command("cache verify --manifest " + there);
+    EXPECT_EQ(ran.code, 1) << file;
+    EXPECT_NE(ran.error.find(file), std::string::npos) << ran.error;
+  };
+  writeFile(there + "/tuning/gpu.jsonl", other.json() + "\n ");
+  spoilt("tuning/gpu.jsonl");
+  fs::remove(there + "/tuning/gpu.jsonl");
+  spoilt("tuning/gpu.jsonl");
+  writeFile(there + "/tuning/gpu.jsonl", other.json() + "\n");
+  writeFile(there + "/tuning/more.jsonl", "");
+  spoilt("tuning/more.jsonl");
+  std::string whole = readFile(packed), into = folder / "into";
+  size_t at = whole.find("\"tokens\":4096", whole.find("{\"v\":1"));
+  ASSERT_NE(at, std::string::npos);
+  whole[at + 10] = '5';
+  writeFile(packed, whole);
+  ran = command("cache unpack " + packed + " --to " + into);
+  EXPECT_EQ(ran.code, 1);
+  EXPECT_NE(ran.error.find("'tuning/all.jsonl' has another SHA-256"), std::string::npos) << ran.error;
+  EXPECT_FALSE(fs::exists(into + "/tuning"));
 }
 
 TEST_F(Ship, P17_AFullDiskWhilePacking) {

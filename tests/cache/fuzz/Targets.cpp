@@ -76,6 +76,10 @@ void manifest(std::string_view text) {
     CacheManifest again = CacheManifest::parse(manifest.text());
     require(again.entries == manifest.entries, "entries survive");
     require(again.head.targets == manifest.head.targets, "targets survive");
+    require(again.tuning == manifest.tuning, "tuning results survive");
+    for (const ManifestFile &file : manifest.tuning)
+      require(file.file.starts_with("tuning/") && file.file.rfind('/') == 6 && file.file[7] != '.',
+              "no name leads out of tuning/");
     for (const ManifestEntry &entry : manifest.entries)
       require(entry.file.find("..") == std::string::npos && entry.file[0] != '/', "no name leads out of the root");
   });

@@ -1,9 +1,12 @@
 // CacheManifest.h - what a shipped cache holds, in a file that others can check without our code:
 //
-//   manifest ::= {"schema": "hyperjit.manifest/1", "version", "toolchains": [text], "targets": [text], "entries": [entry]}
+//   manifest ::= {"schema": "hyperjit.manifest/1", "version", "toolchains": [text], "targets": [text], "entries": [entry],
+//                 "tuning": [file]}
 //   entry    ::= {"file": path below the root, "sha256", "size", "target", "toolchain", "spec", "schedule",
 //                 "compiler_digest", "key"}
+//   file     ::= {"file": "tuning/<name>.jsonl", "sha256", "size"}
 //
+// Tuning results belong to the kernels: they say which of a spec's schedules is looked up. "tuning" is there where they are.
 // <root>/manifest.json, and <root>/SHA256SUMS for `sha256sum -c`. Toolchains and targets stand first, sorted; entries are
 // sorted by file. A cache that has a manifest is looked up under the toolchains it names: a machine without NVRTC, or with
 // another patch release, would miss all of it otherwise.
@@ -32,6 +35,15 @@ struct ManifestEntry {
   bool operator==(const ManifestEntry &) const = default;
 };
 
+/// A file of tuning results.
+struct ManifestFile {
+  std::string file; ///< "tuning/<name>.jsonl"
+  std::string sha256;
+  int64_t size = 0;
+
+  bool operator==(const ManifestFile &) const = default;
+};
+
 /// What lookups need of a manifest.
 struct ManifestHead {
   std::vector<std::string> toolchains, targets;
@@ -40,13 +52,15 @@ struct ManifestHead {
 struct HYPERJIT_EXPORT CacheManifest {
   ManifestHead head;
   std::vector<ManifestEntry> entries;
+  std::vector<ManifestFile> tuning;
 
   /// Throws UserError (InvalidFile) that says what is wrong. `parse(text())` gives the same manifest.
   static CacheManifest parse(std::string_view text);
   std::string text() const;
   /// "<sha256>  <file>" lines.
   std::string sums() const;
-  /// Reads every entry below the root. Entries that are not whole are left out and named in `skipped`.
+  /// Reads every entry and every file of tuning results below the root. What is not whole, or is called as no manifest can
+  /// name it, is left out and named in `skipped`.
   static CacheManifest of(const std::string &root, std::vector<std::string> *skipped = nullptr);
 
   /// What a manifest says of an entry's bytes; empty if they are not the entry of that file's key.
