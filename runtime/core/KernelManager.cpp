@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/KernelManager.h"
 
+#include "CompilerRequest.h"
 #include "Gate.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
@@ -39,15 +40,6 @@ struct Slot {
   pid_t owner; ///< the process whose thread fulfils it: a forked child must not wait for its parent's threads
   bool ready() const { return future.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
 };
-
-/// A spec whose programs are known.
-struct Resolved {
-  KernelSpec spec; ///< normalised
-  std::shared_ptr<const SiteProgram> after, before;
-  Schedule schedule;
-  bool tuned = false; ///< the schedule is a tuning table's, not the caller's
-};
-
 } // namespace
 
 struct KernelManager::State {
@@ -70,15 +62,16 @@ struct KernelManager::State {
   std::shared_ptr<const Backend> backend(const Target &target) const;
   KernelSpec normalise(const KernelSpec &spec) const;
   /// `tuned`: auto may become what a tuning table says.
-  Resolved resolve(const KernelSpec &normalised, const Target &target, const Schedule &schedule, bool tuned = true) const;
-  std::string request(const Resolved &kernel, const Target &target, std::string_view stage, size_t list = 0) const;
-  KeyFields fields(const Resolved &kernel, const Target &target, const Backend &backend) const;
-  Artifact compile(const Resolved &kernel, const Target &target, const Backend &backend, const KeyFields &fields,
+  ResolvedKernel resolve(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
+                         bool tuned = true) const;
+  KeyFields fields(const ResolvedKernel &kernel, const Target &target, const Backend &backend) const;
+  Artifact compile(const ResolvedKernel &kernel, const Target &target, const Backend &backend, const KeyFields &fields,
                    const CacheKey &key);
   ResolvedArtifact find(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
                         bool compileAnyway = false, bool tuned = true);
-  Schedule tunedFor(const Resolved &kernel, const Target &target) const;
-  std::optional<Artifact> findShipped(const Resolved &kernel, bool byRule, const Target &target, KeyFields &fields, CacheKey &key);
+  Schedule tunedFor(const ResolvedKernel &kernel, const Target &target) const;
+  std::optional<Artifact> findShipped(const ResolvedKernel &kernel, bool byRule, const Target &target,
+                                      KeyFields &fields, CacheKey &key);
   std::string searched() const;
   void record(const std::string &spec);
   KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
@@ -161,9 +154,9 @@ KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
   return result;
 }
 
-Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule,
-                                       bool tuned) const {
-  Resolved result;
+ResolvedKernel KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule,
+                                             bool tuned) const {
+  ResolvedKernel result;
   result.spec = spec;
   if (spec.after)
     result.after = programs().site(*spec.after);
@@ -176,50 +169,14 @@ Resolved KernelManager::State::resolve(const KernelSpec &spec, const Target &tar
   return result;
 }
 
-Schedule KernelManager::State::tunedFor(const Resolved &kernel, const Target &target) const {
+Schedule KernelManager::State::tunedFor(const ResolvedKernel &kernel, const Target &target) const {
   if (options.tuning)
     return options.tuning(kernel.spec, target);
   return tuning.find(kernel.spec, kernel.after ? kernel.after->digest : "", kernel.before ? kernel.before->digest : "", target);
 }
 
-std::string KernelManager::State::request(const Resolved &kernel, const Target &target, std::string_view stage,
-                                          size_t list) const {
-  auto site = [](const std::shared_ptr<const SiteProgram> &program) -> nlohmann::json {
-    if (!program)
-      return nullptr;
-    const SiteSpec &spec = program->spec;
-    return {{"program", program->text},
-            {"d", spec.rowWidth()},
-            {"m", spec.m},
-            {"stream", name(spec.stream)},
-            {"branch_in", name(spec.branchIn)},
-            {"branch_out", name(spec.branchOut)},
-            {"weight", name(spec.weight)}};
-  };
-  nlohmann::json object = {{"spec", kernel.spec.text()},
-                           {"role", name(kernel.spec.role)},
-                           {"direction", name(kernel.spec.direction)},
-                           {"save", kernel.spec.save},
-                           {"given", kernel.spec.given},
-                           {"want", kernel.spec.want},
-                           {"after", site(kernel.after)},
-                           {"before", site(kernel.before)},
-                           {"bucket", name(kernel.spec.bucket)},
-                           {"target", target.text()},
-                           {"schedule", kernel.schedule.text()},
-                           {"stage", stage}};
-  if (list) {
-    object["list"] = list;
-    object["machine"] = {{"shared_bytes", target.sharedBytes},
-                         {"registers", target.registers},
-                         {"processor_threads", target.processorThreads},
-                         {"max_cluster", target.maxCluster},
-                         {"copy_gbs", target.copyGBs}};
-  }
-  return object.dump();
-}
-
-KeyFields KernelManager::State::fields(const Resolved &kernel, const Target &target, const Backend &backend) const {
+KeyFields KernelManager::State::fields(const ResolvedKernel &kernel, const Target &target,
+                                       const Backend &backend) const {
   KeyFields fields;
   fields.compilerDigest = hyperjit::compilerDigest();
   if (target.device == DeviceType::Cuda)
@@ -236,11 +193,11 @@ KeyFields KernelManager::State::fields(const Resolved &kernel, const Target &tar
   return fields;
 }
 
-Artifact KernelManager::State::compile(const Resolved &kernel, const Target &target, const Backend &backend,
+Artifact KernelManager::State::compile(const ResolvedKernel &kernel, const Target &target, const Backend &backend,
                                        const KeyFields &fields, const CacheKey &key) {
   Clock::time_point start = Clock::now();
   log(LogLevel::Info, fmt::format("compiling {} for {}", fields.spec, fields.target));
-  std::string asked = request(kernel, target, "");
+  std::string asked = compilerRequest(kernel, target, "");
   CompilerReply reply = options.compiler->run(asked);
   std::string dumpName = fmt::format("{}-{}-{}", name(kernel.spec.role), name(kernel.spec.direction), key.hex().substr(0, 12));
   if (dumps()) {
@@ -282,7 +239,7 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
                                             bool compileAnyway, bool tuned) {
   Clock::time_point start = Clock::now();
   std::shared_ptr<const Backend> maker = backend(target);
-  Resolved kernel = resolve(spec, target, schedule, tuned);
+  ResolvedKernel kernel = resolve(spec, target, schedule, tuned);
   ResolvedArtifact result;
   result.fields = fields(kernel, target, *maker);
   auto finish = [&](Artifact artifact, Origin origin) {
@@ -365,8 +322,8 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
 /// Layers with a manifest are looked up under their own toolchain: another patch release, or none, would miss all of them.
 /// And under the plainer targets that this one runs: a pack is made for x86-64-v3 or sm_90a, not for every product.
 /// Where the schedule is the rules' (`byRule`), it is what a table says for that target, as it was when the pack was made.
-std::optional<Artifact> KernelManager::State::findShipped(const Resolved &kernel, bool byRule, const Target &target,
-                                                          KeyFields &fields, CacheKey &key) {
+std::optional<Artifact> KernelManager::State::findShipped(const ResolvedKernel &kernel, bool byRule,
+                                                          const Target &target, KeyFields &fields, CacheKey &key) {
   const ManifestHead &shipped = cache.shipped();
   if (shipped.targets.empty() && shipped.toolchains.empty())
     return std::nullopt;
@@ -562,13 +519,13 @@ KeyFields KernelManager::keyFields(const KernelSpec &spec, const Target &target,
 
 std::string KernelManager::stage(const KernelSpec &spec, const Target &target, std::string_view stage,
                                  const Schedule &schedule) {
-  Resolved kernel = state->resolve(state->normalise(spec), target, schedule);
-  return state->options.compiler->run(state->request(kernel, target, stage)).payload;
+  ResolvedKernel kernel = state->resolve(state->normalise(spec), target, schedule);
+  return state->options.compiler->run(compilerRequest(kernel, target, stage)).payload;
 }
 
 std::vector<ScheduleCandidate> KernelManager::schedules(const KernelSpec &spec, const Target &target, size_t limit) {
-  Resolved kernel = state->resolve(state->normalise(spec), target, {}, /*tuned=*/false);
-  std::string asked = state->request(kernel, target, "", std::max<size_t>(limit, 1));
+  ResolvedKernel kernel = state->resolve(state->normalise(spec), target, {}, /*tuned=*/false);
+  std::string asked = compilerRequest(kernel, target, "", std::max<size_t>(limit, 1));
   nlohmann::json reply = nlohmann::json::parse(state->options.compiler->run(asked).json, nullptr, false);
   std::vector<ScheduleCandidate> list;
   if (reply.is_object() && reply.contains("schedules") && reply["schedules"].is_array())
