@@ -16,6 +16,7 @@
 #include <torch/serialize/archive.h>
 
 #include <algorithm>
+#include <charconv>
 
 namespace hyperjit::nn {
 namespace {
@@ -59,6 +60,11 @@ at::Tensor initialValue(const std::string &recipe, const ParameterInfo &info, at
       throw InternalError("parameter '" + info.name + "' has " + std::to_string(value.numel()) + " elements and " +
                           std::to_string(start.values.size()) + " initial values");
     return value.copy_(at::tensor(start.values, at::kDouble).reshape(info.shape));
+  case Initialisation::Kind::PerLayer:
+    throw UserError(ErrorId::InvalidValue,
+                    "recipe '" + recipe + "': the initial values of parameter '" + info.name +
+                        "' depend on which sublayer this is; give layerIndex (layer_index=0 for the first of the model, ...), "
+                        "or layerSeed (layer_seed=...), a seed of this layer's own to draw it from");
   case Initialisation::Kind::Unknown:
     throw UserError(ErrorId::Unsupported,
                     "parameter '" + info.name + "' of recipe '" + recipe +
@@ -77,11 +83,18 @@ at::Tensor initialValue(const std::string &recipe, const ParameterInfo &info, at
 ConnectionOptions::ConnectionOptions(const SiteSpec &spec)
     : recipe_(spec.recipe), dim_(spec.d), streams_(spec.n), fracs_(spec.m),
       parameterDtype_(ops::scalarType(spec.weight)) {
-  for (const auto &[name, value] : spec.options)
-    if (name == "layer_index")
-      layerIndex_ = std::stoll(value);
-    else
-      options_.emplace_back(name, value);
+  for (const auto &[name, value] : spec.options) {
+    int64_t number = 0;
+    const char *last = value.data() + value.size();
+    const auto [end, error] = std::from_chars(value.data(), last, number);
+    const bool isNumber = error == std::errc() && end == last;
+    if (name == "layer_index" && isNumber)
+      layerIndex_ = number;
+    else if (name == "layer_seed" && isNumber)
+      layerSeed_ = number;
+    else if ((name != "layer_index" && name != "layer_seed") || value != "none")
+      options_.emplace_back(name, value); // what is no number here is the recipe's to refuse
+  }
 }
 
 SiteSpec ConnectionOptions::spec(at::ScalarType stream) const {
@@ -100,10 +113,14 @@ SiteSpec ConnectionOptions::spec(at::ScalarType stream) const {
   spec.options = options_;
   spec.validate();
   const RecipeInfo info = ProgramSource::global().describe(recipe_);
-  const bool indexed = std::any_of(info.options.begin(), info.options.end(),
-                                   [](const RecipeOption &option) { return option.name == "layer_index"; });
-  if (indexed)
-    spec.options.emplace_back("layer_index", std::to_string(layerIndex_));
+  const auto add = [&](const char *name, const std::optional<int64_t> &value) {
+    const bool known = std::any_of(info.options.begin(), info.options.end(),
+                                   [name](const RecipeOption &option) { return option.name == name; });
+    if (known && value)
+      spec.options.emplace_back(name, std::to_string(*value));
+  };
+  add("layer_index", layerIndex_);
+  add("layer_seed", layerSeed_);
   return spec;
 }
 
@@ -158,8 +175,10 @@ std::map<std::string, at::Tensor> ConnectionImpl::namedSiteParameters() const {
 
 void ConnectionImpl::pretty_print(std::ostream &stream) const {
   stream << typeName << "(" << program->spec.text();
-  if (options.layerIndex() != 0)
-    stream << ", layer_index=" << options.layerIndex();
+  if (options.layerIndex())
+    stream << ", layer_index=" << *options.layerIndex();
+  if (options.layerSeed())
+    stream << ", layer_seed=" << *options.layerSeed();
   stream << ")";
 }
 

@@ -22,9 +22,13 @@ std::string text(double value) {
 }
 std::string text(bool value) { return value ? "true" : "false"; }
 
-ConnectionOptions common(const char *recipe, int64_t dim, int64_t streams, int64_t fracs, int64_t layerIndex,
-                         at::ScalarType parameterDtype) {
-  return ConnectionOptions(recipe, dim).streams(streams).fracs(fracs).layerIndex(layerIndex).parameterDtype(parameterDtype);
+template <typename Options>
+ConnectionOptions common(const char *recipe, const Options &options, int64_t streams, int64_t fracs) {
+  ConnectionOptions result(recipe, options.dim());
+  result.streams(streams).fracs(fracs).parameterDtype(options.parameterDtype());
+  if constexpr (requires { options.layerIndex(); }) // frac-connections have one stream, so nothing to choose
+    result.layerIndex(options.layerIndex()).layerSeed(options.layerSeed());
+  return result;
 }
 
 /// tanh, scale and the norm of the dynamic part.
@@ -37,14 +41,14 @@ template <typename Options> void addDynamic(ConnectionOptions &target, const Opt
 } // namespace
 
 HyperConnectionOptions::operator ConnectionOptions() const {
-  ConnectionOptions result = common(dynamic_ ? "dynamic" : "static", dim_, streams_, fracs_, layerIndex_, parameterDtype_);
+  ConnectionOptions result = common(dynamic_ ? "dynamic" : "static", *this, streams_, fracs_);
   if (dynamic_)
     addDynamic(result, *this);
   return result;
 }
 
 FracConnectionOptions::operator ConnectionOptions() const {
-  ConnectionOptions result = common("frac", dim_, 1, fracs_, 0, parameterDtype_);
+  ConnectionOptions result = common("frac", *this, 1, fracs_);
   result.option("dynamic", text(dynamic_));
   if (dynamic_)
     addDynamic(result, *this);
@@ -52,7 +56,7 @@ FracConnectionOptions::operator ConnectionOptions() const {
 }
 
 JointConnectionOptions::operator ConnectionOptions() const {
-  ConnectionOptions result = common("joint", dim_, streams_, fracs_, layerIndex_, parameterDtype_);
+  ConnectionOptions result = common("joint", *this, streams_, fracs_);
   result.option("dynamic", text(dynamic_)).option("beta", fullWrite_ ? "full" : "diag");
   if (dynamic_)
     addDynamic(result, *this);
@@ -64,7 +68,7 @@ ManifoldHyperConnectionOptions::operator ConnectionOptions() const {
   if (form_ != "flattened" && form_ != "deepseek" && form_ != "streams")
     throw UserError(ErrorId::UnknownValue,
                     "ManifoldHyperConnectionOptions: form is '" + form_ + "'; flattened, deepseek and streams are supported");
-  ConnectionOptions result = common(recipe, dim_, streams_, fracs_, layerIndex_, parameterDtype_);
+  ConnectionOptions result = common(recipe, *this, streams_, fracs_);
   result.option("iterations", std::to_string(iterations_)).option("init", init_);
   for (const auto &[name, value] : options_)
     result.option(name, value);
@@ -72,13 +76,13 @@ ManifoldHyperConnectionOptions::operator ConnectionOptions() const {
 }
 
 DelayedPreConnectionOptions::operator ConnectionOptions() const {
-  return common("delayed-pre", dim_, streams_, 1, layerIndex_, parameterDtype_)
+  return common("delayed-pre", *this, streams_, 1)
       .option("iterations", std::to_string(iterations_))
       .option("init", init_);
 }
 
 PermutationConnectionOptions::operator ConnectionOptions() const {
-  return common("permutation", dim_, streams_, 1, layerIndex_, parameterDtype_).option("norm", norm_).option("init", init_);
+  return common("permutation", *this, streams_, 1).option("norm", norm_).option("init", init_);
 }
 
 //===----------------------------------------------------------------------===//

@@ -59,7 +59,7 @@ struct TwoLayersImpl : torch::nn::Module {
       register_module("manifold" + std::to_string(i),
                       hnn::ManifoldHyperConnection(hnn::ManifoldHyperConnectionOptions(16).streams(2).layerIndex(i)));
     register_module("between", torch::nn::Linear(4, 4));
-    register_module("dynamic", hnn::HyperConnection(hnn::HyperConnectionOptions(16).streams(2)));
+    register_module("dynamic", hnn::HyperConnection(hnn::HyperConnectionOptions(16).streams(2).layerIndex(2)));
   }
 };
 TORCH_MODULE(TwoLayers);

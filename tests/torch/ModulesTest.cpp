@@ -33,24 +33,24 @@ std::vector<Named> namedModules() {
                                  streams = {"static_alpha",   "static_beta",  "pre_branch_scale", "residual_scale",
                                             "h_post_scale",   "norm.gamma",   "dynamic_alpha_fn", "dynamic_beta_fn"};
   return {
-      {"HyperConnection", "dynamic", [] { return HyperConnection(HyperConnectionOptions(6).streams(3)).ptr(); }, dynamic},
+      {"HyperConnection", "dynamic", [] { return HyperConnection(HyperConnectionOptions(6).streams(3).layerIndex(0)).ptr(); }, dynamic},
       {"HyperConnection", "static",
-       [] { return HyperConnection(HyperConnectionOptions(6).streams(3).dynamic(false)).ptr(); }, constant},
+       [] { return HyperConnection(HyperConnectionOptions(6).streams(3).layerIndex(0).dynamic(false)).ptr(); }, constant},
       {"FracConnection", "frac", [] { return FracConnection(FracConnectionOptions(6).fracs(2)).ptr(); },
        {"static_alpha", "static_beta", "norm.weight", "norm.bias", "dynamic_alpha_fn", "dynamic_beta_fn", "dynamic_alpha_scale",
         "dynamic_beta_scale"}},
-      {"JointConnection", "joint", [] { return JointConnection(JointConnectionOptions(6)).ptr(); }, dynamic},
+      {"JointConnection", "joint", [] { return JointConnection(JointConnectionOptions(6).layerIndex(0)).ptr(); }, dynamic},
       {"ManifoldHyperConnection", "manifold",
-       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3)).ptr(); },
+       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0)).ptr(); },
        {"b", "alpha_pre", "alpha_post", "alpha_res", "phi"}},
       {"ManifoldHyperConnection", "deepseek",
-       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).form("deepseek")).ptr(); }, deepseek},
+       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0).form("deepseek")).ptr(); }, deepseek},
       {"ManifoldHyperConnection", "manifold-streams",
-       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).form("streams")).ptr(); }, streams},
+       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0).form("streams")).ptr(); }, streams},
       {"DelayedPreConnection", "delayed-pre",
-       [] { return DelayedPreConnection(DelayedPreConnectionOptions(6).streams(3)).ptr(); }, deepseek},
+       [] { return DelayedPreConnection(DelayedPreConnectionOptions(6).streams(3).layerIndex(0)).ptr(); }, deepseek},
       {"PermutationConnection", "permutation",
-       [] { return PermutationConnection(PermutationConnectionOptions(6).streams(3)).ptr(); }, streams},
+       [] { return PermutationConnection(PermutationConnectionOptions(6).streams(3).layerIndex(0)).ptr(); }, streams},
   };
 }
 
@@ -102,6 +102,51 @@ TEST(Modules, LayerIndexChoosesTheStart) {
   }
 }
 
+/// Nobody's layer starts as the first by oversight. What has nothing to choose asks for nothing, kernels never do.
+TEST(Modules, LayerIsRequiredWhereTheStartDependsOnIt) {
+  using nn::ConnectionOptions;
+  for (const Named &named : namedModules()) {
+    SCOPED_TRACE(named.recipe);
+    const nn::ConnectionOptions options(named.make()->spec());
+    EXPECT_EQ(options.spec().text(), named.make()->spec().text());
+    if (options.streams() > 1)
+      EXPECT_MESSAGE("depend on which sublayer this is; give layerIndex (layer_index=0 for the first of the model, ...), or "
+                     "layerSeed (layer_seed=...)",
+                     nn::Connection(options));
+    else
+      EXPECT_EQ(nn::Connection(options)->spec().text(), options.spec().text());
+  }
+  EXPECT_MESSAGE("recipe 'dynamic': the initial values of parameter 'static_alpha' depend on which",
+                 nn::HyperConnection(nn::HyperConnectionOptions(6)));
+  EXPECT_MESSAGE("recipe 'deepseek': the initial values of parameter 'base' depend on which",
+                 nn::Connection(SiteSpec::parse("deepseek:n=4,d=6,layer_index=none")));
+  EXPECT_MESSAGE("layer_index=1 and layer_seed=2 are both given", nn::Connection(ConnectionOptions("static", 6).layerIndex(1).layerSeed(2)));
+  EXPECT_MESSAGE("option 'layer_index' of recipe 'static' is '-1'; it takes none, or an integer from 0",
+                 nn::Connection(ConnectionOptions("static", 6).layerIndex(-1)));
+  EXPECT_MESSAGE("option 'layer_index' of recipe 'static' is 'two'", nn::Connection(SiteSpec::parse("static:n=4,d=6,layer_index=two")));
+  EXPECT_EQ(nn::Connection(ConnectionOptions("static", 6).streams(1))->options.layerIndex(), std::nullopt);
+  nn::Connection(ConnectionOptions("manifold", 6).option("init", "uniform_read")); // all streams start alike
+}
+
+TEST(Modules, LayerSeedDrawsTheStart) {
+  const auto read = [](int64_t seed) {
+    nn::HyperConnection layer(nn::HyperConnectionOptions(6).streams(3).layerSeed(seed));
+    return layer->namedSiteParameters().at("static_alpha").detach().select(1, 0).argmax().item<int64_t>();
+  };
+  std::vector<int64_t> count(3);
+  for (int64_t seed = 0; seed < 300; ++seed) {
+    EXPECT_EQ(read(seed), read(seed));
+    ++count[read(seed)];
+  }
+  for (int64_t of : count)
+    EXPECT_NEAR(of, 100, 30);
+  nn::Connection layer(SiteSpec::parse("static:n=3,d=6,layer_seed=7"));
+  std::ostringstream text;
+  text << *layer;
+  EXPECT_EQ(text.str(), "hyperjit::nn::Connection(static:n=3,m=1,d=6,dtype=fp32, layer_seed=7)");
+  EXPECT_EQ(layer->spec().text(), "static:n=3,m=1,d=6,dtype=fp32");
+}
+
 /// What a fresh layer does is what the papers start from: the pre-norm residual.
 TEST(Modules, StartAsAResidual) {
   nn::HyperConnection layer(nn::HyperConnectionOptions(6).streams(3).layerIndex(1));
@@ -136,7 +181,7 @@ TEST(Modules, SaveAndLoad) {
 }
 
 TEST(Modules, LoadRefusesAnotherSite) {
-  nn::Connection four(nn::ConnectionOptions("dynamic", 8).streams(4)), two(nn::ConnectionOptions("dynamic", 8).streams(2));
+  nn::Connection four(nn::ConnectionOptions("dynamic", 8).streams(4).layerIndex(0)), two(nn::ConnectionOptions("dynamic", 8).streams(2).layerIndex(0));
   std::stringstream file;
   torch::serialize::OutputArchive out;
   four->save(out);
@@ -287,7 +332,7 @@ TEST(Modules, CloneIsDeep) {
 }
 
 TEST(Modules, ResetMakesTheStartAnew) {
-  nn::Connection layer(nn::ConnectionOptions("static", 6).streams(2));
+  nn::Connection layer(nn::ConnectionOptions("static", 6).streams(2).layerIndex(0));
   const at::Tensor start = layer->siteParameters()[0].detach().clone();
   randomise(*layer, 1);
   layer->reset();
@@ -297,7 +342,8 @@ TEST(Modules, ResetMakesTheStartAnew) {
 
 TEST(Modules, WrapModuleAndFunction) {
   torch::nn::Linear linear(6, 6);
-  nn::Connection module(nn::ConnectionOptions("dynamic", 6).streams(2)), function(nn::ConnectionOptions("dynamic", 6).streams(2));
+  const auto options = nn::ConnectionOptions("dynamic", 6).streams(2).layerIndex(0);
+  nn::Connection module(options), function(options);
   module->wrap(linear);
   function->wrap([&](const at::Tensor &u) { return linear->forward(u); });
   EXPECT_TRUE(names(*module).count("branch.weight"));
@@ -305,9 +351,9 @@ TEST(Modules, WrapModuleAndFunction) {
   const at::Tensor x = streams(*module);
   EXPECT_TRUE(at::equal(module->forward(x).tensor(), function->forward(x).tensor()));
   EXPECT_MESSAGE("already has a branch", module->wrap(linear));
-  EXPECT_MESSAGE("no branch; call wrap(branch)", nn::Connection(nn::ConnectionOptions("dynamic", 6))->forward(x));
+  EXPECT_MESSAGE("no branch; call wrap(branch)", nn::Connection(options)->forward(x));
   torch::nn::Sequential block(torch::nn::Linear(6, 6), torch::nn::Linear(6, 6));
-  nn::Connection deep(nn::ConnectionOptions("static", 6).streams(2));
+  nn::Connection deep(nn::ConnectionOptions("static", 6).streams(2).layerIndex(0));
   deep->wrap(block);
   EXPECT_TRUE(names(*deep).count("branch.1.bias"));
   EXPECT_TRUE(deep->forward(x).tensor().isfinite().all().item<bool>());
@@ -327,7 +373,7 @@ TEST(Modules, ManualUseEqualsForward) {
 }
 
 TEST(Modules, ConvertWithTheModel) {
-  nn::Connection layer(nn::ConnectionOptions("manifold", 6).streams(2));
+  nn::Connection layer(nn::ConnectionOptions("manifold", 6).streams(2).layerIndex(0));
   layer->to(at::kDouble);
   const at::Tensor x = random({5, 2, 6}, 1, at::kDouble);
   EXPECT_EQ(layer->forward(x, [](const at::Tensor &u) { return u; }).tensor().scalar_type(), at::kDouble);
@@ -342,7 +388,8 @@ TEST(Modules, LayerIndexIsInNoKey) {
   for (const Named &named : namedModules()) {
     std::set<std::string> keys;
     for (int64_t index = 0; index < 32; ++index) {
-      nn::Connection layer(nn::ConnectionOptions(named.make()->spec()).layerIndex(index));
+      nn::ConnectionOptions options(named.make()->spec());
+      nn::Connection layer(index % 2 ? options.layerIndex(index) : options.layerSeed(index));
       const SiteSpec spec = layer->spec(at::kBFloat16);
       for (const KernelSpec &kernel :
            {KernelSpec::beforeForward(spec, true, Bucket::Large), KernelSpec::boundaryForward(spec, spec, true, Bucket::Large),

@@ -41,7 +41,7 @@ inline void randomise(nn::ConnectionImpl &layer, uint64_t seed) {
 }
 
 inline nn::Connection makeLayer(const std::string &spec, uint64_t seed = 1) {
-  nn::Connection layer(SiteSpec::parse(spec));
+  nn::Connection layer(nn::ConnectionOptions(SiteSpec::parse(spec)).layerIndex(0));
   randomise(*layer, seed);
   return layer;
 }

@@ -289,8 +289,8 @@ public:
   int64_t integer(std::string_view option) const;
   double number(std::string_view option) const;
   const std::string &text(std::string_view option) const;
-  /// Module options only choose initial values; a program must not depend on them.
-  int64_t layerIndex() const { return integer("layer_index"); }
+  /// The sublayer, see layerOptions. Module options only choose initial values; a program must not depend on them.
+  int64_t layerIndex() const;
 
   /// The streams of one token: n m rows; row s m + f is frac f of stream s.
   Rows streams();
@@ -346,7 +346,9 @@ HYPERJIT_EXPORT Option wordOption(std::string name, std::string defaultValue, st
 /// The same option as a module option.
 HYPERJIT_EXPORT Option moduleOption(Option option);
 /// `layer_index`: which sublayer this is, counted from 0 over the model; read modulo n where a stream is chosen.
-HYPERJIT_EXPORT Option layerIndexOption();
+/// `layer_seed`: what it is drawn from instead. Neither has a default: who makes parameters whose start differs by layer
+/// must give one. Kernels and shapes need none.
+HYPERJIT_EXPORT std::vector<Option> layerOptions();
 
 using Recipe = std::function<void(Site &)>;
 

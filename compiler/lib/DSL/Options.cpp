@@ -64,9 +64,17 @@ Option moduleOption(Option option) {
   return option;
 }
 
-Option layerIndexOption() {
-  return moduleOption(integerOption("layer_index", 0, 0, 1 << 30,
-                                    "sublayer, counted from 0 over the model; chooses the stream it starts to read"));
+std::vector<Option> layerOptions() {
+  Option index = integerOption("layer_index", 0, 0, 1 << 30,
+                               "sublayer, counted from 0 over the model; chooses the stream it starts to read");
+  // Exactly the integers that a double holds.
+  Option seed = integerOption("layer_seed", 0, 0, int64_t{1} << 53,
+                              "instead of layer_index: a seed of this sublayer's own that it is drawn from");
+  for (Option *option : {&index, &seed}) {
+    option->words = {"none"};
+    option->defaultValue = "none";
+  }
+  return {moduleOption(std::move(index)), moduleOption(std::move(seed))};
 }
 
 namespace {

@@ -161,6 +161,13 @@ Registry::Resolved Registry::resolve(const SiteSpec &spec) const {
     resolved.options[key] = canonicalValue(spec.recipe, *option, value);
   }
 
+  auto isGiven = [&](std::string_view key) { return std::find(given.begin(), given.end(), key) != given.end(); };
+  if (isGiven("layer_index") && isGiven("layer_seed") && resolved.options["layer_index"] != "none" &&
+      resolved.options["layer_seed"] != "none")
+    throw UserError(ErrorId::InvalidValue, join("layer_index=", resolved.options["layer_index"], " and layer_seed=",
+                                                resolved.options["layer_seed"],
+                                                " are both given; a layer's index is named or drawn"));
+
   resolved.canonical = spec;
   resolved.canonical.options.clear();
   resolved.programKey = join(spec.recipe, ":", spec.n, ",", spec.m);
@@ -241,14 +248,38 @@ std::shared_ptr<const SiteProgram> Registry::site(const SiteSpec &spec) {
 std::vector<ParameterInfo> Registry::parameters(const SiteSpec &spec) {
   Resolved resolved = resolve(spec);
   auto recording = recorded(resolved);
-  if (resolved.defaultModuleOptions)
-    return bindSizes(recording->parameters, resolved.canonical);
-  Recording own = record(resolved);
-  if (own.text != recording->text)
-    throw UserError(ErrorId::InvalidRecipe,
-                    join("recipe '", spec.recipe, "' records another program when its module options change (",
-                         spec.text(), "); what enters the program must be a kernel option"));
-  return bindSizes(own.parameters, resolved.canonical);
+  auto declared = [&] {
+    Recording own = record(resolved);
+    if (own.text != recording->text)
+      throw UserError(ErrorId::InvalidRecipe,
+                      join("recipe '", spec.recipe, "' records another program when its module options change (",
+                           spec.text(), "); what enters the program must be a kernel option"));
+    return bindSizes(own.parameters, resolved.canonical);
+  };
+  std::vector<ParameterInfo> parameters = resolved.defaultModuleOptions
+                                              ? bindSizes(recording->parameters, resolved.canonical)
+                                              : declared();
+  auto index = resolved.options.find("layer_index"), seed = resolved.options.find("layer_seed");
+  if (index == resolved.options.end() || index->second != "none" || seed == resolved.options.end() ||
+      seed->second != "none")
+    return parameters;
+  // Which starts differ by layer is not declared, it is seen: one run of the recipe for each stream, at least two.
+  std::vector<bool> differs(parameters.size());
+  for (int layer = 1; layer < std::max(spec.n, 2); ++layer) {
+    index->second = std::to_string(layer);
+    std::vector<ParameterInfo> other = declared();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const Initialisation &a = parameters[i].initialisation, &b = other[i].initialisation;
+      if (a.kind != b.kind || a.first != b.first || a.second != b.second || a.values != b.values)
+        differs[i] = true;
+    }
+  }
+  for (std::size_t i = 0; i < parameters.size(); ++i)
+    if (differs[i]) {
+      parameters[i].initialisation.kind = Initialisation::Kind::PerLayer;
+      parameters[i].initialisation.values.clear();
+    }
+  return parameters;
 }
 
 } // namespace hyperjit::dsl

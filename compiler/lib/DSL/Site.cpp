@@ -105,6 +105,19 @@ static Number read(const Recorder &recorder, std::string_view option, const char
 int64_t Site::integer(std::string_view option) const { return read<int64_t>(*recorder, option, "an integer"); }
 double Site::number(std::string_view option) const { return read<double>(*recorder, option, "a number"); }
 
+int64_t Site::layerIndex() const {
+  if (text("layer_index") != "none")
+    return integer("layer_index");
+  // Registry::parameters finds out what depends on this; nothing may be initialised with it.
+  if (text("layer_seed") == "none")
+    return 0;
+  // splitmix64: seeds that follow each other draw independently.
+  uint64_t bits = static_cast<uint64_t>(integer("layer_seed")) + 0x9e3779b97f4a7c15u;
+  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
+  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
+  return static_cast<int64_t>((bits ^ (bits >> 31)) >> 34);
+}
+
 //===----------------------------------------------------------------------------------------------------------------===//
 // Arguments
 //===----------------------------------------------------------------------------------------------------------------===//

@@ -70,11 +70,11 @@ Coefficients writeMatrix(const Coefficients &beta, int64_t n, int64_t m) {
 }
 
 Options initOptions() {
-  return {moduleOption(wordOption(
-              "init", "mhc_lite",
-              {"mhc_lite", "residual_equivalent", "zero", "lucidrains", "uniform_read", "kareem", "liger"},
-              "where training starts; residual_equivalent: the pre-norm residual to about 1e-3, for warm starts")),
-          layerIndexOption()};
+  return Options{moduleOption(wordOption(
+             "init", "mhc_lite",
+             {"mhc_lite", "residual_equivalent", "zero", "lucidrains", "uniform_read", "kareem", "liger"},
+             "where training starts; residual_equivalent: the pre-norm residual to about 1e-3, for warm starts"))} +
+         layerOptions();
 }
 
 namespace {

@@ -20,7 +20,7 @@ void registerFracConnection(Registry &registry) {
   definition.paper = "arXiv 2503.14125";
   definition.equation = "z = concat(Y^T X), o_j = B_j F(z)_j + (A^T X)_j";
   definition.options = Options{flagOption("dynamic", true, "weights depend on the token")} +
-                       hyperOptions("layernorm", true) + Options{layerIndexOption()};
+                       hyperOptions("layernorm", true) + layerOptions();
   definition.maximumStreams = 1;
   definition.limitReason = "write n=1; streams and fracs together are recipe 'joint'";
   registry.define(

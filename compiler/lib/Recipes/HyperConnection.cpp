@@ -77,7 +77,7 @@ void registerHyperConnection(Registry &registry) {
   fixed.summary = "hyper-connections with learned constant weights";
   fixed.paper = "arXiv 2409.19606, eq. 1-2";
   fixed.equation = "z = A_m^T X, X' = A_r^T X + B^T F(z)";
-  fixed.options = {layerIndexOption()};
+  fixed.options = layerOptions();
   registry.define(
       "static", [](Site &s) { hyperConnection(s, {}); }, fixed);
 
@@ -85,7 +85,7 @@ void registerHyperConnection(Registry &registry) {
   dynamic.summary = "hyper-connections whose weights depend on the token";
   dynamic.paper = "arXiv 2409.19606, eq. 3-5";
   dynamic.equation = "as static with B = s_beta tanh(norm(X) W_beta)^T + B_0, A = s_alpha tanh(norm(X) W_alpha) + A_0";
-  dynamic.options = hyperOptions("l2_unit_offset", false) + Options{layerIndexOption()};
+  dynamic.options = hyperOptions("l2_unit_offset", false) + layerOptions();
   registry.define(
       "dynamic", [](Site &s) { hyperConnection(s, {.dynamic = true}); }, dynamic);
 }

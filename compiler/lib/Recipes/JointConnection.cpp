@@ -23,7 +23,7 @@ void registerJointConnection(Registry &registry) {
   definition.options =
       Options{flagOption("dynamic", true, "weights depend on the token"),
               wordOption("beta", "full", {"full", "diag"}, "full: beta[s, f1, f2]; diag: beta[s, f]")} +
-      hyperOptions("l2_unit_offset", true) + Options{layerIndexOption()};
+      hyperOptions("l2_unit_offset", true) + layerOptions();
   registry.define(
       "joint",
       [](Site &s) {

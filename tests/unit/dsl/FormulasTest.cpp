@@ -390,7 +390,7 @@ TEST(Formulas, PermutationMixture) {
 
 // A start of training: with equal streams every stream becomes x + F(x).
 TEST(Formulas, StartOfHyperConnectionsIsThePreNormResidual) {
-  for (const char *text : {"static:n=3,d=4,layer_index=2", "dynamic:n=3,d=4,layer_index=1", "joint:n=2,m=2,d=4",
+  for (const char *text : {"static:n=3,d=4,layer_index=2", "dynamic:n=3,d=4,layer_index=1", "joint:n=2,m=2,d=4,layer_index=0",
                            "frac:n=1,m=4,d=8"}) {
     SCOPED_TRACE(text);
     Site s(text);

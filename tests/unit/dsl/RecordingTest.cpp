@@ -82,7 +82,32 @@ TEST(Recording, DimAndDtypesEnterNoProgram) {
   }
 }
 
-// 32 layers share every key: layer_index and init choose initial values only.
+// Shapes and programs are for everybody; initial values that differ by layer are for who says which.
+TEST(Recording, StartsThatDifferByLayerAreSeen) {
+  auto perLayer = [](const std::string &spec) {
+    std::string names;
+    for (const ParameterInfo &p : source().parameters(SiteSpec::parse(spec)))
+      if (p.initialisation.kind == Initialisation::Kind::PerLayer) {
+        names += (names.empty() ? "" : " ") + p.name;
+        EXPECT_TRUE(p.initialisation.values.empty());
+        EXPECT_FALSE(p.initialisation.text.empty());
+      }
+    return names;
+  };
+  EXPECT_EQ(perLayer("static:n=3,d=8"), "static_alpha");
+  EXPECT_EQ(perLayer("joint:n=2,m=2,d=8"), "static_alpha");
+  EXPECT_EQ(perLayer("manifold:n=3,d=8"), "b");
+  EXPECT_EQ(perLayer("delayed-pre:n=3,d=8"), "base");
+  EXPECT_EQ(perLayer("manifold-streams:n=3,d=8"), "static_alpha static_beta");
+  EXPECT_EQ(perLayer("manifold-streams:n=3,d=8,init=lucidrains"), "static_alpha");
+  EXPECT_EQ(perLayer("permutation:n=3,d=8,init=zero"), "");
+  EXPECT_EQ(perLayer("manifold:n=3,d=8,layer_index=2"), "");
+  EXPECT_EQ(perLayer("manifold:n=3,d=8,layer_seed=2"), "");
+  for (const char *one : {"static:n=1,d=8", "dynamic:n=1,d=8", "frac:n=1,m=4,d=8", "joint:n=1,m=4,d=8", "manifold:n=1,d=8"})
+    EXPECT_EQ(perLayer(one), "") << one;
+}
+
+// 32 layers share every key: layer_index, layer_seed and init choose initial values only.
 TEST(Recording, ModuleOptionsEnterNoProgram) {
   for (const std::string &spec : everyRecipe()) {
     SCOPED_TRACE(spec);
@@ -92,6 +117,9 @@ TEST(Recording, ModuleOptionsEnterNoProgram) {
       SiteSpec indexed = SiteSpec::parse(spec + ",layer_index=" + std::to_string(layer));
       EXPECT_EQ(source().site(indexed)->digest, first->digest);
       EXPECT_EQ(source().normalise(indexed).text(), first->spec.text());
+      SiteSpec drawn = SiteSpec::parse(spec + ",layer_seed=" + std::to_string(layer));
+      EXPECT_EQ(source().site(drawn)->digest, first->digest);
+      EXPECT_EQ(source().normalise(drawn).text(), first->spec.text());
       std::string start;
       for (const ParameterInfo &parameter : source().parameters(indexed))
         for (double value : parameter.initialisation.values)

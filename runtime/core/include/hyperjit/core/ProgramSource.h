@@ -44,7 +44,8 @@ public:
   virtual SiteSpec normalise(const SiteSpec &spec) const = 0;
   /// Records, or returns what was recorded before. `spec` may hold module options; they are ignored.
   virtual std::shared_ptr<const SiteProgram> site(const SiteSpec &spec) = 0;
-  /// The parameters with the initialisation that the module options in `spec` choose.
+  /// The parameters with the initialisation that the module options in `spec` choose. Where it differs by layer and the
+  /// spec does not say which, it is PerLayer: shapes are for everybody, values only for who names the layer.
   virtual std::vector<ParameterInfo> parameters(const SiteSpec &spec) = 0;
 
   /// The process's source. Throws InternalError while none is installed.

@@ -28,6 +28,7 @@ struct Initialisation {
     Normal,   ///< mean `first`, standard deviation `second`
     Uniform,  ///< from `first` to `second`
     Values,   ///< `values`, row-major, one for each element
+    PerLayer, ///< differs by layer, and the spec gives neither layer_index nor layer_seed
     Unknown,  ///< of a program that came as text: it says no values, and none are made up
   };
   Kind kind = Kind::Constant;
@@ -82,7 +83,7 @@ struct SiteProgram {
   std::string text;   ///< canonical hc assembly, `d` symbolic
   std::string digest; ///< 64 hex digits of BLAKE2b-256 of `text` (hyperjit::digestText)
   SiteSignature signature;
-  std::vector<ParameterInfo> parameters; ///< declaration order; initialisation for default module options
+  std::vector<ParameterInfo> parameters; ///< declaration order; for initialisations ask ProgramSource::parameters
 };
 
 } // namespace hyperjit

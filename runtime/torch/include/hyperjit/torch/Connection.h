@@ -26,6 +26,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -46,7 +47,11 @@ struct HYPERJIT_TORCH_API ConnectionOptions {
   TORCH_ARG(int64_t, dim) = 512;    ///< D
   TORCH_ARG(int64_t, streams) = 4;  ///< n
   TORCH_ARG(int64_t, fracs) = 1;    ///< m
-  TORCH_ARG(int64_t, layerIndex) = 0; ///< chooses initial values where the recipe asks for it
+  /// Which sublayer this is, counted from 0 over the model: it chooses the stream that the branch reads at the start. One of
+  /// the two is required where the recipe's initial values depend on it (n > 1).
+  TORCH_ARG(std::optional<int64_t>, layerIndex);
+  /// The index is drawn from this seed, which each layer has for itself: layerSeed(seed + i).
+  TORCH_ARG(std::optional<int64_t>, layerSeed);
   TORCH_ARG(at::ScalarType, parameterDtype) = at::kFloat;
   TORCH_ARG(RecipeWords, options); ///< the recipe's own, as in a spec text
 
@@ -55,7 +60,7 @@ public:
     options_.emplace_back(std::move(name), std::move(value));
     return *this;
   }
-  /// The spec with these streams; throws UserError for what the recipe does not know.
+  /// The spec with these streams; throws UserError for what the recipe does not know. It needs no layer: kernels have none.
   SiteSpec spec(at::ScalarType stream = at::kFloat) const;
 };
 
@@ -63,7 +68,8 @@ class HYPERJIT_TORCH_API ConnectionImpl : public torch::nn::Module {
 public:
   using Branch = std::function<at::Tensor(const at::Tensor &)>;
 
-  /// Throws UserError when recipe, sizes or options are impossible.
+  /// Throws UserError when recipe, sizes or options are impossible, and when the initial values depend on the layer and
+  /// neither layerIndex nor layerSeed is given.
   explicit ConnectionImpl(ConnectionOptions options);
   explicit ConnectionImpl(const SiteSpec &spec) : ConnectionImpl(ConnectionOptions(spec)) {}
 

@@ -20,7 +20,8 @@ struct HYPERJIT_TORCH_API HyperConnectionOptions {
   TORCH_ARG(int64_t, dim) = 512;
   TORCH_ARG(int64_t, streams) = 4;
   TORCH_ARG(int64_t, fracs) = 1;
-  TORCH_ARG(int64_t, layerIndex) = 0; ///< which stream the branch reads at the start, modulo n
+  TORCH_ARG(std::optional<int64_t>, layerIndex); ///< required for n > 1, or layerSeed: see ConnectionOptions
+  TORCH_ARG(std::optional<int64_t>, layerSeed);
   TORCH_ARG(bool, dynamic) = true;
   TORCH_ARG(bool, tanh) = true;
   TORCH_ARG(bool, scale) = true;
@@ -56,7 +57,8 @@ struct HYPERJIT_TORCH_API JointConnectionOptions {
   TORCH_ARG(int64_t, dim) = 512;
   TORCH_ARG(int64_t, streams) = 2;
   TORCH_ARG(int64_t, fracs) = 2;
-  TORCH_ARG(int64_t, layerIndex) = 0;
+  TORCH_ARG(std::optional<int64_t>, layerIndex);
+  TORCH_ARG(std::optional<int64_t>, layerSeed);
   TORCH_ARG(bool, fullWrite) = true; ///< a branch's frac may be written to every frac; false: to its own
   TORCH_ARG(bool, dynamic) = true;
   TORCH_ARG(bool, tanh) = true;
@@ -76,7 +78,8 @@ struct HYPERJIT_TORCH_API ManifoldHyperConnectionOptions {
   TORCH_ARG(int64_t, dim) = 512;
   TORCH_ARG(int64_t, streams) = 4;
   TORCH_ARG(int64_t, fracs) = 1;
-  TORCH_ARG(int64_t, layerIndex) = 0;
+  TORCH_ARG(std::optional<int64_t>, layerIndex);
+  TORCH_ARG(std::optional<int64_t>, layerSeed);
   /// "flattened" (the paper), "deepseek" (DeepSeek V4: fn, base, scale), "streams" (norm and projection per stream).
   TORCH_ARG(std::string, form) = "flattened";
   TORCH_ARG(std::string, init) = "mhc_lite"; ///< residual_equivalent, zero, lucidrains, uniform_read, kareem, liger
@@ -94,7 +97,8 @@ struct HYPERJIT_TORCH_API DelayedPreConnectionOptions {
   explicit DelayedPreConnectionOptions(int64_t dim) : dim_(dim) {}
   TORCH_ARG(int64_t, dim) = 512;
   TORCH_ARG(int64_t, streams) = 4;
-  TORCH_ARG(int64_t, layerIndex) = 0;
+  TORCH_ARG(std::optional<int64_t>, layerIndex);
+  TORCH_ARG(std::optional<int64_t>, layerSeed);
   TORCH_ARG(std::string, init) = "mhc_lite";
   TORCH_ARG(int64_t, iterations) = 20;
   TORCH_ARG(at::ScalarType, parameterDtype) = at::kFloat;
@@ -109,7 +113,8 @@ struct HYPERJIT_TORCH_API PermutationConnectionOptions {
   explicit PermutationConnectionOptions(int64_t dim) : dim_(dim) {}
   TORCH_ARG(int64_t, dim) = 512;
   TORCH_ARG(int64_t, streams) = 4;
-  TORCH_ARG(int64_t, layerIndex) = 0;
+  TORCH_ARG(std::optional<int64_t>, layerIndex);
+  TORCH_ARG(std::optional<int64_t>, layerSeed);
   TORCH_ARG(std::string, init) = "mhc_lite";
   TORCH_ARG(std::string, norm) = "l2_unit_offset";
   TORCH_ARG(at::ScalarType, parameterDtype) = at::kFloat;
