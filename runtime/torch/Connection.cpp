@@ -48,13 +48,17 @@ public:
 at::Tensor initialValue(const std::string &recipe, const ParameterInfo &info, at::ScalarType type) {
   const Initialisation &start = info.initialisation;
   at::Tensor value = at::empty(info.shape, at::TensorOptions().dtype(type));
+  // A view: what is drawn below leaves the first slices alone.
+  const auto drawn = [&] { return value.zero_().narrow(0, start.zeroSlices, value.size(0) - start.zeroSlices); };
   switch (start.kind) {
   case Initialisation::Kind::Constant:
     return value.fill_(start.first);
   case Initialisation::Kind::Normal:
-    return value.normal_(start.first, start.second);
+    drawn().normal_(start.first, start.second);
+    return value;
   case Initialisation::Kind::Uniform:
-    return value.uniform_(start.first, start.second);
+    drawn().uniform_(start.first, start.second);
+    return value;
   case Initialisation::Kind::Values:
     if (static_cast<int64_t>(start.values.size()) != value.numel())
       throw InternalError("parameter '" + info.name + "' has " + std::to_string(value.numel()) + " elements and " +

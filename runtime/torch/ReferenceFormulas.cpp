@@ -24,12 +24,14 @@ struct Options {
   }
 };
 
-double normEpsilon(const Options &options, const std::string &kind, double rmsDefault) {
+double normEpsilon(const Options &options, const std::string &kind, double rmsInside) {
   if (options.word("norm_eps", "auto") != "auto")
     return options.number("norm_eps", 0);
   if (kind == "l2_unit_offset")
     return 1e-12;
-  return kind == "layernorm" ? 1e-5 : rmsDefault;
+  if (kind == "layernorm")
+    return 1e-5;
+  return kind == "rms_inside" ? rmsInside : 1e-6;
 }
 
 SinkhornOptions sinkhornOf(const Options &options, SinkhornOptions::Place place, double eps) {
@@ -68,8 +70,7 @@ Formula formulaOf(const SiteSpec &spec) {
     formula.family = Family::Manifold;
     formula.dynamic = options.flag("dynamic", true);
     formula.norm = options.word("norm", "rms_inside");
-    // The recipe's own default is the paper's 1e-20; "auto" asks for that of the norm.
-    formula.normEps = spec.option("norm_eps") ? normEpsilon(options, formula.norm, 1e-6) : 1e-20;
+    formula.normEps = normEpsilon(options, formula.norm, 1e-20);
     formula.sinkhorn = sinkhornOf(options, SinkhornOptions::Place::None, 0);
     formula.outIn = options.word("orientation", "out_in") == "out_in";
     formula.preEps = options.number("pre_eps", 0);

@@ -147,6 +147,21 @@ TEST(Modules, LayerSeedDrawsTheStart) {
   EXPECT_EQ(layer->spec().text(), "static:n=3,m=1,d=6,dtype=fp32");
 }
 
+/// Equal proposals would stay equal for ever; lucidrains has them so.
+TEST(Modules, ProposalsStartApart) {
+  const auto start = [](const char *init) {
+    nn::Connection layer(nn::ConnectionOptions("manifold-streams", 64).streams(4).layerIndex(0).option("proposals", "3").option("init", init));
+    return layer->namedSiteParameters().at("dynamic_alpha_fn").detach();
+  };
+  torch::manual_seed(3);
+  const at::Tensor fresh = start("mhc_lite");
+  EXPECT_EQ(fresh[0].abs().max().item<double>(), 0);
+  for (int64_t proposal : {1, 2})
+    EXPECT_NEAR(fresh[proposal].std().item<double>(), 0.02, 0.004); // of 320 numbers
+  EXPECT_FALSE(at::equal(fresh[1], fresh[2]));
+  EXPECT_EQ(start("lucidrains").abs().max().item<double>(), 0);
+}
+
 /// What a fresh layer does is what the papers start from: the pre-norm residual.
 TEST(Modules, StartAsAResidual) {
   nn::HyperConnection layer(nn::HyperConnectionOptions(6).streams(3).layerIndex(1));

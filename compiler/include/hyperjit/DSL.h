@@ -61,6 +61,8 @@ using Shape = std::vector<Extent>;
 /// Initial values. `values` lists them row-major and is meant for small parameters; `text` says what they are.
 HYPERJIT_EXPORT Initialisation constant(double value);
 HYPERJIT_EXPORT Initialisation normal(double standardDeviation);
+/// Zero in the first slice of the first axis, normal in the others.
+HYPERJIT_EXPORT Initialisation normalAfterFirst(double standardDeviation);
 HYPERJIT_EXPORT Initialisation values(std::vector<double> list, std::string text = {});
 /// size x size, ones on the diagonal.
 HYPERJIT_EXPORT std::vector<double> identityMatrix(int64_t size);

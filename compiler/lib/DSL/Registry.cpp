@@ -270,7 +270,8 @@ std::vector<ParameterInfo> Registry::parameters(const SiteSpec &spec) {
     std::vector<ParameterInfo> other = declared();
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Initialisation &a = parameters[i].initialisation, &b = other[i].initialisation;
-      if (a.kind != b.kind || a.first != b.first || a.second != b.second || a.values != b.values)
+      if (a.kind != b.kind || a.first != b.first || a.second != b.second || a.zeroSlices != b.zeroSlices ||
+          a.values != b.values)
         differs[i] = true;
     }
   }

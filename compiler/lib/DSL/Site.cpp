@@ -58,6 +58,13 @@ Initialisation normal(double standardDeviation) {
   return result;
 }
 
+Initialisation normalAfterFirst(double standardDeviation) {
+  Initialisation result = normal(standardDeviation);
+  result.zeroSlices = 1;
+  result.text = "zeros in slice 0, " + result.text + " in the others";
+  return result;
+}
+
 Initialisation values(std::vector<double> list, std::string text) {
   Initialisation result;
   result.kind = Initialisation::Kind::Values;

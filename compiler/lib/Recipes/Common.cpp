@@ -1,6 +1,7 @@
 //===- Common.cpp - What the shipped recipes share: norms, starts, Sinkhorn options -------===//
 // SPDX-License-Identifier: Apache-2.0
 //===-----------------------------------------------------------------------------------===//
+#include <array>
 #include <cmath>
 
 #include "Recipes.h"
@@ -23,27 +24,30 @@ std::vector<double> joined(std::initializer_list<std::vector<double>> lists) {
 // Norms
 //===-----------------------------------------------------------------------------------===//
 
-Options normOptions(std::string kind, bool withWeight, std::string epsilon, bool mayBeNone) {
+/// In the order of NormKind.
+static std::array<double, 4> normEpsilons(double rmsInside) { return {1e-12, rmsInside, 1e-6, 1e-5}; }
+
+Options normOptions(std::string kind, bool withWeight, bool mayBeNone, double rmsInside) {
   std::vector<std::string> kinds = {"l2_unit_offset", "rms_inside", "rms_outside", "layernorm"};
   if (mayBeNone)
     kinds.push_back("none");
-  Option eps =
-      numberOption("norm_eps", 0, 0, 1,
-                   "the norm's eps; auto: l2_unit_offset 1e-12, rms_inside and rms_outside 1e-6, layernorm 1e-5");
+  Option eps = numberOption("norm_eps", 0, 0, 1,
+                            std::string("the norm's eps; auto: l2_unit_offset 1e-12, rms_inside ") +
+                                (rmsInside == 1e-6 ? "1e-6" : "1e-20 (the paper's)") +
+                                ", rms_outside 1e-6, layernorm 1e-5");
   eps.words = {"auto"};
-  eps.defaultValue = std::move(epsilon);
+  eps.defaultValue = "auto";
   return {wordOption("norm", std::move(kind), std::move(kinds), "the norm before the projection"), std::move(eps),
           flagOption("norm_weight", withWeight, "the norm has a gain: norm.gamma (l2_unit_offset) or norm.weight"),
           flagOption("norm_bias", withWeight, "layernorm with a weight has a bias too: norm.bias")};
 }
 
-Rows normed(Site &s, const Rows &x, Extent dimension) {
+Rows normed(Site &s, const Rows &x, Extent dimension, double rmsInside) {
   if (s.text("norm") == "none")
     return x;
-  static constexpr double epsilons[] = {1e-12, 1e-6, 1e-6, 1e-5};
   NormKind kind = parseNormKind(s.text("norm"));
   NormOptions options;
-  options.epsilon = s.text("norm_eps") == "auto" ? epsilons[static_cast<int>(kind)] : s.number("norm_eps");
+  options.epsilon = s.text("norm_eps") == "auto" ? normEpsilons(rmsInside)[static_cast<int>(kind)] : s.number("norm_eps");
   if (s.flag("norm_weight")) {
     bool offset = kind == NormKind::L2UnitOffset;
     options.gain = s.channels(offset ? "norm.gamma" : "norm.weight", {dimension}, constant(offset ? 0 : 1));

@@ -69,7 +69,7 @@ void hyperConnection(Site &s, const Hyper &form) {
 Options hyperOptions(std::string norm, bool mayBeNone) {
   return Options{flagOption("tanh", true, "tanh around the dynamic part"),
                  flagOption("scale", true, "dynamic_alpha_scale and dynamic_beta_scale before the dynamic part")} +
-         normOptions(std::move(norm), true, "auto", mayBeNone);
+         normOptions(std::move(norm), true, mayBeNone);
 }
 
 void registerHyperConnection(Registry &registry) {

@@ -19,6 +19,9 @@
 
 namespace hyperjit::recipes {
 
+/// Of the paper's norm, rms_inside.
+static constexpr double paperEpsilon = 1e-20;
+
 static void manifold(Site &s) {
   Rows x = s.streams();
   int64_t rows = s.rows(), m = s.m();
@@ -32,7 +35,7 @@ static void manifold(Site &s) {
   if (s.flag("dynamic")) {
     Coefficients alphaPre = s.scalar("alpha_pre", start.scale), alphaPost = s.scalar("alpha_post", start.scale),
                  alphaRes = s.scalar("alpha_res", start.scale);
-    Rows xv = normed(s, flatten(x), s.n() * s.D());
+    Rows xv = normed(s, flatten(x), s.n() * s.D(), paperEpsilon);
     Weight phi = s.weight("phi", {s.n() * s.D(), reads + writes + mixes}, start.projection);
     auto [dPre, dPost, dRes] = project(xv, phi, {reads, writes, mixes});
     pre = alphaPre * dPre + pre;
@@ -66,7 +69,7 @@ void registerManifoldHyperConnection(Registry &registry) {
               numberOption("pre_eps", 0, 0, 1, "added to pre"),
               numberOption("post_mult", 2, 0, 1000, "post = post_mult sigmoid(l_post)"),
               wordOption("beta", "full", {"full", "diag"}, "with fracs: full post[s, f1, f2], diag post[s, f]")} +
-      normOptions("rms_inside", false, "1e-20") + initOptions();
+      normOptions("rms_inside", false, false, paperEpsilon) + initOptions();
   registry.define("manifold", manifold, definition);
 }
 

@@ -55,9 +55,11 @@ static void manifoldStreams(Site &s) {
                postScale = s.scalar("h_post_scale", start.scale);
   Rows xn = normed(s, s.flag("mix_streams") ? mixStreams(s, x) : x, s.d());
 
-  // Equal proposals receive equal gradients: they start apart.
-  Weight alphaFn =
-      s.weight("dynamic_alpha_fn", {proposals, s.d(), m + rows}, proposals > 1 ? normal(0.02) : start.projection);
+  // Equal proposals receive equal gradients: they start apart, by noise on all but the first or because they are drawn.
+  // lucidrains starts them equal.
+  bool noise = proposals > 1 && start.projection.kind == Initialisation::Kind::Constant && start.name != "lucidrains";
+  Weight alphaFn = s.weight("dynamic_alpha_fn", {proposals, s.d(), m + rows},
+                            noise ? normalAfterFirst(0.02) : start.projection);
   std::vector<Weight> weights;
   for (int64_t p = 0; p < proposals; ++p)
     weights.push_back(proposalWeight(alphaFn, p));

@@ -208,6 +208,17 @@ TEST(Recording, ParametersHaveTheirDocumentedShapes) {
   EXPECT_EQ(shapes("deepseek:n=3,d=8"), "fn(15,24) base(15) scale(3)");
   EXPECT_EQ(shapes("joint:n=2,m=2,d=8"), "static_alpha(4,6) static_beta(2,2,2) norm.gamma(4) dynamic_alpha_fn(4,6) "
                                          "dynamic_beta_fn(4,2) dynamic_alpha_scale(1) dynamic_beta_scale(1)");
+  EXPECT_EQ(shapes("joint:n=2,m=2,d=8,beta=diag,dynamic=false"), "static_alpha(4,6) static_beta(2,2)");
+  EXPECT_EQ(shapes("frac:n=1,m=4,d=8"), "static_alpha(4,8) static_beta(4) norm.weight(2) norm.bias(2) dynamic_alpha_fn(2,8) "
+                                        "dynamic_beta_fn(2) dynamic_alpha_scale(1) dynamic_beta_scale(1)");
+  EXPECT_EQ(shapes("manifold:n=2,m=2,d=8"), "b(32) alpha_pre(1) alpha_post(1) alpha_res(1) phi(16,32)");
+  EXPECT_EQ(shapes("delayed-pre:n=3,d=8"), shapes("deepseek:n=3,d=8"));
+  EXPECT_EQ(shapes("manifold-streams:n=2,m=2,d=8,proposals=3,mix_streams=true"),
+            "static_alpha(4,6) static_beta(2,2,2) pre_branch_scale(1) residual_scale(1) h_post_scale(1) "
+            "maybe_mix_streams.weight(2,2,1,1) norm.gamma(4) dynamic_alpha_fn(3,4,6) dynamic_beta_fn(4,2)");
+  EXPECT_EQ(shapes("manifold-streams:n=2,m=2,d=8,static_beta=shared").substr(18, 20), "static_beta(2,2,1) p");
+  EXPECT_EQ(shapes("permutation:n=3,d=8"), "static_alpha(9) static_beta(3) pre_branch_scale(1) residual_scale(1) h_post_scale(1) "
+                                           "norm.gamma(24) dynamic_alpha_fn(24,9) dynamic_beta_fn(24,3)");
 }
 
 // arXiv 2409.19606: A_m = e_{k mod n}, A_r = I, B = 1. arXiv 2503.14125: Y = A = I.

@@ -34,6 +34,7 @@ struct Initialisation {
   Kind kind = Kind::Constant;
   double first = 0;
   double second = 0;
+  int64_t zeroSlices = 0; ///< Normal, Uniform: so many slices of the first axis are zero instead
   std::vector<double> values;
   std::string text; ///< for people: "zeros", "one-hot at layer_index mod n", "normal(0, 0.02)"
 };
