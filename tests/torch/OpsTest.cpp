@@ -8,6 +8,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <sys/resource.h>
+
 namespace hyperjit::tests {
 namespace {
 
@@ -73,7 +75,9 @@ TEST(BadInput, Specs) {
   EXPECT_MESSAGE("did you mean 'dynamic'", before("dynamik:n=3,d=6"));
   EXPECT_MESSAGE("names two sites; this operator takes one", before("dynamic:n=3,d=6|dynamic:n=3,d=6"));
   EXPECT_MESSAGE("names one site; a boundary takes two", ops::boundary(o.x, o.y, o.coefficients, o.parameters, {}, o.spec));
-  EXPECT_MESSAGE("n", ops::boundary(o.x, o.y, o.coefficients, o.parameters, {}, "dynamic:n=3,d=6|dynamic:n=2,d=6"));
+  EXPECT_MESSAGE("the sites of a boundary share their streams: 'dynamic' has n=3, m=1, d=6, dtype=fp32 and 'dynamic' has n=2, m=1, "
+                 "d=6, dtype=fp32",
+                 ops::boundary(o.x, o.y, o.coefficients, o.parameters, {}, "dynamic:n=3,d=6|dynamic:n=2,d=6"));
   EXPECT_MESSAGE("n=0: n takes a whole number of at least 1", before("dynamic:n=0,d=6"));
   EXPECT_MESSAGE("m=4 does not divide d=6", before("joint:n=1,m=4,d=6"));
 }
@@ -94,11 +98,25 @@ TEST(BadInput, Masks) {
                  ops::beforeBackward(o.x, o.parameters, {}, std::nullopt, u, o.spec, "u", "x"));
 }
 
-TEST(BadInput, IntegersRequireNoGradient) {
-  EXPECT_MESSAGE("nly Tensors of floating point", at::zeros({5, 3, 6}, at::kInt).set_requires_grad(true));
+/// Integers reach no kernel, from whichever operand they come.
+TEST(BadInput, Integers) {
+  const Operands o;
+  std::vector<at::Tensor> parameters = o.parameters, coefficients = o.coefficients;
+  parameters[0] = parameters[0].to(at::kInt);
+  coefficients[0] = coefficients[0].to(at::kLong);
+  EXPECT_MESSAGE("hyperjit::before: x is Int; dynamic:n=3,d=6 takes Float here: convert it, or name its dtype in the spec (bf16, fp16, "
+                 "fp32, fp64)",
+                 o.before(o.x.to(at::kInt)));
+  EXPECT_MESSAGE("hyperjit::before: parameter 'static_alpha' is Int; dynamic:n=3,d=6 takes Float here",
+                 ops::before(o.x, parameters, {}, o.spec));
+  EXPECT_MESSAGE("hyperjit::after: y is Int; dynamic:n=3,d=6 takes Float here", o.after(o.y.to(at::kInt)));
+  EXPECT_MESSAGE("hyperjit::after: coefficients of a token is Long; dynamic:n=3,d=6 takes Float here",
+                 ops::after(o.x, o.y, coefficients, o.spec));
   nn::Connection layer = makeLayer(kSpec);
   EXPECT_MESSAGE("hyperjit::nn: the streams' dtype is Int; BFloat16, Half, Float and Double are supported",
                  layer->forward(at::zeros({5, 3, 6}, at::kInt), [](const at::Tensor &u) { return u; }));
+  EXPECT_MESSAGE("the branch output y is Int on cpu; a floating-point tensor on cpu is supported",
+                 layer->forward(o.x, [](const at::Tensor &u) { return u.to(at::kInt); }));
 }
 
 TEST(BadInput, ExpandAndReduce) {
@@ -211,6 +229,26 @@ TEST(OddInput, ManyThreads) {
     EXPECT_TRUE(at::equal(results[0][i], results[1][i])) << i;
     EXPECT_TRUE(at::equal(results[0][i], results[2][i])) << i;
   }
+}
+
+TEST(Threads, AllOfThemWork) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  nn::Connection layer = makeLayer("manifold:n=4,d=256");
+  const at::Tensor x = random({2048, 4, 256}, 1).set_requires_grad(true);
+  auto step = [&] { layer->forward(x, [](const at::Tensor &u) { return u; }).tensor().backward(x.detach()); };
+  auto seconds = [](int who) {
+    rusage usage{};
+    getrusage(who, &usage);
+    return double(usage.ru_utime.tv_sec) + 1e-6 * double(usage.ru_utime.tv_usec);
+  };
+  step();
+  const double mine = seconds(RUSAGE_THREAD), all = seconds(RUSAGE_SELF);
+  for (int i = 0; i < 10; ++i)
+    step();
+  const double share = (seconds(RUSAGE_THREAD) - mine) / (seconds(RUSAGE_SELF) - all);
+  at::set_num_threads(before);
+  EXPECT_LT(share, 0.75) << "one of two threads did nearly all of the work";
 }
 
 /// Sizes, dtypes and strides that Meta promises are those that come.
