@@ -1,6 +1,9 @@
 # What the Python tests share: the operators loaded as any Python program loads them, small sites of every recipe.
 # SPDX-License-Identifier: Apache-2.0
+import json
 import math
+import pathlib
+import subprocess
 import sys
 
 import torch
@@ -8,6 +11,15 @@ import torch
 LIBRARY = sys.argv.pop(1)
 torch.ops.load_library(LIBRARY)
 hyperjit = torch.ops.hyperjit
+
+
+def described():
+    """Parameter shapes of every recipe for n=4, m=1, D=512, from the command beside the library; {} where it is not built."""
+    command = pathlib.Path(LIBRARY).resolve().parent.parent / "bin/hyperjit"
+    if not command.exists():
+        return {}
+    answer = json.loads(subprocess.run([command, "recipes", "--json"], capture_output=True, text=True, check=True).stdout)
+    return {r["name"]: [tuple(p["shape"]) for p in r["parameters"]] for r in answer["recipes"]}
 
 
 # Shapes of the parameters as the recipes declare them, n streams, m fracs, D channels.
@@ -26,7 +38,8 @@ def parameters(recipe, n, m, D, requires_grad=True):
         "joint": [(N, m + N), (n, m, m), (d,), (d, m + N), (d, m), (1,), (1,)],
         "manifold-streams": [(N, m + N), (n, m, m), (1,), (1,), (1,), (d,), (1, d, m + N), (d, m)],
         "permutation": [(mixtures,), (n,), (1,), (1,), (1,), (n * D,), (n * D, mixtures), (n * D, n)],
-    }[recipe]
+    }
+    shapes = OTHERS[recipe] if recipe in OTHERS else shapes[recipe]
     return [(torch.randn(shape) * 0.3).requires_grad_(requires_grad) for shape in shapes]
 
 
@@ -36,6 +49,9 @@ def spec(recipe, n, m, D):
 
 SITES = [("static", 3, 1, 6), ("dynamic", 3, 1, 6), ("frac", 1, 2, 6), ("manifold", 2, 2, 8), ("deepseek", 3, 1, 6),
          ("delayed-pre", 3, 1, 6), ("joint", 2, 2, 8), ("manifold-streams", 2, 2, 8), ("permutation", 3, 1, 6)]
+# A recipe that this file does not know is taken as the command describes it.
+OTHERS = {recipe: shapes for recipe, shapes in described().items() if recipe not in {site[0] for site in SITES}}
+SITES += [(recipe, 4, 1, 512) for recipe in OTHERS]
 
 
 def carries(recipe, n, lead):
