@@ -24,6 +24,8 @@ struct Ran {
 };
 /// sh -c `command`; killed after `limit` seconds.
 Ran run(const std::string &command, double limit = 60);
+/// A program of the build for other users too: where they may not enter its directory, a copy beside copies of its libraries.
+std::string reachable(const std::string &program);
 /// cache-stress; `before` stands in front of it ("strace ...", "unshare ...").
 std::string stressProgram();
 Ran stress(const std::string &arguments, const std::string &before = {});

@@ -56,7 +56,7 @@ struct Ship : testing::Test {
   }
   static Ran warm(const std::string &environment, const std::string &before = {}) {
     return run("env -i PATH=/usr/bin:/bin HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_NVRTC_PATH=/nonexistent " + environment + " " +
-               before + " " CACHE_WARM " " + specs);
+               before + " " + reachable(CACHE_WARM) + " " + specs);
   }
   static std::vector<std::string> files(const std::string &root) {
     std::vector<std::string> list;
@@ -68,7 +68,7 @@ struct Ship : testing::Test {
 
 // Inverted: `fields.flags += environment("HOME")` in KernelManager::State::fields.
 TEST_F(Ship, P06_NothingElseChangesTheKey) {
-  std::string base = " " HYPERJIT_COMMAND " cache explain static:n=2,d=16 manifold:n=4,d=48 --target x86-64-v3 --json";
+  std::string base = " " + reachable(HYPERJIT_COMMAND) + " cache explain static:n=2,d=16 manifold:n=4,d=48 --target x86-64-v3 --json";
   auto keysOf = [&](const std::string &before, const std::string &after = "") {
     Ran ran = run(before + base + after);
     std::map<std::string, std::string> keys;
