@@ -96,13 +96,13 @@ TEST(CpuSchedules, AreRefusedByName) {
            {"blocks:sums=13", "sums is 13; legal are 1 to 12"},
            {"blocks:chunks=257", "chunks is 257; legal are 1 to 256"},
            {"blocks:ahead=2", "ahead is 2; legal are 0 to 1"},
-           {"blocks:warps=4", "'warps=4' is no number of 'blocks'; it takes ahead, chunks, columns, sums, tokens, unroll, vector"},
+           {"blocks:warps=4", "'warps=4' is no number of 'blocks'; it takes ahead, chunks, columns, stream, sums, tokens, unroll, vector"},
            {"rows:tokens=8", "names the skeleton 'rows'; CPU kernels have 'blocks'"}})
     EXPECT_NE(refusal(spec, v3, schedule).find(message), std::string::npos) << refusal(spec, v3, schedule);
   EXPECT_EQ(refusal(spec, v4, "blocks:vector=64,columns=6,unroll=6,sums=28"), "accepted");
   // What is left out is the rules'.
   EXPECT_EQ(manager().artifact(spec, v3, Schedule::parse("blocks:tokens=8")).artifact->meta.schedule,
-            "blocks:ahead=1,chunks=256,columns=3,sums=9,tokens=8,unroll=2,vector=32");
+            "blocks:ahead=1,chunks=256,columns=3,stream=32,sums=9,tokens=8,unroll=2,vector=32");
 }
 
 TEST(CpuSchedules, ListedAreLegalAndTheDefaultLeads) {

@@ -17,9 +17,9 @@ using namespace hyperjit;
 
 namespace {
 
-const char *const slow = "blocks:ahead=1,chunks=256,columns=3,sums=9,tokens=8,unroll=2,vector=32";
-const char *const plain = "blocks:ahead=1,chunks=256,columns=3,sums=9,tokens=16,unroll=2,vector=32";
-const char *const sameOrder = "blocks:ahead=0,chunks=64,columns=3,sums=9,tokens=16,unroll=2,vector=32";
+const char *const slow = "blocks:ahead=1,chunks=256,columns=3,stream=32,sums=9,tokens=8,unroll=2,vector=32";
+const char *const plain = "blocks:ahead=1,chunks=256,columns=3,stream=32,sums=9,tokens=16,unroll=2,vector=32";
+const char *const sameOrder = "blocks:ahead=0,chunks=64,columns=3,stream=32,sums=9,tokens=16,unroll=2,vector=32";
 const Target cpu = Target::parse("x86-64-v3");
 
 struct Tuning : testing::Test {

@@ -87,7 +87,7 @@ class Searching(Case):
 
     def test_candidates_that_misbehave_are_survived_and_never_win(self):
         answer = self.tune(*SMALL, "--exhaustive", "--timeout", 3, "--budget", 200,
-                           HYPERJIT_TUNING_FAULT="crash:tokens=8;hang:ahead=0,chunks=256,columns=3,sums=9,tokens=4;wrong:tokens=32;fail:columns=2")
+                           HYPERJIT_TUNING_FAULT="crash:tokens=8;hang:ahead=0,chunks=256,columns=3,stream=32,sums=9,tokens=4;wrong:tokens=32;fail:columns=2")
         for result in answer["results"]:
             seen = {}
             for line in self.lines():

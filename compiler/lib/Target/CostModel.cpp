@@ -37,6 +37,7 @@ BlockNumbers hyperjit::chooseBlocks(const KernelSizes &sizes, const CpuShape &sh
   auto fill = [](int64_t &number, int64_t rule) { number = number < 0 ? rule : number; };
   fill(given.ahead, 1);
   fill(given.columns, many ? 6 : 3);
+  fill(given.stream, 32); // as much as a last-level cache
   fill(given.sums, many ? 20 : 9);
   fill(given.unroll, many ? 4 : 2);
   fill(given.vector, shape.vectorBytes);
@@ -104,7 +105,7 @@ std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const C
           for (int64_t sum : sums)
             for (int64_t ahead : aheads)
               for (int64_t chunk : chunks) {
-                BlockNumbers numbers{ahead, chunk, column, sum, token, unroll, vector};
+                BlockNumbers numbers{ahead, chunk, column, first.stream, sum, token, unroll, vector};
                 if (!(numbers == first))
                   all.push_back(numbers);
               }

@@ -6,9 +6,10 @@
 // projected, their coefficients have tokens in the lanes, and the mix runs once over the channels.
 
 // CHECK-LABEL: llvm.func @site_prologue
-// The weight is packed, channels in the lanes.
-// CHECK:         scf.for
+// The weight is packed, channels in the lanes: zeros behind the channels, then number by number.
+// CHECK:         llvm.store {{.*}} : vector<8xf32>, !llvm.ptr
 // CHECK-NOT:     vector<8xf32>
+// CHECK:         llvm.store {{.*}} : f32, !llvm.ptr
 // CHECK:         llvm.return
 
 // CHECK-LABEL: llvm.func @site_tokens

@@ -13,7 +13,7 @@
 // COLUMNS: error: schedule 'blocks:columns=7': columns is 7; legal are 1 to 6
 // UNROLL: error: schedule 'blocks:unroll=4': unroll is 4; legal are 1 to 3
 // SUMS: error: schedule 'blocks:sums=0': sums is 0; legal are 1 to 12
-// NAMES: error: schedule 'blocks:chunks=many': 'chunks=many' is no number of 'blocks'; it takes ahead, chunks, columns, sums, tokens, unroll, vector
+// NAMES: error: schedule 'blocks:chunks=many': 'chunks=many' is no number of 'blocks'; it takes ahead, chunks, columns, stream, sums, tokens, unroll, vector
 // SKELETON: error: schedule 'tiles:tokens=8' names the skeleton 'tiles'; CPU kernels have 'blocks'
 // TWICE: error: schedule 'blocks:tokens=8,tokens=8': tokens is given twice
 

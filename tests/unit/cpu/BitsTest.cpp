@@ -89,6 +89,27 @@ TEST(Bits, DoNotDependOnThreads) {
     }
 }
 
+/// Results of large launches go past the cache, where rows are whole vectors and begin at a multiple of one.
+TEST(Bits, DoNotDependOnTheWayToMemory) {
+  constexpr int64_t tokens = 67;
+  for (const char *site : {"static:n=4,d=64", "frac:n=1,m=4,d=128", "manifold:n=4,d=64", "manifold:n=4,d=64,dtype=bf16",
+                           "dynamic:n=2,d=32,dtype=fp64", "manifold:n=3,d=40", "static:n=2,d=52"})
+    for (const KernelSpec &spec : kernelsOf(site, Bucket::Large))
+      for (const char *target : {"native", "x86-64-v3"}) {
+        SCOPED_TRACE(spec.text() + " " + target);
+        Runner cached(spec, target, "blocks:stream=65536"), past(spec, target, "blocks:stream=0");
+        std::mt19937 random(7);
+        std::vector<Numbers> inputs = randomInputs(cached.inputs(), tokens, random);
+        std::vector<Numbers> expected = cached.run(inputs, tokens);
+        for (int64_t shift : {0, 16, 32})
+          for (int threads : {1, 3}) {
+            std::vector<Numbers> made = past.run(inputs, tokens, threads, shift);
+            for (size_t i = 0; i < made.size(); ++i)
+              expectSameBits(made[i], expected[i], "output " + std::to_string(i));
+          }
+      }
+}
+
 TEST(Bits, WhatIsNoNumberStaysWithItsToken) {
   constexpr int64_t tokens = 19, bad = 6;
   for (const char *site : sites)

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <thread>
 
 namespace hyperjit::test {
@@ -58,13 +59,18 @@ uint64_t toBits(double value, DType type) {
   return 0;
 }
 
+/// The first number lies `shift` bytes behind a multiple of 64.
 struct Buffer {
-  std::vector<std::byte> bytes;
+  std::vector<std::byte> memory;
+  std::span<std::byte> bytes;
   DType type;
   int64_t numbers;
 
-  Buffer(DType type, int64_t numbers)
-      : bytes(size_t(sizeOf(type) * (numbers + 2 * margin)), std::byte{0xff}), type(type), numbers(numbers) {}
+  Buffer(DType type, int64_t numbers, int64_t shift)
+      : memory(size_t(sizeOf(type) * (numbers + 2 * margin) + 128), std::byte{0xff}), type(type), numbers(numbers) {
+    auto past = int64_t(reinterpret_cast<uintptr_t>(memory.data()) % 64);
+    bytes = std::span(memory).subspan(size_t(64 - past + shift), size_t(sizeOf(type) * (numbers + 2 * margin)));
+  }
   std::byte *at(int64_t i) { return bytes.data() + sizeOf(type) * (margin + i); }
   void set(int64_t i, double value) {
     uint64_t bits = toBits(value, type);
@@ -102,8 +108,8 @@ KernelManager &manager() {
 
 } // namespace
 
-Runner::Runner(const KernelSpec &spec, const std::string &target)
-    : kernel(manager().get(spec, Target::parse(target))) {}
+Runner::Runner(const KernelSpec &spec, const std::string &target, const std::string &schedule)
+    : kernel(manager().get(spec, Target::parse(target), Schedule::parse(schedule))) {}
 
 std::vector<OperandInfo> Runner::some(bool output) const {
   std::vector<OperandInfo> list;
@@ -113,11 +119,12 @@ std::vector<OperandInfo> Runner::some(bool output) const {
   return list;
 }
 
-std::vector<Numbers> Runner::run(const std::vector<Numbers> &inputs, int64_t tokens, int threads) const {
+std::vector<Numbers> Runner::run(const std::vector<Numbers> &inputs, int64_t tokens, int threads, int64_t shift) const {
   std::vector<Buffer> buffers;
+  buffers.reserve(meta().operands.size());
   size_t next = 0;
   for (const OperandInfo &operand : meta().operands) {
-    Buffer &buffer = buffers.emplace_back(operand.dtype, count(operand, tokens));
+    Buffer &buffer = buffers.emplace_back(operand.dtype, count(operand, tokens), shift);
     if (operand.output)
       continue;
     const Numbers &numbers = inputs.at(next++);

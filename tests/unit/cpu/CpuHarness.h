@@ -19,13 +19,14 @@ using Numbers = std::vector<double>;
 /// read outside of an operand is NaN, what is written there fails the test.
 class Runner {
 public:
-  explicit Runner(const KernelSpec &spec, const std::string &target = "native");
+  explicit Runner(const KernelSpec &spec, const std::string &target = "native", const std::string &schedule = "auto");
 
   const ArtifactMeta &meta() const { return kernel->meta(); }
   std::vector<OperandInfo> inputs() const { return some(false); }
   std::vector<OperandInfo> outputs() const { return some(true); }
-  /// Values are rounded to the operand's dtype. `threads` calls run beside one another.
-  std::vector<Numbers> run(const std::vector<Numbers> &inputs, int64_t tokens, int threads = 1) const;
+  /// Values are rounded to the operand's dtype. `threads` calls run beside one another. Operands begin `shift` bytes
+  /// behind a multiple of 64.
+  std::vector<Numbers> run(const std::vector<Numbers> &inputs, int64_t tokens, int threads = 1, int64_t shift = 0) const;
 
 private:
   std::vector<OperandInfo> some(bool output) const;

@@ -43,9 +43,10 @@ struct CpuShape {
 
 /// The numbers of the skeleton `blocks`; -1 leaves one to the rules.
 struct BlockNumbers {
-  int64_t ahead = -1;   ///< 1: a projection fetches the next block of tokens meanwhile
+  int64_t ahead = -1;   ///< 1: rows of the next tokens are fetched meanwhile, those of the next block by a projection if there is one
   int64_t chunks = -1;  ///< most chunks of tokens, each with its own partial sums
   int64_t columns = -1; ///< columns of a projection held in registers, for four tokens
+  int64_t stream = -1;  ///< MiB of a launch's rows from which on its results are stored past the cache
   int64_t sums = -1;    ///< sums over channels of one fused pass
   int64_t tokens = -1;  ///< of a block
   int64_t unroll = -1;  ///< vectors of channels held in registers by other products

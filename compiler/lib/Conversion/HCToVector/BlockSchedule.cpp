@@ -19,6 +19,7 @@ LogicalResult KernelEmitter::readBlocks(StringRef text) {
   ScheduleNumber table[] = {{"ahead", &n.ahead, 0, 1},
                             {"chunks", &n.chunks, 1, 256},
                             {"columns", &n.columns, 1, most},
+                            {"stream", &n.stream, 0, 65536},
                             {"sums", &n.sums, 1, mostSums(target)},
                             {"tokens", &n.tokens, 4, 64, /*power=*/true}, // coefficients have four tokens in a vector
                             {"unroll", &n.unroll, 1, most},
@@ -35,6 +36,7 @@ std::string KernelEmitter::writeBlocks(const BlockNumbers &n) {
   return writeSchedule(skeleton, {{"ahead", n.ahead},
                                   {"chunks", n.chunks},
                                   {"columns", n.columns},
+                                  {"stream", n.stream},
                                   {"sums", n.sums},
                                   {"tokens", n.tokens},
                                   {"unroll", n.unroll},
@@ -102,7 +104,6 @@ LogicalResult KernelEmitter::list(StringRef schedule, SmallVectorImpl<RankedSche
   VectorTarget whole = target; // the plan narrows the target to the vector it uses
   if (failed(plan(schedule)))
     return failure();
-  KernelSizes sizes = measure();
   for (const BlockNumbers &each : listBlocks(sizes, whole, numbers))
     out.push_back({writeBlocks(each), blocksCost(sizes, whole, each)});
   return success();

@@ -149,22 +149,50 @@ void KernelEmitter::emitTokens() {
     return;
   beginFunction("_tokens", Grid::Chunks, [&](Value begin, Value end) {
     Value fixed = s.at(frame.workspace, fixedEnd());
+    Value pastCache = leavesCache();
     s.loop(begin, end, 1, [&](Value chunk) {
       if (layout.workspacePerChunk != 0) {
         frame.partial = s.at(fixed, s.muli(chunk, layout.workspacePerChunk));
         s.loop(s.i64(0), s.i64(layout.workspacePerChunk), target.vectorBytes,
                [&](Value offset) { s.store(s.zero(lanes), s.at(frame.partial, offset)); });
       }
+      frame.pastCache = pastCache;
       Value from = arith::MulIOp::create(s.b, s.loc, chunk, frame.chunkTokens);
       Value to = s.mini(s.addi(from, frame.chunkTokens), frame.tokens);
       s.loop(from, to, block, [&](Value start) {
         frame.blockStart = start;
         frame.blockTokens = s.mini(s.i64(block), arith::SubIOp::create(s.b, s.loc, to, start));
         frame.prefetched = false;
+        frame.fetched.clear();
         emitBlock();
       });
     });
+    if (pastCache)
+      s.fence(); // stores past the cache are ordered by nothing else
   });
+}
+
+/// Whether rows that the kernel returns are stored past the cache, known at run time: a line that is stored there is not read
+/// before, but it is not in cache afterwards either, so only where the rows of the launch would not stay in cache anyway.
+Value KernelEmitter::leavesCache() {
+  Value together;
+  for (auto [i, result] : llvm::enumerate(results)) {
+    if (result.uniform || !isa<RowsType>(result.value.getType()))
+      continue;
+    if (width % lanes != 0)
+      return {};
+    // One address says all: a row is a whole number of vectors.
+    Value address = LLVM::PtrToIntOp::create(s.b, s.loc, s.b.getI64Type(), frame.operandPointers[arguments.size() + i]);
+    Value low = arith::RemUIOp::create(s.b, s.loc, address, s.i64(lanes * Simd::bytesOf(result.storage)));
+    together = together ? Value(arith::OrIOp::create(s.b, s.loc, together, low)) : low;
+  }
+  if (!together)
+    return {};
+  auto compare = [&](arith::CmpIPredicate predicate, Value x, int64_t y) {
+    return arith::CmpIOp::create(s.b, s.loc, predicate, x, s.i64(y));
+  };
+  Value large = compare(arith::CmpIPredicate::sge, s.muli(frame.tokens, sizes.wideBytes), numbers.stream << 20);
+  return arith::AndIOp::create(s.b, s.loc, large, compare(arith::CmpIPredicate::eq, together, 0));
 }
 
 void KernelEmitter::emitBlock() {

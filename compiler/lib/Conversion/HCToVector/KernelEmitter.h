@@ -58,10 +58,10 @@ struct CoeffsView {
   std::optional<double> splat;
 };
 
-/// Packed weights, channels in the lanes: row r, column k at r * rowStride + k * columnStride, zero padded.
+/// Packed weights [row][vector of channels][column][lane], zero padded: products read all columns of a few channels at a time.
 struct WeightHome {
   Memory memory;
-  int64_t rowStride = 0, columnStride = 0;
+  int64_t columns = 0; ///< as packed; a slice has fewer of its own
 };
 
 /// What one fused pass over channels makes.
@@ -98,6 +98,7 @@ private:
   LogicalResult readBlocks(llvm::StringRef text);
   static std::string writeBlocks(const BlockNumbers &numbers);
   KernelSizes measure();
+  KernelSizes sizes; ///< what measure() found
 
   // KernelPlan.cpp
   LogicalResult plan(llvm::StringRef schedule);
@@ -154,12 +155,15 @@ private:
     Value blockStart, blockTokens;
     llvm::SmallVector<Value> operandPointers;
     bool prefetched = false; ///< a product of the block has asked for the next block
+    std::set<int64_t> fetched; ///< operands whose next rows a pass of the block has asked for
+    Value pastCache; ///< i1: results are larger than what the caches hold; null where rows are not whole vectors
   } frame;
   void beginFunction(llvm::StringRef suffix, Grid grid, llvm::function_ref<void(Value, Value)> body);
   void emitPrologue();
   void emitTokens();
   void emitEpilogue();
   void emitBlock();
+  Value leavesCache();
   void emitPoint(int64_t point, llvm::ArrayRef<Operation *> ops);
   void loadTokenCoefficients();
   void storeTokenCoefficients();
@@ -213,19 +217,24 @@ private:
     mlir::Operation *channelLoop = nullptr; ///< coefficients and pointers are made before it
     Value channel;
     int64_t valid = 0;
+    bool pastCache = false; ///< results are stored past the cache
     llvm::DenseMap<std::pair<Value, int64_t>, Value> vectors;
     std::map<std::tuple<int, int64_t, int64_t, bool>, Value> coefficients;
     std::map<std::tuple<int, int64_t>, Value> pointers;
+    std::set<int64_t> *fetches; ///< operands whose next rows it asks for
   };
   void emitPass(llvm::ArrayRef<Root> roots);
+  void emitToken(Value token, llvm::ArrayRef<Root> roots, bool pastCache, std::set<int64_t> &fetches);
   void emitUniformRows(Operation *op);
   void forUniformRows(const RowsHome &to, llvm::function_ref<Value(Value, Value, int64_t)> make);
   Value loadUniformRow(const RowsHome &rows, Value row, Value channel, int64_t valid);
   Value rowVector(Pass &pass, Value value, int64_t row);
+  void fetchNextToken(Pass &pass, const RowsHome &home, Value pointer);
   Value computeRow(Pass &pass, Operation *op, int64_t row);
   Value coefficient(Pass &pass, Value coeffs, int64_t flatIndex);
   Value tokenPointer(Pass &pass, const RowsHome &home);
   bool isStored(Value rows);
+  bool isResult(const RowsHome &home) const;
   Value rowPointer(const RowsHome &home, Value token);
   void emitRoot(Pass &pass, const Root &root, llvm::MutableArrayRef<Value> accumulators, size_t &next);
   llvm::DenseSet<Value> stored;
@@ -254,9 +263,12 @@ private:
   void emitUniformWeight(Operation *op);
   void packWeight(int64_t operand, hc::WeightType type, Type storage, const WeightHome &home);
   void unpackWeight(const WeightHome &home, hc::WeightType type, int64_t operand, Type storage);
+  void forNumbers(hc::WeightType type, const WeightHome &home, int64_t operand, Type storage,
+                  llvm::function_ref<void(Value packed, Value number)> body);
   void forWeight(hc::WeightType type,
                  llvm::function_ref<void(Value row, Value column, Value channel, int64_t valid)> body);
   Value tokenCount(int64_t lanes);
+  /// Of a vector: the channel is a multiple of the lanes.
   Value weightPointer(const WeightHome &home, Value row, Value column, Value channel);
 };
 

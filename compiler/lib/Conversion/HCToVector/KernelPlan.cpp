@@ -50,7 +50,7 @@ CoeffsView KernelEmitter::allocateCoeffs(Memory::Kind kind, ArrayRef<int64_t> sh
 
 WeightHome KernelEmitter::allocateWeight(WeightType type, Memory::Kind kind) {
   int64_t columns = type.getColumns();
-  return {allocate(kind, type.getRows() * columns * paddedWidth * s.elementBytes), columns * paddedWidth, paddedWidth};
+  return {allocate(kind, type.getRows() * columns * paddedWidth * s.elementBytes), columns};
 }
 
 //===----------------------------------------------------------------------===//
@@ -246,7 +246,9 @@ void KernelEmitter::choosePoints() {
         if (result.value != value || result.uniform)
           continue;
         auto round = dyn_cast<RoundOp>(op);
-        if (result.storage == s.element || (round && round.getType() == result.storage))
+        // Rows that are read again stay in the block, in cache; the result is another copy.
+        bool again = forced || needs.size() > 1;
+        if (!again && (result.storage == s.element || (round && round.getType() == result.storage)))
           rowsHomes[value] = {{Memory::Operand, static_cast<int64_t>(arguments.size() + i)}, result.storage,
                               cast<RowsType>(value.getType()).getRows(), width, true};
       }
@@ -272,7 +274,8 @@ void KernelEmitter::choosePoints() {
 //===----------------------------------------------------------------------===//
 
 void KernelEmitter::chooseBlock() {
-  numbers = chooseBlocks(measure(), target, numbers);
+  sizes = measure();
+  numbers = chooseBlocks(sizes, target, numbers);
   block = numbers.tokens;
   coefficientLanes = std::min(lanes, block);
   layout.blockTokens = block;

@@ -76,10 +76,6 @@ SmallVector<KernelEmitter::Ahead> KernelEmitter::nextBlock(int64_t steps) {
   for (auto [i, argument] : llvm::enumerate(arguments))
     if (!argument.uniform && !argument.value.use_empty())
       add(argument.value.getType(), argument.storage, i);
-  // A line that is written is read before: here is where most is gained.
-  for (auto [i, result] : llvm::enumerate(results))
-    if (!result.uniform)
-      add(result.value.getType(), result.storage, arguments.size() + i);
   return ahead;
 }
 

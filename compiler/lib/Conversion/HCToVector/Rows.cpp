@@ -41,6 +41,10 @@ Value KernelEmitter::tokenPointer(Pass &pass, const RowsHome &home) {
   return pointer;
 }
 
+bool KernelEmitter::isResult(const RowsHome &home) const {
+  return home.memory.kind == Memory::Operand && home.memory.index >= static_cast<int64_t>(arguments.size());
+}
+
 bool KernelEmitter::isStored(Value rows) {
   auto at = storedAt.find(rows);
   return rowsHomes.count(rows) && at != storedAt.end() && (at->second < 0 || stored.contains(rows));
@@ -81,7 +85,9 @@ Value KernelEmitter::rowVector(Pass &pass, Value value, int64_t row) {
     const RowsHome &home = rowsHomes[value];
     int64_t bytes = Simd::bytesOf(home.storage);
     Value pointer = s.at(tokenPointer(pass, home), s.muli(pass.channel, bytes));
-    vector = s.load(s.at(pointer, row * home.rowStride * bytes), home.storage, lanes, pass.valid);
+    pointer = s.at(pointer, row * home.rowStride * bytes);
+    vector = s.load(pointer, home.storage, lanes, pass.valid);
+    fetchNextToken(pass, home, pointer);
   } else if (Operation *op = value.getDefiningOp()) {
     vector = computeRow(pass, op, row);
   } else {
@@ -90,6 +96,17 @@ Value KernelEmitter::rowVector(Pass &pass, Value value, int64_t row) {
     vector = s.zero(lanes);
   }
   return pass.vectors[{value, row}] = vector;
+}
+
+/// The first pass of a block that reads a token's rows asks for those of the next token, where no projection asks for the
+/// whole next block.
+void KernelEmitter::fetchNextToken(Pass &pass, const RowsHome &home, Value pointer) {
+  int64_t operand = home.memory.index;
+  if (!numbers.ahead || sizes.projected > 0 || frame.uniform || !home.perToken || home.memory.kind != Memory::Operand ||
+      frame.fetched.count(operand) || pass.valid < lanes)
+    return;
+  s.prefetch(s.at(pointer, home.rows * home.rowStride * Simd::bytesOf(home.storage)));
+  pass.fetches->insert(operand);
 }
 
 Value KernelEmitter::computeRow(Pass &pass, Operation *op, int64_t row) {
@@ -171,7 +188,8 @@ void KernelEmitter::emitRoot(Pass &pass, const Root &root, MutableArrayRef<Value
   case Root::Store: {
     auto round = root.value.getDefiningOp<RoundOp>();
     bool onGrid = round && round.getType() == root.home.storage;
-    s.store(rowVector(pass, root.value, root.i), address(), root.home.storage, pass.valid, onGrid);
+    s.store(rowVector(pass, root.value, root.i), address(), root.home.storage, pass.valid, onGrid,
+            pass.pastCache && isResult(root.home));
     break;
   }
   case Root::Dot: {
@@ -196,58 +214,70 @@ void KernelEmitter::emitRoot(Pass &pass, const Root &root, MutableArrayRef<Value
   }
 }
 
-void KernelEmitter::emitPass(ArrayRef<Root> roots) {
-  SmallVector<Root> sums;
-  for (const Root &root : roots)
-    if (root.kind != Root::Store && root.kind != Root::TokenSum) {
-      sums.push_back(root);
-      if (!views.count(root.op->getResult(0)))
-        result(root.op);
-    }
-  int64_t whole = width / lanes * lanes, rest = width - whole;
-  auto body = [&](Value token) {
-    Pass pass;
-    pass.token = token;
-    auto step = [&](Value channel, int64_t valid, ValueRange carried) {
-      pass.channel = channel;
-      pass.valid = valid;
-      pass.vectors.clear();
-      SmallVector<Value> accumulators(carried);
-      size_t next = 0;
-      for (const Root &root : roots)
-        emitRoot(pass, root, accumulators, next);
-      return accumulators;
-    };
-    SmallVector<Value> totals(sums.size());
-    for (Value &total : totals)
-      total = s.zero(lanes);
-    if (whole > 0)
-      totals = s.loop(s.i64(0), s.i64(whole), lanes, totals, [&](Value channel, ValueRange carried) {
-        pass.channelLoop = s.b.getInsertionBlock()->getParentOp();
-        return step(channel, lanes, carried);
-      });
-    if (rest > 0)
-      totals = step(s.i64(whole), rest, totals);
+static bool sums(const Root &root) { return root.kind != Root::Store && root.kind != Root::TokenSum; }
 
-    for (size_t i = 0; i < totals.size(); i += 4) {
-      auto total = [&](size_t j) { return totals[std::min(j, totals.size() - 1)]; };
-      Value four = s.horizontalSums(total(i), total(i + 1), total(i + 2), total(i + 3));
-      for (size_t j = i; j < std::min(i + 4, totals.size()); ++j) {
-        const CoeffsView &to = views[sums[j].op->getResult(0)];
-        SmallVector<Value> index{s.i64(sums[j].i)};
-        if (sums[j].kind == Root::Dot)
-          index.push_back(s.i64(sums[j].j));
-        Value pointer = elementPointer(to, index, s.i64(0));
-        if (to.perToken)
-          pointer = s.at(pointer, s.muli(token, s.elementBytes));
-        s.store(s.extract(four, static_cast<int64_t>(j - i)), pointer);
-      }
-    }
+/// One token of a pass.
+void KernelEmitter::emitToken(Value token, ArrayRef<Root> roots, bool pastCache, std::set<int64_t> &fetches) {
+  int64_t whole = width / lanes * lanes, rest = width - whole;
+  Pass pass;
+  pass.token = token;
+  pass.pastCache = pastCache;
+  pass.fetches = &fetches;
+  auto step = [&](Value channel, int64_t valid, ValueRange carried) {
+    pass.channel = channel;
+    pass.valid = valid;
+    pass.vectors.clear();
+    SmallVector<Value> accumulators(carried);
+    size_t next = 0;
+    for (const Root &root : roots)
+      emitRoot(pass, root, accumulators, next);
+    return accumulators;
   };
-  if (frame.uniform)
-    body(s.i64(0));
+  SmallVector<Root> summed(llvm::make_filter_range(roots, sums));
+  SmallVector<Value> totals(summed.size());
+  for (Value &total : totals)
+    total = s.zero(lanes);
+  if (whole > 0)
+    totals = s.loop(s.i64(0), s.i64(whole), lanes, totals, [&](Value channel, ValueRange carried) {
+      pass.channelLoop = s.b.getInsertionBlock()->getParentOp();
+      return step(channel, lanes, carried);
+    });
+  if (rest > 0)
+    totals = step(s.i64(whole), rest, totals);
+
+  for (size_t i = 0; i < totals.size(); i += 4) {
+    auto total = [&](size_t j) { return totals[std::min(j, totals.size() - 1)]; };
+    Value four = s.horizontalSums(total(i), total(i + 1), total(i + 2), total(i + 3));
+    for (size_t j = i; j < std::min(i + 4, totals.size()); ++j) {
+      const CoeffsView &to = views[summed[j].op->getResult(0)];
+      SmallVector<Value> index{s.i64(summed[j].i)};
+      if (summed[j].kind == Root::Dot)
+        index.push_back(s.i64(summed[j].j));
+      Value pointer = elementPointer(to, index, s.i64(0));
+      if (to.perToken)
+        pointer = s.at(pointer, s.muli(token, s.elementBytes));
+      s.store(s.extract(four, static_cast<int64_t>(j - i)), pointer);
+    }
+  }
+}
+
+void KernelEmitter::emitPass(ArrayRef<Root> roots) {
+  for (const Root &root : roots)
+    if (sums(root) && !views.count(root.op->getResult(0)))
+      result(root.op);
+  std::set<int64_t> fetches;
+  auto tokens = [&](bool pastCache) {
+    if (frame.uniform)
+      emitToken(s.i64(0), roots, pastCache, fetches);
+    else
+      s.loop(s.i64(0), frame.blockTokens, 1, [&](Value token) { emitToken(token, roots, pastCache, fetches); });
+  };
+  bool writesResults = llvm::any_of(roots, [&](const Root &root) { return root.kind == Root::Store && isResult(root.home); });
+  if (writesResults && frame.pastCache)
+    s.either(frame.pastCache, [&] { tokens(true); }, [&] { tokens(false); });
   else
-    s.loop(s.i64(0), frame.blockTokens, 1, body);
+    tokens(false);
+  frame.fetched.insert(fetches.begin(), fetches.end());
 
   for (const Root &root : roots)
     if (root.kind == Root::Store && rowsHomes.count(root.value) &&

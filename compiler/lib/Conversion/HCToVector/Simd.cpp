@@ -288,6 +288,10 @@ Value Simd::loadPointer(Value pointer) {
   return LLVM::LoadOp::create(b, loc, LLVM::LLVMPointerType::get(b.getContext()), pointer, 8);
 }
 
+void Simd::fence() {
+  LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr("llvm.x86.sse.sfence"), ValueRange());
+}
+
 void Simd::prefetch(Value pointer) {
   LLVM::Prefetch::create(b, loc, pointer, /*rw=*/0, /*hint=*/2, /*cache=*/1);
 }
@@ -373,7 +377,7 @@ Value Simd::roundTo(Value x, Type storage) {
   return element.isF64() ? Value(arith::ExtFOp::create(b, loc, computeVector(lanes), x)) : x;
 }
 
-void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool onGrid, bool streaming) {
+void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool onGrid, bool pastCache) {
   int64_t lanes = lanesOf(value);
   if (storage != element) {
     bool narrow = storage.getIntOrFloatBitWidth() == 16;
@@ -397,7 +401,8 @@ void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool o
   Type memory = getElementTypeOrSelf(value.getType());
   auto align = static_cast<unsigned>(bytesOf(memory));
   if (valid >= lanes) {
-    LLVM::StoreOp::create(b, loc, value, pointer, align, /*isVolatile=*/false, streaming);
+    LLVM::StoreOp::create(b, loc, value, pointer, pastCache ? align * static_cast<unsigned>(lanes) : align,
+                          /*isVolatile=*/false, /*isNonTemporal=*/pastCache);
     return;
   }
   if (valid == 1) {
@@ -417,6 +422,19 @@ void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool o
 //===----------------------------------------------------------------------===//
 // Control
 //===----------------------------------------------------------------------===//
+
+void Simd::either(Value condition, llvm::function_ref<void()> then, llvm::function_ref<void()> otherwise) {
+  scf::IfOp::create(
+      b, loc, condition,
+      [&](OpBuilder &, Location) {
+        then();
+        scf::YieldOp::create(b, loc);
+      },
+      [&](OpBuilder &, Location) {
+        otherwise();
+        scf::YieldOp::create(b, loc);
+      });
+}
 
 void Simd::loop(Value from, Value to, int64_t step, LoopBody body) {
   loop(from, to, step, {}, [&](Value index, ValueRange) {

@@ -84,9 +84,11 @@ public:
   Value load(Value pointer, Type storage, int64_t lanes, int64_t valid);
   Value load(Value pointer, int64_t lanes) { return load(pointer, element, lanes, lanes); }
   /// Stores with rounding to nearest even. `onGrid` says that the value is
-  /// already a value of the storage type.
-  void store(Value value, Value pointer, Type storage, int64_t valid, bool onGrid = false, bool streaming = false);
+  /// already a value of the storage type. `pastCache` wants an address that is a multiple of the vector's bytes.
+  void store(Value value, Value pointer, Type storage, int64_t valid, bool onGrid = false, bool pastCache = false);
   void store(Value value, Value pointer) { store(value, pointer, element, lanesOf(value)); }
+  /// Orders the stores past the cache before all that follow.
+  void fence();
   /// Asks for a line in the second-level cache; the address may be anything.
   void prefetch(Value pointer);
   /// Rounds to the grid of a storage type, in the compute type.
@@ -95,6 +97,7 @@ public:
   // Control.
   using LoopBody = llvm::function_ref<void(Value)>;
   using ReduceBody = llvm::function_ref<llvm::SmallVector<Value>(Value, ValueRange)>;
+  void either(Value condition, llvm::function_ref<void()> then, llvm::function_ref<void()> otherwise);
   void loop(Value from, Value to, int64_t step, LoopBody body);
   llvm::SmallVector<Value> loop(Value from, Value to, int64_t step, ValueRange initial, ReduceBody body);
   /// 0 .. count - 1; no loop is made for a single pass.

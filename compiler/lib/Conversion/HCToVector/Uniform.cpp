@@ -1,9 +1,9 @@
 //===- Uniform.cpp - P and E: what belongs to no token --------------------===//
 // SPDX-License-Identifier: Apache-2.0
 //
-// Weights come as [row][channel][column] and are kept as [row][column][channel]
-// with zeros behind the channels, so that products walk them with channels in
-// the lanes. Columns are sliced by address.
+// Weights come as [row][channel][column] and are kept as
+// [row][vector of channels][column][lane] with zeros behind the channels.
+// Columns are sliced by address.
 //===----------------------------------------------------------------------===//
 #include "KernelEmitter.h"
 
@@ -19,8 +19,8 @@ namespace hyperjit::cpu {
 //===----------------------------------------------------------------------===//
 
 Value KernelEmitter::weightPointer(const WeightHome &home, Value row, Value column, Value channel) {
-  Value offset = s.addi(s.muli(row, home.rowStride * s.elementBytes), s.muli(column, home.columnStride * s.elementBytes));
-  return s.at(base(home.memory), s.addi(offset, s.muli(channel, s.elementBytes)));
+  Value offset = s.addi(s.muli(row, home.columns * paddedWidth * s.elementBytes), s.muli(column, lanes * s.elementBytes));
+  return s.at(base(home.memory), s.addi(offset, s.muli(channel, home.columns * s.elementBytes)));
 }
 
 /// Every vector of a packed weight.
@@ -36,32 +36,43 @@ void KernelEmitter::forWeight(WeightType type, llvm::function_ref<void(Value, Va
   });
 }
 
-void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home) {
-  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns();
-  Value from = frame.operandPointers[operand];
+/// Every number of a weight: where it lies packed, and where in the operand.
+void KernelEmitter::forNumbers(WeightType type, const WeightHome &home, int64_t operand, Type storage,
+                               llvm::function_ref<void(Value, Value)> body) {
+  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns(), whole = width / lanes * lanes;
+  Value outside = frame.operandPointers[operand];
   s.loop(type.getRows(), [&](Value row) {
-    s.loop(columns, [&](Value column) {
-      s.loop(s.i64(0), s.i64(width), 1, [&](Value channel) {
-        Value number = s.addi(s.muli(s.addi(s.muli(row, width), channel), columns), column);
-        s.store(s.load(s.at(from, s.muli(number, bytes)), storage, 1, 1), weightPointer(home, row, column, channel));
+    auto vector = [&](Value channel, int64_t valid) {
+      Value first = s.at(outside, s.muli(s.addi(s.muli(row, width), channel), columns * bytes));
+      Value packed = weightPointer(home, row, s.i64(0), channel);
+      s.loop(valid, [&](Value lane) {
+        s.loop(columns, [&](Value column) {
+          body(s.at(packed, s.muli(s.addi(s.muli(column, lanes), lane), s.elementBytes)),
+               s.at(first, s.muli(s.addi(s.muli(lane, columns), column), bytes)));
+        });
       });
-      s.loop(s.i64(width), s.i64(paddedWidth), 1,
-             [&](Value channel) { s.store(s.zero(1), weightPointer(home, row, column, channel)); });
-    });
+    };
+    if (whole > 0)
+      s.loop(s.i64(0), s.i64(whole), lanes, [&](Value channel) { vector(channel, lanes); });
+    if (whole < width)
+      vector(s.i64(whole), width - whole);
   });
 }
 
-void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage) {
-  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns();
-  Value to = frame.operandPointers[operand];
-  s.loop(type.getRows(), [&](Value row) {
-    s.loop(s.i64(0), s.i64(width), 1, [&](Value channel) {
-      s.loop(columns, [&](Value column) {
-        Value number = s.addi(s.muli(s.addi(s.muli(row, width), channel), columns), column);
-        s.store(s.load(weightPointer(home, row, column, channel), 1), s.at(to, s.muli(number, bytes)), storage, 1);
+void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home) {
+  if (width < paddedWidth)
+    s.loop(type.getRows(), [&](Value row) {
+      s.loop(type.getColumns(), [&](Value column) {
+        s.store(s.zero(lanes), weightPointer(home, row, column, s.i64(paddedWidth - lanes)));
       });
     });
-  });
+  forNumbers(type, home, operand, storage,
+             [&](Value packed, Value number) { s.store(s.load(number, storage, 1, 1), packed); });
+}
+
+void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage) {
+  forNumbers(type, home, operand, storage,
+             [&](Value packed, Value number) { s.store(s.load(packed, 1), number, storage, 1); });
 }
 
 //===----------------------------------------------------------------------===//
@@ -104,7 +115,7 @@ void KernelEmitter::emitUniformWeight(Operation *op) {
   auto type = cast<WeightType>(value.getType());
   if (auto slice = dyn_cast<SliceWeightOp>(op)) {
     WeightHome home = weights[slice.getInput()];
-    home.memory.index += static_cast<int64_t>(slice.getOffset()) * home.columnStride * s.elementBytes;
+    home.memory.index += static_cast<int64_t>(slice.getOffset()) * lanes * s.elementBytes;
     weights[value] = home;
     return;
   }
@@ -142,7 +153,7 @@ void KernelEmitter::emitUniformWeight(Operation *op) {
           map(part, from, [&](Value row, Value column, Value channel, int64_t) {
             return loadWeight(input, row, column, channel);
           });
-          part.memory.index += from.getColumns() * part.columnStride * s.elementBytes;
+          part.memory.index += from.getColumns() * lanes * s.elementBytes;
         }
       })
       .Case([&](WeightFromRowsOp from) {
