@@ -4,6 +4,9 @@
 #include "Devices.h"
 
 #include <ATen/Parallel.h>
+#ifndef INTRA_OP_PARALLEL
+#error "at::parallel_for is serial here: compile with OpenMP, as LibTorch was"
+#endif
 #include <torch/library.h>
 
 #ifndef HYPERJIT_OP_NAMESPACE
