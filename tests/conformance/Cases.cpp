@@ -15,21 +15,14 @@ namespace {
 
 constexpr int64_t kTokens[] = {1, 3, 37, 127, 1000}; // 0 has no kernels: a test of its own
 constexpr int64_t kDims[] = {1, 7, 48, 129, 320, 1000, 4096};
-/// Elements of X: the fp64 reference keeps some tens of tensors of this size.
-constexpr int64_t kLargest = 1'300'000;
+/// Elements of X: the fp64 reference keeps some tens of tensors of this size (4 GB for 16.4 million).
+constexpr int64_t kLargest = 1'300'000, kLargestOfAll = 4 * 1000 * 4096, kLargestChain = 650'000;
 
 std::string join(const std::vector<std::string> &parts, const char *between) {
   std::string text;
   for (const std::string &part : parts)
     text += (text.empty() ? "" : between) + part;
   return text;
-}
-
-int64_t product(const std::vector<int64_t> &sizes) {
-  int64_t result = 1;
-  for (int64_t size : sizes)
-    result *= size;
-  return result;
 }
 
 /// Different ranks: none, one and two leading axes.
@@ -72,31 +65,60 @@ std::string Chain::text() const {
   return join(specs, " | ") + " T=" + std::to_string(product(lead)) + " seed=" + std::to_string(seed);
 }
 
+int64_t product(const std::vector<int64_t> &sizes) {
+  int64_t result = 1;
+  for (int64_t size : sizes)
+    result *= size;
+  return result;
+}
+
 const std::vector<Exclusion> &exclusions() {
+  auto refused = [](const char *name, std::function<bool(const Sizes &)> applies) {
+    return Exclusion{name, true, [applies = std::move(applies)](const Sizes &sizes, Draw, bool) { return applies(sizes); }};
+  };
+  auto costly = [](const char *name, std::function<bool(const Sizes &, Draw, bool)> applies) {
+    return Exclusion{name, false, std::move(applies)};
+  };
   static const std::vector<Exclusion> all = {
-      {"more than 32 rows", [](const std::string &, int64_t n, int64_t m, int64_t) { return n * m > 32; }},
-      {"m does not divide D", [](const std::string &, int64_t, int64_t m, int64_t d) { return d % m != 0; }},
-      {"frac has one stream", [](const std::string &recipe, int64_t n, int64_t, int64_t) { return recipe == "frac" && n > 1; }},
-      {"the DeepSeek convention has no fracs",
-       [](const std::string &recipe, int64_t, int64_t m, int64_t) {
-         return (recipe == "deepseek" || recipe == "delayed-pre") && m > 1;
-       }},
-      {"permutation has n! coefficients: n <= 5",
-       [](const std::string &recipe, int64_t n, int64_t, int64_t) { return recipe == "permutation" && n > 5; }},
-      {"permutation has no fracs",
-       [](const std::string &recipe, int64_t, int64_t m, int64_t) { return recipe == "permutation" && m > 1; }},
+      refused("more than 32 rows", [](const Sizes &s) { return s.n * s.m > 32; }),
+      refused("m does not divide D", [](const Sizes &s) { return s.d % s.m != 0; }),
+      refused("frac has one stream", [](const Sizes &s) { return s.recipe == "frac" && s.n > 1; }),
+      refused("the DeepSeek convention has no fracs",
+              [](const Sizes &s) { return (s.recipe == "deepseek" || s.recipe == "delayed-pre") && s.m > 1; }),
+      refused("permutation has n! coefficients: n <= 5", [](const Sizes &s) { return s.recipe == "permutation" && s.n > 5; }),
+      refused("permutation has no fracs", [](const Sizes &s) { return s.recipe == "permutation" && s.m > 1; }),
+      costly("sites of more than 1.3 million elements wait for --all",
+             [](const Sizes &s, Draw draw, bool all) {
+               return !all && draw != Draw::Chain && s.tokens * s.n * s.d > kLargest;
+             }),
+      costly("chains of more than 0.65 million elements wait for --all",
+             [](const Sizes &s, Draw draw, bool all) {
+               return !all && draw == Draw::Chain && s.tokens * s.n * s.d > kLargestChain;
+             }),
+      costly("more than 16.4 million elements: 4 streams of 4096 channels and 1000 tokens",
+             [](const Sizes &s, Draw, bool all) { return all && s.tokens * s.n * s.d > kLargestOfAll; }),
+      // Their kernels take seconds to compile; the pairs and the chains have them.
+      costly("random draws of more than 8 streams wait for --all",
+             [](const Sizes &s, Draw draw, bool all) { return !all && draw == Draw::Random && s.n > 8; }),
   };
   return all;
 }
 
 const Exclusion *excluded(const std::string &recipe, int64_t n, int64_t m, int64_t d) {
   for (const Exclusion &exclusion : exclusions())
-    if (exclusion.applies(recipe, n, m, d))
+    if (exclusion.refused && exclusion.applies({recipe, n, m, d, 1}, Draw::Pairs, false))
       return &exclusion;
   return nullptr;
 }
 
-bool possibleOptions(const std::vector<Factor> &factors, const std::vector<int> &row) {
+const Exclusion *excluded(const Sizes &sizes, Draw draw, bool all) {
+  for (const Exclusion &exclusion : exclusions())
+    if (exclusion.applies(sizes, draw, all))
+      return &exclusion;
+  return nullptr;
+}
+
+bool possibleOptions(const std::vector<Factor> &factors, const Row &row) {
   auto value = [&](const char *name) -> std::string {
     for (size_t i = 0; i < factors.size(); ++i)
       if (factors[i].name == name && row[i] >= 0)
@@ -108,51 +130,48 @@ bool possibleOptions(const std::vector<Factor> &factors, const std::vector<int> 
 }
 
 //===----------------------------------------------------------------------===//
-// Pairs
+// Covering rows
 //===----------------------------------------------------------------------===//
 
-std::vector<std::vector<int>> pairwise(const std::vector<Factor> &factors,
-                                       const std::function<bool(const std::vector<int> &)> &possible, uint64_t seed) {
-  using Pair = std::pair<std::pair<int, int>, std::pair<int, int>>; // (factor, value) twice
+std::vector<Row> covering(const std::vector<Factor> &factors, const std::function<bool(const Row &)> &possible, uint64_t seed,
+                          int together, const std::vector<Row> &starts) {
+  using Value = std::pair<int, int>; // a factor and an index into its values
+  using Target = std::pair<Value, Value>; // in order; a value by itself is twice the same
   const int count = static_cast<int>(factors.size());
   std::mt19937_64 random(seed);
-  std::vector<Pair> order;
+  auto sizeOf = [&](int factor) { return static_cast<int>(factors[factor].values.size()); };
+  std::vector<Target> order;
   for (int a = 0; a < count; ++a)
-    for (int b = a + 1; b < count; ++b)
-      for (int i = 0; i < static_cast<int>(factors[a].values.size()); ++i)
-        for (int j = 0; j < static_cast<int>(factors[b].values.size()); ++j) {
-          std::vector<int> row(count, -1);
+    for (int b = together == 1 ? a : a + 1; b < (together == 1 ? a + 1 : count); ++b)
+      for (int i = 0; i < sizeOf(a); ++i)
+        for (int j = a == b ? i : 0; j < (a == b ? i + 1 : sizeOf(b)); ++j) {
+          Row row(count, -1);
           row[a] = i;
           row[b] = j;
           if (possible(row))
             order.push_back({{a, i}, {b, j}});
         }
   std::shuffle(order.begin(), order.end(), random);
-  std::set<Pair> open(order.begin(), order.end());
-  std::vector<std::vector<int>> rows;
-  for (const Pair &first : order) {
-    if (!open.count(first))
-      continue;
-    std::vector<int> row(count, -1), rest;
-    row[first.first.first] = first.first.second;
-    row[first.second.first] = first.second.second;
+  std::set<Target> open(order.begin(), order.end());
+  std::vector<Row> rows;
+  auto complete = [&](Row row) {
+    std::vector<int> rest;
     for (int factor = 0; factor < count; ++factor)
       if (row[factor] < 0)
         rest.push_back(factor);
     std::shuffle(rest.begin(), rest.end(), random);
     for (int factor : rest) {
       int best = -1, bestGain = -1;
-      const auto size = static_cast<int>(factors[factor].values.size());
-      const int start = static_cast<int>(random() % size); // ties are broken differently each time
-      for (int step = 0; step < size; ++step) {
-        row[factor] = (start + step) % size;
+      const int start = static_cast<int>(random() % sizeOf(factor)); // ties are broken differently each time
+      for (int step = 0; step < sizeOf(factor); ++step) {
+        row[factor] = (start + step) % sizeOf(factor);
         if (!possible(row))
           continue;
         int gain = 0;
         for (int other = 0; other < count; ++other)
-          if (other != factor && row[other] >= 0) {
-            const std::pair<int, int> a{factor, row[factor]}, b{other, row[other]};
-            gain += static_cast<int>(open.count(factor < other ? Pair{a, b} : Pair{b, a}));
+          if (row[other] >= 0) {
+            const Value a{factor, row[factor]}, b{other, row[other]};
+            gain += static_cast<int>(open.count(factor < other ? Target{a, b} : Target{b, a}));
           }
         if (gain > bestGain) {
           bestGain = gain;
@@ -164,10 +183,19 @@ std::vector<std::vector<int>> pairwise(const std::vector<Factor> &factors,
       row[factor] = best;
     }
     for (int a = 0; a < count; ++a)
-      for (int b = a + 1; b < count; ++b)
+      for (int b = a; b < count; ++b)
         open.erase({{a, row[a]}, {b, row[b]}});
     rows.push_back(std::move(row));
-  }
+  };
+  for (const Row &start : starts)
+    complete(start);
+  for (const Target &target : order)
+    if (open.count(target)) {
+      Row row(count, -1);
+      row[target.first.first] = target.first.second;
+      row[target.second.first] = target.second.second;
+      complete(std::move(row));
+    }
   return rows;
 }
 
@@ -202,12 +230,8 @@ std::vector<Factor> factorsOf(const std::string &recipe) {
 
 namespace {
 
-struct Sizes {
-  int64_t n = 1, m = 1;
-};
-
-Sizes sizesOf(const std::vector<Factor> &factors, const std::vector<int> &row) {
-  Sizes sizes;
+Sizes sizesOf(const std::string &recipe, const std::vector<Factor> &factors, const Row &row) {
+  Sizes sizes{recipe};
   for (size_t i = 0; i < factors.size(); ++i)
     if (row[i] >= 0 && factors[i].name == "n")
       sizes.n = std::stoll(factors[i].values[row[i]]);
@@ -216,7 +240,7 @@ Sizes sizesOf(const std::vector<Factor> &factors, const std::vector<int> &row) {
   return sizes;
 }
 
-std::string specOf(const std::string &recipe, const std::vector<Factor> &factors, const std::vector<int> &row, int64_t d) {
+std::string specOf(const std::string &recipe, const std::vector<Factor> &factors, const Row &row, int64_t d) {
   std::vector<std::string> words;
   for (size_t i = 0; i < factors.size(); ++i)
     if (factors[i].name != "D" && factors[i].name != "T")
@@ -225,16 +249,20 @@ std::string specOf(const std::string &recipe, const std::vector<Factor> &factors
   return recipe + ":" + join(words, ",");
 }
 
-/// D and T in turn: those used least so far, of those that fit.
+/// D and T in turn: those used least so far, of those that fit and are asked for (0: any).
 struct Rotation {
-  std::map<int64_t, int> dims, tokens;
-  std::map<std::pair<int64_t, int64_t>, int> both;
-  std::pair<int64_t, int64_t> next(const std::string &recipe, Sizes sizes) {
+  Draw draw;
+  bool all;
+  std::map<int64_t, int> dims = {}, tokens = {};
+  std::map<std::pair<int64_t, int64_t>, int> both = {};
+  std::pair<int64_t, int64_t> next(Sizes sizes, int64_t onlyDim = 0, int64_t onlyTokens = 0) {
     std::pair<int64_t, int64_t> best{0, 0};
     int least = 1 << 30;
     for (int64_t d : kDims)
       for (int64_t t : kTokens) {
-        if (excluded(recipe, sizes.n, sizes.m, d) || t * sizes.n * d > kLargest)
+        sizes.d = d;
+        sizes.tokens = t;
+        if ((onlyDim && d != onlyDim) || (onlyTokens && t != onlyTokens) || excluded(sizes, draw, all))
           continue;
         const int used = 4 * std::max(dims[d], tokens[t]) + 2 * (dims[d] + tokens[t]) + both[{d, t}];
         if (used < least) {
@@ -242,6 +270,8 @@ struct Rotation {
           best = {d, t};
         }
       }
+    if (!best.first)
+      throw std::logic_error("no D and T fit " + sizes.recipe + " with n=" + std::to_string(sizes.n) + ", m=" + std::to_string(sizes.m));
     ++dims[best.first];
     ++tokens[best.second];
     ++both[best];
@@ -253,13 +283,32 @@ uint64_t numberOf(const std::string &text) { return std::hash<std::string>()(tex
 
 } // namespace
 
-std::vector<Case> pairCases(const std::string &recipe) {
+/// Whether some D and T fit a row that may be open.
+static bool possible(const std::string &recipe, const std::vector<Factor> &factors, const Row &row, Draw draw, bool all) {
+  if (!possibleOptions(factors, row))
+    return false;
+  Sizes sizes = sizesOf(recipe, factors, row);
+  auto chosen = [&](const char *name) -> int64_t {
+    for (size_t i = 0; i < factors.size(); ++i)
+      if (factors[i].name == name && row[i] >= 0)
+        return std::stoll(factors[i].values[row[i]]);
+    return 0;
+  };
+  const int64_t d = chosen("D"), t = chosen("T");
+  for (int64_t dim : kDims)
+    for (int64_t tokens : kTokens) {
+      sizes.d = dim;
+      sizes.tokens = tokens;
+      if ((!d || d == dim) && (!t || t == tokens) && !excluded(sizes, draw, all))
+        return true;
+    }
+  return false;
+}
+
+std::vector<Case> pairCases(const std::string &recipe, bool all) {
   std::vector<Factor> factors = factorsOf(recipe);
-  const bool all = testAll();
-  size_t dFactor = 0, tFactor = 0;
+  const size_t dFactor = factors.size(), tFactor = dFactor + 1;
   if (all) {
-    dFactor = factors.size();
-    tFactor = dFactor + 1;
     factors.push_back({"D", {}});
     factors.push_back({"T", {}});
     for (int64_t d : kDims)
@@ -267,36 +316,27 @@ std::vector<Case> pairCases(const std::string &recipe) {
     for (int64_t t : kTokens)
       factors[tFactor].values.push_back(std::to_string(t));
   }
-  const auto rows = pairwise(
-      factors,
-      [&](const std::vector<int> &row) {
-        const Sizes sizes = sizesOf(factors, row);
-        // An open D must leave a choice: 4096 for powers of two, else 48.
-        const int64_t d = all && row[dFactor] >= 0 ? kDims[row[dFactor]] : sizes.m == 3 ? 48 : 4096;
-        const int64_t t = all && row[tFactor] >= 0 ? kTokens[row[tFactor]] : 1;
-        return possibleOptions(factors, row) && !excluded(recipe, sizes.n, sizes.m, d) && t * sizes.n * (all && row[dFactor] >= 0 ? d : 1) <= kLargest;
-      },
-      1);
+  const std::vector<Row> rows =
+      covering(factors, [&](const Row &row) { return possible(recipe, factors, row, Draw::Pairs, all); }, 1, 2);
   std::vector<Case> cases;
-  Rotation rotation;
-  for (const std::vector<int> &row : rows) {
-    std::pair<int64_t, int64_t> chosen;
-    if (all)
-      chosen = {kDims[row[dFactor]], kTokens[row[tFactor]]};
-    else
-      chosen = rotation.next(recipe, sizesOf(factors, row));
-    Case made{specOf(recipe, factors, row, chosen.first), leadOf(chosen.second), 0};
+  Rotation rotation{Draw::Pairs, all};
+  auto add = [&](const Row &row, int64_t d, int64_t t) {
+    Case made{specOf(recipe, factors, row, d), leadOf(t), 0};
     made.seed = numberOf(made.spec);
     cases.push_back(std::move(made));
+  };
+  for (const Row &row : rows) {
+    const auto [d, t] = all ? std::pair{kDims[row[dFactor]], kTokens[row[tFactor]]} : rotation.next(sizesOf(recipe, factors, row));
+    add(row, d, t);
   }
   // A recipe with few pairs (static) still meets every D and every T.
-  std::vector<int> plain(factors.size(), 0);
+  const Row plain(factors.size(), 0);
   for (int64_t d : kDims)
     for (int64_t t : kTokens)
-      if (!all && (!rotation.dims[d] || !rotation.tokens[t]) && t * 4 * d <= kLargest) {
+      if (!all && (!rotation.dims[d] || !rotation.tokens[t]) && !excluded({recipe, 4, 1, d, t}, Draw::Pairs, all)) {
         ++rotation.dims[d];
         ++rotation.tokens[t];
-        cases.push_back({specOf(recipe, factors, plain, d), leadOf(t), static_cast<uint64_t>(d + t)});
+        add(plain, d, t);
       }
   return cases;
 }
@@ -307,16 +347,15 @@ std::vector<Case> randomCases(const std::string &recipe, uint64_t seed, int coun
   auto below = [&](int64_t bound) { return static_cast<int64_t>(random() % static_cast<uint64_t>(bound)); };
   std::vector<Case> cases;
   while (static_cast<int>(cases.size()) < count) {
-    std::vector<int> row;
+    Row row;
     for (const Factor &factor : factors)
       row.push_back(static_cast<int>(below(static_cast<int64_t>(factor.values.size()))));
-    const Sizes sizes = sizesOf(factors, row);
-    if (sizes.n > 8) // kernels of 16 streams take seconds to compile; the pairs have them
+    Sizes sizes = sizesOf(recipe, factors, row);
+    sizes.d = sizes.m * (1 + below(std::max<int64_t>(1, 1500 / sizes.m)));
+    sizes.tokens = 1 + below(200);
+    if (!possibleOptions(factors, row) || excluded(sizes, Draw::Random, testAll()))
       continue;
-    const int64_t d = sizes.m * (1 + below(std::max<int64_t>(1, 1500 / sizes.m))), tokens = 1 + below(200);
-    if (!possibleOptions(factors, row) || excluded(recipe, sizes.n, sizes.m, d) || tokens * sizes.n * d > kLargest)
-      continue;
-    cases.push_back({specOf(recipe, factors, row, d), {tokens}, random() % 1'000'000});
+    cases.push_back({specOf(recipe, factors, row, sizes.d), {sizes.tokens}, random() % 1'000'000});
   }
   return cases;
 }
@@ -331,46 +370,86 @@ std::vector<Case> mixedDtypeCases(const std::string &recipe) {
           {head + "dtype=fp64,weight=fp64", {37}, 5}};
 }
 
-std::vector<Chain> chains(const std::string &recipe) {
-  // The sizes a chain runs through; each is tried with partners that can have them, of random options.
-  struct Setting {
+std::vector<Chain> chains(const std::string &recipe, bool all) {
+  // Sizes that some path of a boundary kernel depends on; 0 and null: drawn. Wide rows of 16 bits are what tensor cores
+  // multiply on CUDA, whole and in several parts.
+  struct Named {
     int64_t n, m, d, tokens;
     const char *dtype;
   };
-  const std::vector<Setting> settings = {{4, 1, 96, 37, "fp32"},  {4, 1, 129, 127, "bf16"}, {1, 4, 48, 70, "fp32"},
-                                         {2, 2, 64, 37, "fp64"},  {1, 1, 7, 3, "fp32"},     {3, 1, 320, 70, "fp16"},
-                                         {1, 2, 1000, 65, "bf16"}};
-  std::mt19937_64 random(numberOf(recipe));
-  const std::vector<std::string> known = ProgramSource::global().recipes();
-  std::vector<Chain> result;
-  for (const Setting &setting : settings) {
-    auto fits = [&](const std::string &name) { return !excluded(name, setting.n, setting.m, setting.d); };
-    auto text = [&](const std::string &name) {
-      std::string spec = name + ":n=" + std::to_string(setting.n) + ",m=" + std::to_string(setting.m) +
-                         ",d=" + std::to_string(setting.d) + ",dtype=" + setting.dtype;
-      const std::vector<Factor> factors = factorsOf(name);
-      std::vector<int> row;
-      do {
-        row.clear();
-        for (const Factor &factor : factors)
-          row.push_back(static_cast<int>(random() % factor.values.size()));
-      } while (!possibleOptions(factors, row));
-      for (size_t i = 3; i < factors.size(); ++i) // those before are n, m and dtype
-        spec += "," + factors[i].name + "=" + factors[i].values[row[i]];
-      return spec;
-    };
-    if (!fits(recipe))
+  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 320, 127, "bf16"}, {8, 1, 48, 0, nullptr},
+                                {16, 1, 48, 0, nullptr},  {1, 8, 1000, 0, nullptr}, {4, 1, 1, 1000, nullptr}};
+  const std::vector<Factor> factors = factorsOf(recipe);
+  auto indexOf = [&](size_t factor, const std::string &value) { // n, m and dtype are the first three factors
+    const auto &values = factors[factor].values;
+    return static_cast<int>(std::find(values.begin(), values.end(), value) - values.begin());
+  };
+  std::vector<Row> starts;
+  std::vector<Named> sizes;
+  for (Named one : named) {
+    if (excluded(recipe, one.n, one.m, one.d) && one.n == 4) // frac has the other sizes
+      one.n = 1;
+    if (excluded(recipe, one.n, one.m, one.d))
       continue;
-    std::vector<std::string> partners;
-    std::copy_if(known.begin(), known.end(), std::back_inserter(partners), fits);
-    // The recipe first and last, so that a carry finds the site that reads it.
-    result.push_back({{text(recipe), text(partners[random() % partners.size()]), text(recipe)}, {setting.tokens}, random() % 1000});
-    // And between two others.
-    if (result.size() <= 2)
-      result.push_back({{text(partners[random() % partners.size()]), text(recipe), text(partners[random() % partners.size()])},
-                        {setting.tokens},
-                        random() % 1000});
+    Row start(factors.size(), -1);
+    start[0] = indexOf(0, std::to_string(one.n));
+    start[1] = indexOf(1, std::to_string(one.m));
+    if (one.dtype)
+      start[2] = indexOf(2, one.dtype);
+    starts.push_back(start);
+    sizes.push_back(one);
   }
+  const std::vector<Row> rows =
+      covering(factors, [&](const Row &row) { return possible(recipe, factors, row, Draw::Chain, all); }, 2, all ? 2 : 1, starts);
+
+  std::mt19937_64 random(numberOf(recipe));
+  Rotation rotation{Draw::Chain, all};
+  // Those that fit few sizes come first where they fit.
+  std::vector<std::string> known = ProgramSource::global().recipes();
+  std::map<std::string, size_t> choices;
+  for (const std::string &name : known) {
+    const std::vector<Factor> others = factorsOf(name);
+    choices[name] = others[0].values.size() * others[1].values.size();
+  }
+  std::stable_sort(known.begin(), known.end(), [&](const auto &a, const auto &b) { return choices[a] < choices[b]; });
+  std::map<std::string, int> partners;
+  std::vector<Chain> result;
+  auto add = [&](const Row &row, int64_t onlyDim, int64_t onlyTokens) {
+    const auto [d, t] = rotation.next(sizesOf(recipe, factors, row), onlyDim, onlyTokens);
+    const std::string mine = specOf(recipe, factors, row, d);
+    // The partner: what this recipe met least, with random options.
+    const Sizes own = sizesOf(recipe, factors, row);
+    std::string partner;
+    for (const std::string &name : known)
+      if (!excluded(name, own.n, own.m, d) && (partner.empty() || partners[name] < partners[partner]))
+        partner = name;
+    ++partners[partner];
+    const std::vector<Factor> others = factorsOf(partner);
+    Row other(others.size());
+    do {
+      for (size_t i = 0; i < others.size(); ++i)
+        other[i] = static_cast<int>(random() % others[i].values.size());
+      for (size_t i = 0; i < 3; ++i) {
+        const auto &values = others[i].values;
+        other[i] = static_cast<int>(std::find(values.begin(), values.end(), factors[i].values[row[i]]) - values.begin());
+      }
+    } while (!possibleOptions(others, other));
+    result.push_back({{mine, specOf(partner, others, other, d), mine}, leadOf(t), random() % 1000});
+  };
+  for (size_t i = 0; i < rows.size(); ++i)
+    add(rows[i], i < sizes.size() ? sizes[i].d : 0, i < sizes.size() ? sizes[i].tokens : 0);
+  const Row plain(factors.size(), 0);
+  for (int64_t d : kDims)
+    if (!rotation.dims[d])
+      add(plain, d, 0);
+  for (int64_t t : kTokens)
+    if (!rotation.tokens[t])
+      add(plain, 0, t);
+  Row one = plain; // one stream: what every recipe can have
+  one[0] = indexOf(0, "1");
+  for (const std::string &name : known)
+    if (!partners[name])
+      add(one, 48, 0);
   return result;
 }
 

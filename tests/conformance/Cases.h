@@ -23,46 +23,60 @@ struct Case {
   uint64_t seed = 0;         ///< of the numbers in the tensors
   std::string text() const;
 };
+int64_t product(const std::vector<int64_t> &sizes);
 
-/// Why a recipe is not tested with some sizes. The kernels refuse these by name too, which a test checks.
+/// What a case is drawn for.
+enum class Draw { Pairs, Random, Chain };
+struct Sizes {
+  std::string recipe;
+  int64_t n = 1, m = 1, d = 1, tokens = 1;
+};
+
+/// Why a recipe is not tested with some sizes.
 struct Exclusion {
   std::string name;
-  std::function<bool(const std::string &recipe, int64_t n, int64_t m, int64_t d)> applies;
+  bool refused; ///< the kernels refuse these by name too, which a test checks; else they cost too much
+  std::function<bool(const Sizes &, Draw, bool all)> applies;
 };
 const std::vector<Exclusion> &exclusions();
-/// Null, or the exclusion that forbids these sizes.
+/// Null, or the exclusion that says why no kernel has these sizes.
 const Exclusion *excluded(const std::string &recipe, int64_t n, int64_t m, int64_t d);
+/// Null, or the exclusion that keeps a case out, refused or too costly. `all`: under HYPERJIT_TEST_ALL.
+const Exclusion *excluded(const Sizes &sizes, Draw draw, bool all);
 
 /// A named quantity and the texts it takes.
 struct Factor {
   std::string name;
   std::vector<std::string> values;
 };
-/// Rows (an index into each factor's values) that together contain every pair of values that `possible` rows can contain.
-/// `possible` judges a row in which -1 stands for "not chosen yet".
-std::vector<std::vector<int>> pairwise(const std::vector<Factor> &factors,
-                                       const std::function<bool(const std::vector<int> &)> &possible, uint64_t seed);
+/// An index into each factor's values; -1 stands for "not chosen yet".
+using Row = std::vector<int>;
+/// Rows that together contain every value (`together` = 1) or every pair of values (2) that `possible` rows can contain. The
+/// first ones complete `starts`.
+std::vector<Row> covering(const std::vector<Factor> &factors, const std::function<bool(const Row &)> &possible, uint64_t seed,
+                          int together, const std::vector<Row> &starts = {});
 
 /// n, m, dtype, and each kernel option of the recipe (words from its declaration, numbers from a table in Cases.cpp).
 std::vector<Factor> factorsOf(const std::string &recipe);
 
 /// Whether the recipe takes these option values together; -1 in `row` stands for "not chosen yet". WhatIsExcludedIsRefused
 /// checks that it refuses the others.
-bool possibleOptions(const std::vector<Factor> &factors, const std::vector<int> &row);
+bool possibleOptions(const std::vector<Factor> &factors, const Row &row);
 
-/// Every pair among those factors; D and T rotate through all their values.
-std::vector<Case> pairCases(const std::string &recipe);
+/// Every pair among those factors; D and T rotate through all their values, or (`all`) are factors too.
+std::vector<Case> pairCases(const std::string &recipe, bool all = testAll());
 /// `count` random ones, drawn with `seed`.
 std::vector<Case> randomCases(const std::string &recipe, uint64_t seed, int count);
 /// Streams and branches, or streams and weights, of different dtypes.
 std::vector<Case> mixedDtypeCases(const std::string &recipe);
-/// Chains: each entry is the specs of three sites with equal n, m, D and dtypes; the first is of this recipe.
+/// Three sites with equal n, m, D and dtypes: the recipe around a partner, so that a carry finds the site that reads it.
 struct Chain {
   std::vector<std::string> specs;
   std::vector<int64_t> lead;
   uint64_t seed = 0;
   std::string text() const;
 };
-std::vector<Chain> chains(const std::string &recipe);
+/// Named rows, then what it takes for every value of every factor, D and T (`all`: every pair of factors) to occur.
+std::vector<Chain> chains(const std::string &recipe, bool all = testAll());
 
 } // namespace hyperjit::conformance

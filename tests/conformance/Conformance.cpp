@@ -205,25 +205,52 @@ TEST_P(Conformance, NotANumberStaysInItsToken) {
   }
 }
 
-TEST_P(Conformance, EveryValueOccurs) {
-  std::map<std::string, std::set<std::string>> seen;
-  for (const Case &one : pairCases(recipe())) {
-    const SiteSpec spec = SiteSpec::parse(one.spec);
-    seen["n"].insert(std::to_string(spec.n));
-    seen["m"].insert(std::to_string(spec.m));
-    seen["D"].insert(std::to_string(spec.d));
-    seen["dtype"].insert(std::string(name(spec.stream)));
-    int64_t tokens = 1;
-    for (int64_t size : one.lead)
-      tokens *= size;
-    seen["T"].insert(std::to_string(tokens));
+/// The values of n, m, D, T, dtype and options among the sites of this recipe.
+struct Seen {
+  std::map<std::string, std::set<std::string>> values;
+  void add(const std::string &text, const std::vector<int64_t> &lead) {
+    const SiteSpec spec = SiteSpec::parse(text);
+    values["n"].insert(std::to_string(spec.n));
+    values["m"].insert(std::to_string(spec.m));
+    values["D"].insert(std::to_string(spec.d));
+    values["dtype"].insert(std::string(name(spec.stream)));
+    values["T"].insert(std::to_string(product(lead)));
     for (const auto &[option, value] : spec.options)
-      seen[option].insert(value);
+      values[option].insert(value);
   }
-  EXPECT_EQ(seen["D"].size(), 7u);
-  EXPECT_EQ(seen["T"].size(), 5u);
-  for (const Factor &factor : factorsOf(recipe()))
-    EXPECT_EQ(seen[factor.name].size(), factor.values.size()) << factor.name;
+  void expectAll(const std::string &recipe) {
+    EXPECT_EQ(values["D"].size(), 7u);
+    EXPECT_EQ(values["T"].size(), 5u);
+    for (const Factor &factor : factorsOf(recipe))
+      EXPECT_EQ(values[factor.name].size(), factor.values.size()) << factor.name;
+  }
+};
+
+TEST_P(Conformance, EveryValueOccurs) {
+  for (bool all : {false, true}) {
+    SCOPED_TRACE(all ? "--all" : "a default run");
+    Seen alone, chained;
+    std::map<std::string, int> largest;
+    for (const Case &one : pairCases(recipe(), all)) {
+      alone.add(one.spec, one.lead);
+      largest["T=" + std::to_string(product(one.lead)) + ",D=" + std::to_string(SiteSpec::parse(one.spec).d)]++;
+    }
+    alone.expectAll(recipe());
+    std::set<std::string> partners;
+    for (const Chain &chain : chains(recipe(), all)) {
+      chained.add(chain.specs[0], chain.lead);
+      EXPECT_EQ(chain.specs.size(), 3u);
+      partners.insert(SiteSpec::parse(chain.specs[1]).recipe);
+    }
+    {
+      SCOPED_TRACE("chains");
+      chained.expectAll(recipe());
+      EXPECT_EQ(partners.size(), ProgramSource::global().recipes().size());
+    }
+    if (all) {
+      EXPECT_GT(largest["T=1000,D=4096"], 0);
+    }
+  }
 }
 
 std::vector<Instance> instances() {
@@ -243,7 +270,7 @@ INSTANTIATE_TEST_SUITE_P(Recipes, Conformance, testing::ValuesIn(instances()),
 TEST(Harness, PairsAreComplete) {
   const std::vector<Factor> factors = {{"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
   auto possible = [](const std::vector<int> &row) { return !(row[0] == 2 && row[2] == 3); };
-  const auto rows = pairwise(factors, possible, 1);
+  const auto rows = covering(factors, possible, 1, 2);
   EXPECT_LE(rows.size(), 16u);
   for (size_t a = 0; a < 4; ++a)
     for (size_t b = a + 1; b < 4; ++b)
@@ -252,6 +279,19 @@ TEST(Harness, PairsAreComplete) {
           const bool found = std::any_of(rows.begin(), rows.end(), [&](const auto &row) { return row[a] == i && row[b] == j; });
           EXPECT_EQ(found, !(a == 0 && i == 2 && b == 2 && j == 3)) << a << b << i << j;
         }
+}
+
+TEST(Harness, ValuesAreComplete) {
+  const std::vector<Factor> factors = {{"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
+  auto possible = [](const Row &row) { return !(row[0] == 2 && row[2] == 3); };
+  const std::vector<Row> starts = {{2, -1, 0, -1}, {2, 1, -1, 1}}, rows = covering(factors, possible, 1, 1, starts);
+  EXPECT_LE(rows.size(), 6u);
+  for (size_t i = 0; i < starts.size(); ++i)
+    for (size_t a = 0; a < 4; ++a)
+      EXPECT_TRUE(starts[i][a] < 0 || rows.at(i)[a] == starts[i][a]) << i << a;
+  for (size_t a = 0; a < 4; ++a)
+    for (int i = 0; i < static_cast<int>(factors[a].values.size()); ++i)
+      EXPECT_TRUE(std::any_of(rows.begin(), rows.end(), [&](const Row &row) { return row[a] == i; })) << a << i;
 }
 
 /// Sizes that are left out are refused, so that no exclusion hides a case that could run.
@@ -310,6 +350,20 @@ TEST(Harness, DifferencesAreFound) {
   EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("d static_beta"), std::string::npos);
   wrong.erase("d static_beta");
   EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("missing"), std::string::npos);
+}
+
+/// What waits for --all, by name; under --all every D meets every T up to four streams.
+TEST(Harness, ExclusionsForCostAreNamed) {
+  for (int64_t d : {320, 1000, 4096})
+    for (int64_t tokens : {37, 127, 1000})
+      for (int64_t n : {1, 4, 16})
+        for (const auto &[draw, what] : {std::pair{Draw::Pairs, "alone"}, {Draw::Random, "drawn"}, {Draw::Chain, "in a chain"}}) {
+          const Sizes sizes{"static", n, 1, d, tokens};
+          if (const Exclusion *exclusion = excluded(sizes, draw, false))
+            std::printf("[ LEFT OUT ] n=%d D=%d T=%d %s: %s\n", int(n), int(d), int(tokens), what, exclusion->name.c_str());
+          const Exclusion *ofAll = excluded(sizes, draw, true);
+          EXPECT_TRUE(!ofAll || n > 4) << ofAll->name;
+        }
 }
 
 } // namespace
