@@ -200,7 +200,7 @@ Outcome runReference(const SiteProgram &program, const Sample &sample, at::Scala
   return outcome;
 }
 
-Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample) {
+Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample, std::vector<Edge> *edges) {
   Leaves leaves;
   at::Tensor x = leaves.add("x", sample.x), y;
   std::map<std::string, at::Tensor> carries;
@@ -222,6 +222,8 @@ Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample) 
     if (i == 0)
       made = ops::before(x, parameters, carriesIn, spec);
     else {
+      if (edges)
+        edges->push_back({sites[i - 1], sites[i], x, y, coefficients, parameters, carriesIn});
       made = ops::boundary(x, y, coefficients, parameters, carriesIn, last + "|" + spec);
       x = made[0];
       made.erase(made.begin());
@@ -240,6 +242,43 @@ Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample) 
   std::vector<std::pair<at::Tensor, at::Tensor>> outputs{{outcome["u"], sample.du}, {outcome["next"], sample.dNext}};
   for (const auto &[name, cotangent] : sample.dCarries)
     outputs.emplace_back(outcome["carry " + name] = carries.at(name), cotangent);
+  addGradients(outcome, outputs, leaves);
+  return outcome;
+}
+
+Outcome runBoundary(const Edge &edge, Boundary form) {
+  Leaves leaves;
+  const at::Tensor x = leaves.add("x", edge.x), y = leaves.add("y", edge.y);
+  std::vector<at::Tensor> coefficients, parameters, carries;
+  for (size_t i = 0; i < edge.coefficients.size(); ++i)
+    coefficients.push_back(leaves.add("coefficients " + std::to_string(i), edge.coefficients[i]));
+  for (size_t i = 0; i < edge.parameters.size(); ++i)
+    parameters.push_back(leaves.add(edge.before->parameters[i].name, edge.parameters[i]));
+  const SiteSignature &signature = edge.before->signature;
+  for (size_t i = 0; i < edge.carries.size(); ++i)
+    carries.push_back(leaves.add("carry " + signature.carriesIn[i].name, edge.carries[i]));
+
+  const std::string after = edge.after->spec.text(), before = edge.before->spec.text();
+  std::vector<at::Tensor> made;
+  if (form == Boundary::Fused)
+    made = ops::boundary(x, y, coefficients, parameters, carries, after + "|" + before);
+  else {
+    const at::Tensor next = ops::after(x, y, coefficients, after);
+    made = ops::before(next, parameters, carries, before);
+    made.insert(made.begin(), next);
+  }
+  Outcome outcome;
+  std::vector<std::pair<at::Tensor, at::Tensor>> outputs;
+  at::Generator generator = at::detail::createCPUGenerator(1);
+  const size_t carryCount = signature.carriesOut.size(), firstCarry = made.size() - carryCount;
+  for (size_t i = 0; i < made.size(); ++i) {
+    const std::string name = i == 0           ? "next"
+                             : i == 1         ? "u"
+                             : i < firstCarry ? "coefficients " + std::to_string(i - 2)
+                                              : "carry " + signature.carriesOut[i - firstCarry].name;
+    outcome[name] = made[i];
+    outputs.emplace_back(made[i], randomTensor(made[i].sizes(), 1, made[i].scalar_type(), generator).to(made[i].device()));
+  }
   addGradients(outcome, outputs, leaves);
   return outcome;
 }
@@ -306,21 +345,41 @@ static double unitRoundoff(at::ScalarType type) {
 //   * conditioning: results of cancellation (a norm of one channel, the gradient of a weight whose scale a norm takes out)
 //     are known less well. How much less is measured: the same formulas in plain fp32 are off by some amount, of which
 //     kernels may have a multiple, scaled to their own e; in a chain, the same formulas with all roundings at the edges.
-double Tolerance::of(const std::string &name, const at::Tensor &got) const {
-  const at::ScalarType type = got.scalar_type();
+double Tolerance::arithmetic(const at::Tensor &got) const {
   const SiteSpec &spec = sites.front()->spec;
   const double e = unitRoundoff(scalarOf(computeType(spec.stream)));
   const auto terms = static_cast<double>(std::max<int64_t>(spec.n * spec.d, tokens));
-  double arithmetic = (64 + 8 * std::sqrt(terms)) * e, storage = unitRoundoff(type);
+  double arithmetic = (64 + 8 * std::sqrt(terms)) * e;
   if (got.is_cuda() && sizeOf(spec.stream) == 2)
     arithmetic += std::ldexp(8, -17);
+  return sites.size() == 1 ? arithmetic : 4 * static_cast<double>(sites.size()) * arithmetic;
+}
+
+// Gradients that vanish identically are differences of numbers of order one. What a site hands on never does. Of rows of one
+// channel a LayerNorm leaves nothing, as a difference of equal numbers times 1 / sqrt(eps) = 316 by default; where the
+// formulas centre first (so that plain arithmetic measures no error), kernels subtract sums over all rows.
+double Tolerance::floor(const std::string &name) const {
+  if (name == "u" || name == "next" || name == "d y" || name.rfind("carry", 0) == 0)
+    return 0;
+  const SiteSpec &spec = sites.front()->spec;
+  const bool layerNorm = std::any_of(sites.begin(), sites.end(), [](const Program &site) {
+    return site->text.find("layernorm") != std::string::npos;
+  });
+  const bool ofNorm = name.find("norm.weight") != std::string::npos || name.find("_fn") != std::string::npos;
+  if (spec.d == spec.m && layerNorm && ofNorm)
+    return 316 * std::sqrt(static_cast<double>(std::max<int64_t>(1, tokens * spec.n * spec.m)));
+  return 0.1;
+}
+
+double Tolerance::storage(const std::string &name, const at::Tensor &got) const {
+  const double own = unitRoundoff(got.scalar_type());
   if (sites.size() == 1)
-    return arithmetic + (name == "d x" ? 4 : 1.5) * storage;
-  double edges = unitRoundoff(scalarOf(spec.stream));
+    return (name == "d x" ? 4 : 1.5) * own;
+  double edges = 0;
   for (const Program &site : sites)
-    edges = std::max({edges, unitRoundoff(scalarOf(site->spec.branchIn)), unitRoundoff(scalarOf(site->spec.branchOut))});
-  const auto count = static_cast<double>(sites.size());
-  return 4 * count * arithmetic + 1.5 * storage + 4 * count * edges;
+    for (DType type : {site->spec.stream, site->spec.branchIn, site->spec.branchOut})
+      edges = std::max(edges, unitRoundoff(scalarOf(type)));
+  return 1.5 * own + 4 * static_cast<double>(sites.size()) * edges;
 }
 
 double Tolerance::conditioning(const std::string &name, const at::Tensor &truth) const {
@@ -332,6 +391,11 @@ double Tolerance::conditioning(const std::string &name, const at::Tensor &truth)
   // In a chain the plain error already has the roundings of low precision in it, which are of the size of ours.
   const double factor = sites.size() > 1 && scalarOf(sites.front()->spec.stream) != at::kDouble ? 4 : 16;
   return std::isfinite(error) ? factor * error * e / unitRoundoff(at::kFloat) : 0;
+}
+
+double Tolerance::allowed(const std::string &name, const at::Tensor &got, const at::Tensor &truth) const {
+  const double largest = truth.abs().max().item<double>();
+  return arithmetic(got) * std::max(largest, floor(name)) + storage(name, got) * largest + conditioning(name, truth);
 }
 
 std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst) {
@@ -349,25 +413,60 @@ std::string compare(const Outcome &got, const Outcome &expected, const Tolerance
     }
     if (truth.numel() == 0)
       continue;
-    // The floor keeps gradients that vanish identically from asking for exact zeros. Of rows of one channel a norm leaves a
-    // sign, or (LayerNorm) nothing, as a difference of numbers of order one times 1 / sqrt(eps), which is 316 by default.
-    const SiteSpec &spec = tolerance.sites.front()->spec;
-    const bool oneChannel = spec.d == spec.m;
-    const bool layerNorm = std::any_of(tolerance.sites.begin(), tolerance.sites.end(), [](const Program &site) {
-      return site->text.find("layernorm") != std::string::npos;
-    });
-    const double scale = std::max(truth.abs().max().item<double>(), oneChannel ? layerNorm ? 316 : 10 : 0.1);
     const at::Tensor error = (value.reshape(truth.sizes()) - truth).abs();
-    const double largest = error.max().item<double>() / scale,
-                 allowed = tolerance.of(name, found->second) + tolerance.conditioning(name, truth) / scale;
-    if (worst)
+    const double largest = error.max().item<double>(), allowed = tolerance.allowed(name, found->second, truth);
+    if (worst && largest > 0)
       *worst = std::max(*worst, largest / allowed);
     if (!(largest <= allowed)) { // also for NaN
       const auto index = at::argmax(at::nan_to_num(error, 1e300)).item<int64_t>();
       report << "  " << name << " " << found->second.scalar_type() << " " << truth.sizes() << ": differs by " << largest
-             << " of its largest element, allowed " << allowed << "; at flat index " << index << " got "
-             << value.reshape(-1)[index].item<double>() << ", expected " << truth.reshape(-1)[index].item<double>() << "; "
-             << (error > allowed * scale).sum().item<int64_t>() + error.isnan().sum().item<int64_t>() << " elements differ\n";
+             << ", allowed " << allowed << ", largest element " << truth.abs().max().item<double>() << "; at flat index " << index
+             << " got " << value.reshape(-1)[index].item<double>() << ", expected "
+             << truth.reshape(-1)[index].item<double>() << "; "
+             << (error > allowed).sum().item<int64_t>() + error.isnan().sum().item<int64_t>() << " elements differ\n";
+    }
+  }
+  return report.str();
+}
+
+std::string compareFused(const Outcome &fused, const Outcome &separate, const Edge &edge) {
+  const int64_t tokens = edge.x.numel() / std::max<int64_t>(1, edge.x.size(-1) * edge.x.size(-2));
+  const std::vector<Program> one{edge.before};
+  const Tolerance alone{one, tokens, {}};
+  const double e = unitRoundoff(scalarOf(computeType(edge.before->spec.stream)));
+  std::ostringstream report;
+  for (const auto &[name, other] : separate) {
+    const at::Tensor given = fused.at(name), a = toTruth(given), b = toTruth(other);
+    if (a.numel() == 0)
+      continue;
+    const at::Tensor error = (a - b).abs();
+    const double peak = b.abs().max().item<double>(), storage = unitRoundoff(given.scalar_type()), arithmetic = alone.arithmetic(given);
+    at::Tensor allowed; // of each element
+    if (name == "next" || name == "u") {
+      // Before their rounding next streams differ by the order of a few operations, u by what its coefficients do.
+      const double before = name == "next" ? 8 * e : arithmetic;
+      const bool narrow = storage > e;
+      allowed = before * peak + (narrow ? 2 * storage : 0) * b.abs();
+      const auto moved = (error > (narrow ? 0 : before * peak)).sum().item<int64_t>();
+      // Half a unit apart (a rounding left out at the edge) a third of the elements would move; `before` apart these do.
+      const double share = std::min(0.15, 2 * before / storage);
+      if (narrow && static_cast<double>(moved) > 2 + share * static_cast<double>(a.numel()))
+        report << "  " << name << ": " << moved << " of " << a.numel() << " elements are rounded differently, "
+               << share << " of them may be\n";
+    } else {
+      // The streams' cotangent is rounded between two kernels, and perhaps not inside of one: what the site that ends makes
+      // of it differs by that.
+      const bool ends = name == "d x" || name == "d y" || name.rfind("d coefficients", 0) == 0;
+      const double edges = ends ? 4 * unitRoundoff(scalarOf(edge.before->spec.stream)) : 0;
+      allowed = at::full_like(b, arithmetic * std::max(peak, alone.floor(name)) + (edges + 1.5 * storage) * peak);
+    }
+    const auto wrong = at::logical_not(error <= allowed); // also for NaN
+    if (wrong.any().item<bool>()) {
+      const auto index = at::argmax(at::nan_to_num(error - allowed, 1e300)).item<int64_t>();
+      report << "  " << name << " " << given.scalar_type() << " " << b.sizes() << ": the fused kernel has "
+             << a.reshape(-1)[index].item<double>() << " at flat index " << index << ", two kernels have "
+             << b.reshape(-1)[index].item<double>() << ", allowed " << allowed.reshape(-1)[index].item<double>()
+             << ", largest element " << peak << "; " << wrong.sum().item<int64_t>() << " elements differ\n";
     }
   }
   return report.str();

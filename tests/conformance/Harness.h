@@ -47,22 +47,41 @@ Sample someTokens(const Sample &sample, int64_t begin, int64_t count);
 /// One site: before, then after with an independent y.
 Outcome runKernels(const SiteProgram &program, const Sample &sample);
 Outcome runReference(const SiteProgram &program, const Sample &sample, at::ScalarType arithmetic = at::kDouble);
-/// Several: before, boundary..., after, with branches y = 1.5 tanh(u) + shift.
-Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample);
+/// What a boundary of a chain was given.
+struct Edge {
+  Program after, before; ///< the site that ends and the site that begins
+  at::Tensor x, y;
+  std::vector<at::Tensor> coefficients, parameters, carries;
+};
+/// Several: before, boundary..., after, with branches y = 1.5 tanh(u) + shift. `edges` (may be null) collects the boundaries.
+Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample, std::vector<Edge> *edges = nullptr);
 Outcome runReferenceChain(const std::vector<Program> &sites, const Sample &sample, at::ScalarType arithmetic = at::kDouble);
+
+/// One boundary kernel, or the two kernels it stands for; with random cotangents of everything that leaves it.
+enum class Boundary { Fused, Separate };
+Outcome runBoundary(const Edge &edge, Boundary form);
 
 /// Largest allowed error of a result.
 struct Tolerance {
   const std::vector<Program> &sites;
   int64_t tokens;
   Outcome plain; ///< the reference in fp32 arithmetic: how well these numbers are determined at all
-  /// Relative to the largest element.
-  double of(const std::string &name, const at::Tensor &got) const;
+  /// From computing; relative to the largest element, or to `floor` if that is more.
+  double arithmetic(const at::Tensor &got) const;
+  double floor(const std::string &name) const;
+  /// From rounding what leaves a site; relative to the largest element.
+  double storage(const std::string &name, const at::Tensor &got) const;
   /// Absolute, from what plain arithmetic gets wrong.
   double conditioning(const std::string &name, const at::Tensor &truth) const;
+  /// All of it, absolute.
+  double allowed(const std::string &name, const at::Tensor &got, const at::Tensor &truth) const;
 };
 /// Empty if all agree, else one line for each tensor that does not. `worst` (may be null) collects error / allowed.
 std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst = nullptr);
+/// A fused boundary against its two kernels, which start from the same bits: next streams and branch input differ where a
+/// rounding fell to the other side, by one unit in the last place of few elements; gradients of parameters, which see the
+/// same streams, are as exact as those of one site.
+std::string compareFused(const Outcome &fused, const Outcome &separate, const Edge &edge);
 /// Empty if equal bit for bit (NaN equals NaN).
 std::string compareBits(const Outcome &a, const Outcome &b);
 
