@@ -103,6 +103,21 @@ def commands():
         check((folder / file).exists(), f"the README's commands left no {file}")
 
 
+def python():
+    """The README's Python, with what its text takes for granted."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", (arguments.source / "README.md").read_text(), re.M | re.S)
+    library = "build/release/lib/libhyperjit_torch.so"
+    check(library in block, f"README's Python does not load {library}")
+    program = f"""
+import torch
+h, branch, branch2 = torch.randn(5, 512), torch.tanh, torch.sin
+alpha, beta, alpha2, beta2 = torch.randn(4, 5), torch.ones(4), torch.randn(4, 5), torch.ones(4)
+{block.replace(library, arguments.library)}
+assert x.shape == (5, 4, 512) and x.isfinite().all(), x
+"""
+    run("-c", program, program=arguments.python)
+
+
 def demo():
     corpus = pathlib.Path(arguments.hyperjit).parent.parent / "share/hyperjit/corpus.txt"
     (folder / "text.txt").write_bytes(corpus.read_bytes())  # a build beside this test may replace it between two runs
@@ -222,7 +237,7 @@ def bundle():
     check((folder / "mine" / "file").read_text() == "kept", "bundle replaced a folder that was none of its own")
 
 
-{"readme": readme, "commands": commands, "demo": demo, "text": text, "bench": bench, "peers": peers, "bundle": bundle}[arguments.what]()
+{"readme": readme, "commands": commands, "python": python, "demo": demo, "text": text, "bench": bench, "peers": peers, "bundle": bundle}[arguments.what]()
 for failure in failures:
     print(failure, file=sys.stderr)
 sys.exit(1 if failures else 0)

@@ -1,5 +1,5 @@
 # Installs this build, uses it from a project of its own, moves the installed tree, and uses it again.
-# cmake -DBUILD=DIR -DSOURCE=DIR -DWORK=DIR -DTORCH=ON|OFF -P package.cmake
+# cmake -DBUILD=DIR -DSOURCE=DIR -DREADME=FILE -DWORK=DIR -DTORCH=ON|OFF -P package.cmake
 # SPDX-License-Identifier: Apache-2.0
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status)
@@ -20,11 +20,16 @@ run("${CMAKE_COMMAND}" --build "${WORK}/core")
 run("${WORK}/core/consumer")
 
 file(RENAME "${WORK}/first" "${WORK}/moved")
+if(TORCH)
+  run("${PYTHON}" "${SOURCE}/readme.py" "${README}" "${WORK}/readme.cpp")
+  list(APPEND common "-DCONSUMER_README=${WORK}/readme.cpp")
+endif()
 run("${CMAKE_COMMAND}" ${common} -B "${WORK}/all" -DCONSUMER_TORCH=${TORCH} -Dhyperjit_ROOT=${WORK}/moved)
 run("${CMAKE_COMMAND}" --build "${WORK}/all")
 run("${WORK}/all/consumer")
 if(TORCH)
   run("${WORK}/all/consumer-torch")
+  run("${WORK}/all/consumer-readme")
 endif()
 run("${WORK}/moved/bin/hyperjit" recipes static)
 file(REMOVE_RECURSE "${WORK}")
