@@ -59,7 +59,8 @@ bool testAll() {
 }
 
 std::string Case::text() const {
-  return spec + " T=" + std::to_string(product(lead)) + " seed=" + std::to_string(seed);
+  const char *inputName = inputs == Inputs::Corners ? " corners" : inputs == Inputs::Offset ? " offset" : "";
+  return spec + " T=" + std::to_string(product(lead)) + " seed=" + std::to_string(seed) + inputName;
 }
 std::string Chain::text() const {
   return join(specs, " | ") + " T=" + std::to_string(product(lead)) + " seed=" + std::to_string(seed);
@@ -358,6 +359,32 @@ std::vector<Case> randomCases(const std::string &recipe, uint64_t seed, int coun
     cases.push_back({specOf(recipe, factors, row, sizes.d), {sizes.tokens}, random() % 1'000'000});
   }
   return cases;
+}
+
+static std::vector<Case> smallPairs(const std::string &recipe, Inputs inputs, const std::function<bool(const SiteSpec &)> &wanted) {
+  std::vector<Case> cases;
+  for (Case &one : pairCases(recipe, false)) {
+    const SiteSpec spec = SiteSpec::parse(one.spec);
+    const int64_t tokens = product(one.lead);
+    if (tokens < 3 || tokens * spec.n * spec.d > 100'000 || !wanted(spec))
+      continue;
+    one.lead = {tokens};
+    one.inputs = inputs;
+    cases.push_back(std::move(one));
+  }
+  return cases;
+}
+
+std::vector<Case> cornerCases(const std::string &recipe) {
+  // A token by itself is compared with its own largest element: of one channel, that may be a sum that happens to cancel.
+  return smallPairs(recipe, Inputs::Corners, [](const SiteSpec &spec) { return spec.d > 1; });
+}
+
+std::vector<Case> offsetCases(const std::string &recipe) {
+  return smallPairs(recipe, Inputs::Offset, [](const SiteSpec &spec) {
+    const std::string *norm = spec.option("norm");
+    return norm && *norm == "layernorm" && spec.d / spec.m >= 7;
+  });
 }
 
 std::vector<Case> mixedDtypeCases(const std::string &recipe) {

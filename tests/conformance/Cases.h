@@ -17,10 +17,15 @@ uint64_t testSeed();
 /// HYPERJIT_TEST_ALL=1: every pair with token counts and D too.
 bool testAll();
 
+/// What the tensors hold: numbers of order one; or where formulas have a corner: token 0 is zero, token 1 is of order 1e-4, and
+/// logits lie so far apart that sums fall below Sinkhorn's eps; or streams whose mean is 100 times their deviation.
+enum class Inputs { Ordinary, Corners, Offset };
+
 struct Case {
   std::string spec;          ///< a site, not normalised
   std::vector<int64_t> lead; ///< leading axes of x; their product is T
   uint64_t seed = 0;         ///< of the numbers in the tensors
+  Inputs inputs = Inputs::Ordinary;
   std::string text() const;
 };
 int64_t product(const std::vector<int64_t> &sizes);
@@ -67,6 +72,10 @@ bool possibleOptions(const std::vector<Factor> &factors, const Row &row);
 std::vector<Case> pairCases(const std::string &recipe, bool all = testAll());
 /// `count` random ones, drawn with `seed`.
 std::vector<Case> randomCases(const std::string &recipe, uint64_t seed, int count);
+/// Pairs again (their kernels are compiled), of few elements, with other inputs.
+std::vector<Case> cornerCases(const std::string &recipe);
+/// Those of them that have a LayerNorm.
+std::vector<Case> offsetCases(const std::string &recipe);
 /// Streams and branches, or streams and weights, of different dtypes.
 std::vector<Case> mixedDtypeCases(const std::string &recipe);
 /// Three sites with equal n, m, D and dtypes: the recipe around a partner, so that a carry finds the site that reads it.

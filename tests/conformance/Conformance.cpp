@@ -54,17 +54,22 @@ protected:
 
   /// Kernels against the formulas.
   void check(const std::vector<Program> &sites, const Sample &sample, bool chain, const std::string &what,
-             std::vector<Edge> *edges = nullptr) {
+             std::vector<Edge> *edges = nullptr, Inputs inputs = Inputs::Ordinary) {
+    const bool apart = inputs == Inputs::Corners;
     setCurrentCase(what.c_str());
     if (verbose)
       std::printf("%s\n", what.c_str()), std::fflush(stdout);
-    const Outcome got = chain ? runKernelChain(sites, sample, edges) : runKernels(*sites[0], sample);
+    Outcome got = chain ? runKernelChain(sites, sample, edges) : runKernels(*sites[0], sample);
+    if (apart)
+      got = firstTokensApart(got, sample.tokens);
     auto formulas = [&](at::ScalarType type) {
-      return chain ? runReferenceChain(sites, sample, type) : runReference(*sites[0], sample, type);
+      const Outcome made = chain ? runReferenceChain(sites, sample, type) : runReference(*sites[0], sample, type);
+      return apart ? firstTokensApart(made, sample.tokens) : made;
     };
     double share = 0;
-    const std::string report =
-        compare(got, formulas(at::kDouble), Tolerance{sites, sample.tokens, formulas(at::kFloat)}, &share);
+    const double cancellation = inputs == Inputs::Offset ? cancellationOf(sample, sites[0]->spec) : 0;
+    const Tolerance tolerance{sites, sample.tokens, formulas(at::kFloat), cancellation};
+    const std::string report = compare(got, formulas(at::kDouble), tolerance, &share);
     if (!report.empty())
       ADD_FAILURE() << what << "\n" << report;
     ++compared;
@@ -77,8 +82,8 @@ protected:
   void run(const Case &one) {
     try {
       const std::vector<Program> sites{site(one.spec)};
-      const Sample sample = makeSample(sites, one.lead, one.seed, device());
-      check(sites, sample, false, one.text());
+      const Sample sample = makeSample(sites, one.lead, one.seed, device(), one.inputs);
+      check(sites, sample, false, one.text(), nullptr, one.inputs);
     } catch (const std::exception &error) {
       ADD_FAILURE() << one.text() << "\n  " << error.what();
     }
@@ -101,6 +106,10 @@ TEST_P(Conformance, Random) {
   RecordProperty("seed", std::to_string(testSeed()));
   run(randomCases(recipe(), testSeed(), 12));
 }
+
+TEST_P(Conformance, Corners) { run(cornerCases(recipe())); }
+
+TEST_P(Conformance, Offset) { run(offsetCases(recipe())); }
 
 TEST_P(Conformance, MixedDtypes) { run(mixedDtypeCases(recipe())); }
 
@@ -358,6 +367,23 @@ TEST(Harness, DifferencesAreFound) {
   EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("d static_beta"), std::string::npos);
   wrong.erase("d static_beta");
   EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("missing"), std::string::npos);
+}
+
+/// The logits of the corner cases lie so far apart that a clamp bites, at its default too; ordinary ones do not reach that.
+TEST(Harness, CornersReachTheClamp) {
+  for (const std::string recipe : {"manifold", "manifold-streams"})
+    for (const std::string first : {"row", "col"}) {
+      const std::string head = recipe + ":n=4,d=48,iterations=1,start=exp_raw,first=" + first + ",place=";
+      auto changed = [&](Inputs inputs) {
+        const std::vector<Program> clamped{site(head + "clamp,eps=1e-12")}, free{site(head + "none")};
+        const Sample sample = makeSample(clamped, {5}, 1, at::kCPU, inputs);
+        const at::Tensor a = runReference(*clamped[0], sample).at("next"), b = runReference(*free[0], sample).at("next");
+        EXPECT_EQ(inputs == Inputs::Corners, sample.x[0].eq(0).all().item<bool>());
+        return (a - b).abs().max().item<double>();
+      };
+      EXPECT_EQ(changed(Inputs::Ordinary), 0) << head;
+      EXPECT_GT(changed(Inputs::Corners), 0.1) << head;
+    }
 }
 
 /// What waits for --all, by name; under --all every D meets every T up to four streams.

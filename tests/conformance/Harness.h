@@ -6,6 +6,8 @@
 // gradients pass these roundings unchanged, as the kernels' adjoint of a rounding does.
 #pragma once
 
+#include "Cases.h"
+
 #include <hyperjit/core/ProgramSource.h>
 #include <hyperjit/core/SiteSpec.h>
 
@@ -40,13 +42,16 @@ struct Sample {
 using Outcome = std::map<std::string, at::Tensor>;
 
 /// Random, away from singular points; parameters of a size that makes logits of order one. The same numbers for any device.
-Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> &lead, uint64_t seed, at::Device device);
+Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> &lead, uint64_t seed, at::Device device,
+                  Inputs inputs = Inputs::Ordinary);
 /// The tokens begin..begin+count of a sample with one leading axis.
 Sample someTokens(const Sample &sample, int64_t begin, int64_t count);
 
 /// One site: before, then after with an independent y.
 Outcome runKernels(const SiteProgram &program, const Sample &sample);
 Outcome runReference(const SiteProgram &program, const Sample &sample, at::ScalarType arithmetic = at::kDouble);
+/// Tokens 0 and 1 under names of their own, "d x [0]": a norm makes their gradients larger than others by orders of magnitude.
+Outcome firstTokensApart(const Outcome &outcome, int64_t tokens);
 /// What a boundary of a chain was given.
 struct Edge {
   Program after, before; ///< the site that ends and the site that begins
@@ -66,6 +71,7 @@ struct Tolerance {
   const std::vector<Program> &sites;
   int64_t tokens;
   Outcome plain; ///< the reference in fp32 arithmetic: how well these numbers are determined at all
+  double cancellation = 0; ///< added to what computing may cost, relative
   /// From computing; relative to the largest element, or to `floor` if that is more.
   double arithmetic(const at::Tensor &got) const;
   double floor(const std::string &name) const;
@@ -76,6 +82,8 @@ struct Tolerance {
   /// All of it, absolute.
   double allowed(const std::string &name, const at::Tensor &got, const at::Tensor &truth) const;
 };
+/// What a variance made as E[x^2] - mean^2 may lose on these streams: 16 e mean^2 / variance, of the row where that is most.
+double cancellationOf(const Sample &sample, const SiteSpec &spec);
 /// Empty if all agree, else one line for each tensor that does not. `worst` (may be null) collects error / allowed.
 std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst = nullptr);
 /// A fused boundary against its two kernels, which start from the same bits: next streams and branch input differ where a
