@@ -12,6 +12,7 @@
 #include "Harness.h"
 
 #include <hyperjit/core/Error.h>
+#include <hyperjit/torch/Reference.h>
 
 #include <ATen/Context.h>
 #include <gtest/gtest.h>
@@ -367,6 +368,80 @@ TEST(Harness, DifferencesAreFound) {
   EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("d static_beta"), std::string::npos);
   wrong.erase("d static_beta");
   EXPECT_NE(compare(wrong, truth, Tolerance{sites, 3, {}}).find("missing"), std::string::npos);
+}
+
+at::Tensor scaled(const at::Tensor &tensor, double factor) {
+  return (tensor.detach().to(at::kDouble) * factor).to(tensor.scalar_type());
+}
+
+/// Each result of one site, off by little more than its dtype's rounding; also where a norm of one channel leaves nothing.
+TEST(Harness, DifferencesOfEveryResultAreFound) {
+  for (const std::string spec : {"dynamic:n=4,d=96", "dynamic:n=4,d=96,dtype=bf16", "frac:n=1,m=4,d=4", "frac:n=1,m=4,d=4,dtype=bf16",
+                                 "frac:n=1,m=4,d=4,dtype=fp16"}) {
+    const std::vector<Program> sites{site(spec)};
+    const Sample sample = makeSample(sites, {37}, 1, at::kCPU);
+    const Outcome truth = runReference(*sites[0], sample), got = runKernels(*sites[0], sample);
+    const Tolerance tolerance{sites, 37, runReference(*sites[0], sample, at::kFloat)};
+    EXPECT_EQ(compare(got, truth, tolerance), "") << spec;
+    for (const auto &[name, tensor] : got) {
+      const bool vanishes = spec.find("frac") == 0 && (name.find("norm.") != std::string::npos || name.find("dynamic_") != std::string::npos);
+      if (vanishes) // a difference of equal numbers
+        continue;
+      Outcome wrong = got;
+      wrong[name] = scaled(tensor, tensor.element_size() == 2 ? 1.03 : 1.001);
+      EXPECT_NE(compare(wrong, truth, tolerance).find("  " + name + " "), std::string::npos) << name << " of " << spec;
+    }
+  }
+}
+
+TEST(Harness, DifferencesInAChainAreFound) {
+  for (const std::string dtype : {"fp32", "bf16", "fp16"}) {
+    const std::string sizes = ":n=4,d=320,dtype=" + dtype;
+    const std::vector<Program> sites{site("manifold" + sizes), site("dynamic" + sizes)};
+    const Sample sample = makeSample(sites, {37}, 1, at::kCPU);
+    std::vector<Edge> edges;
+    const Outcome got = runKernelChain(sites, sample, &edges), truth = runReferenceChain(sites, sample);
+    const Tolerance tolerance{sites, 37, runReferenceChain(sites, sample, at::kFloat)};
+    EXPECT_EQ(compare(got, truth, tolerance), "") << dtype;
+    for (const auto &[name, tensor] : got) {
+      Outcome wrong = got;
+      wrong[name] = scaled(tensor, dtype == "fp32" ? 1.002 : 1.15);
+      EXPECT_NE(compare(wrong, truth, tolerance).find("  " + name + " "), std::string::npos) << name << " of " << dtype;
+    }
+
+    ASSERT_EQ(edges.size(), 1u);
+    const Edge &edge = edges[0];
+    const Outcome fused = runBoundary(edge, Boundary::Fused), separate = runBoundary(edge, Boundary::Separate);
+    EXPECT_EQ(compareFused(fused, separate, edge), "") << dtype;
+    for (const auto &[name, tensor] : fused) {
+      Outcome wrong = fused;
+      const bool exact = tensor.element_size() > 2 && name.rfind("d coefficients", 0) != 0;
+      wrong[name] = scaled(tensor, exact ? 1.001 : 1.03);
+      EXPECT_NE(compareFused(wrong, separate, edge).find("  " + name), std::string::npos) << name << " of " << dtype;
+    }
+    if (dtype == "fp32")
+      continue;
+    // Streams of which some are one unit off, and a branch input that is made from streams before they are rounded.
+    Outcome wrong = fused;
+    wrong["next"] = fused.at("next").detach().clone();
+    at::Tensor some = wrong["next"].narrow(0, 5, 2);
+    some.copy_(scaled(some, dtype == "bf16" ? 1 + std::ldexp(1, -8) : 1 + std::ldexp(1, -11)));
+    EXPECT_NE(compareFused(wrong, separate, edge).find("  next"), std::string::npos) << dtype;
+    auto named = [&](size_t index) {
+      Reference::Tensors parameters;
+      for (size_t i = 0; i < sample.parameters[index].size(); ++i)
+        parameters[sites[index]->parameters[i].name] = sample.parameters[index][i];
+      return parameters;
+    };
+    const Reference ends(sites[0]->spec), begins(sites[1]->spec);
+    const at::Tensor wide = ends.depth(edge.y.detach().to(at::kFloat), ends.width(edge.x.detach().to(at::kFloat), named(0)));
+    auto read = [&](const at::Tensor &streams) { return begins.width(streams, named(1)).u.to(scalarOf(sites[1]->spec.branchIn)); };
+    wrong = fused;
+    wrong["u"] = read(separate.at("next").detach().to(at::kFloat));
+    EXPECT_EQ(compareFused(wrong, separate, edge), "") << dtype;
+    wrong["u"] = read(wide);
+    EXPECT_NE(compareFused(wrong, separate, edge).find("  u: "), std::string::npos) << dtype;
+  }
 }
 
 /// The logits of the corner cases lie so far apart that a clamp bites, at its default too; ordinary ones do not reach that.
