@@ -34,6 +34,8 @@ static constexpr EnvironmentVariable kTable[] = {
     {"HYPERJIT_DUMP", "", "folder", "writes program, request, generated code and binary of each compiled kernel there"},
     {"HYPERJIT_EXPLAIN_MISS", "0", "0|1", "logs key fields of every miss"},
     {"HYPERJIT_JIT", "on", "on|off", "off: a kernel that no cache holds is an error"},
+    {"HYPERJIT_KEEP_MEMORY", "1G", "bytes, with K, M or G",
+     "most memory of freed CPU results of 4 MiB and more that is kept for the next ones; 0: none"},
     {"HYPERJIT_LIBTORCH", "the torch wheel in .venv", "folder", "LibTorch to build against; read by CMake and scripts/setup"},
     {"HYPERJIT_LOCK_TIMEOUT", "30", "seconds", "longest wait for another process that compiles the same kernel"},
     {"HYPERJIT_LOG", "warn", "warn|info|debug", "what is said on stderr"},
@@ -151,6 +153,7 @@ Settings Settings::fromEnvironment() {
                                         {{"checksum", CacheVerify::Checksum}, {"regen", CacheVerify::Regenerate}},
                                         CacheVerify::Checksum);
   settings.cacheMaxBytes = byteCount("HYPERJIT_CACHE_MAX_SIZE", settings.cacheMaxBytes);
+  settings.keepMemoryBytes = byteCount("HYPERJIT_KEEP_MEMORY", settings.keepMemoryBytes);
   if (std::optional<std::string> text = environment("HYPERJIT_LOCK_TIMEOUT")) {
     std::optional<double> value = text::number<double>(*text);
     if (!value || !(*value >= 0) || *value > 86400)

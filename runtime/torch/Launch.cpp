@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 #include "Devices.h"
+#include "LargeBlocks.h"
 #include "OpPlan.h"
 
 #include <hyperjit/core/Error.h>
@@ -9,8 +10,6 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
-
-#include <sys/mman.h>
 
 namespace hyperjit::ops {
 namespace {
@@ -22,6 +21,10 @@ int64_t tokensOf(const at::Tensor &x) {
   for (int64_t size : OpPlan::lead(x.sizes()))
     tokens *= size;
   return tokens;
+}
+
+at::Tensor empty(at::IntArrayRef sizes, const at::Tensor &x, at::ScalarType dtype) {
+  return x.is_cpu() ? emptyOnCpu(sizes, dtype) : at::empty(sizes, x.options().dtype(dtype).requires_grad(false));
 }
 
 /// The pointer table of one launch. Kernels read contiguous memory in vectors of 16 bytes, so an operand that is not
@@ -43,7 +46,7 @@ public:
     const size_t bytes = kernel.workspaceBytes(tokens);
     at::Tensor workspace; // of torch's allocator: freed in stream order, known to graphs
     if (bytes)
-      workspace = at::empty({static_cast<int64_t>(bytes)}, x.options().dtype(at::kByte));
+      workspace = empty({static_cast<int64_t>(bytes)}, x, at::kByte);
     kernel.launch({pointers.data(), pointers.size()}, bytes ? workspace.data_ptr() : nullptr, tokens,
                   device < 0 ? cpuContext() : cudaContext(device));
   }
@@ -53,27 +56,12 @@ private:
   c10::SmallVector<at::Tensor, 4> copies;
 };
 
-/// The C library gives large blocks back to the system and gets them anew, so on the CPU a kernel pays for the first touch
-/// of every page of its outputs: two to three times its own time in pages of 4 KiB (measured). Huge pages are asked for; a
-/// system that has none ignores that.
-void preferHugePages(const at::Tensor &tensor) {
-  constexpr uintptr_t kHuge = 2 << 20;
-  if (!tensor.is_cpu() || tensor.nbytes() < 2 * kHuge)
-    return;
-  const auto begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
-  const uintptr_t first = (begin + kHuge - 1) / kHuge * kHuge, last = (begin + tensor.nbytes()) / kHuge * kHuge;
-  ::madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
-}
-
 /// Without tokens there is nothing to launch: what belongs to tokens is empty, what is summed over them is zero.
 at::Tensor allocate(const Slot &slot, const at::Tensor &x, int64_t tokens) {
   const auto sizes = slot.sizes<int64_t>(OpPlan::lead(x.sizes()));
-  const auto options = x.options().dtype(slot.dtype).requires_grad(false);
   if (tokens == 0 && !slot.token)
-    return at::zeros(sizes, options);
-  at::Tensor tensor = at::empty(sizes, options);
-  preferHugePages(tensor);
-  return tensor;
+    return at::zeros(sizes, x.options().dtype(slot.dtype).requires_grad(false));
+  return empty(sizes, x, slot.dtype);
 }
 
 std::vector<at::Tensor> runForward(const OpPlan &plan, const Operands &operands, bool save) {

@@ -59,7 +59,7 @@ TEST(Environment, SettingsAreTyped) {
       trust("HYPERJIT_CACHE_TRUST", "path"), verify("HYPERJIT_CACHE_VERIFY", "regen"), size("HYPERJIT_CACHE_MAX_SIZE", "3M"),
       timeout("HYPERJIT_LOCK_TIMEOUT", "0.25"), jobs("HYPERJIT_COMPILE_JOBS", "3"), jit("HYPERJIT_JIT", "off"),
       space("HYPERJIT_CACHE_NAMESPACE", "mine"), explain("HYPERJIT_EXPLAIN_MISS", "1"), record("HYPERJIT_RECORD", "/r"),
-      tuning("HYPERJIT_TUNING_PATH", "/t");
+      tuning("HYPERJIT_TUNING_PATH", "/t"), keep("HYPERJIT_KEEP_MEMORY", "0");
   Settings settings = Settings::fromEnvironment();
   EXPECT_EQ(settings.cacheDirectory, "/a/b");
   EXPECT_EQ(settings.cachePath, (std::vector<std::string>{"/c", "/d"}));
@@ -73,6 +73,7 @@ TEST(Environment, SettingsAreTyped) {
   EXPECT_EQ(settings.cacheNamespace, "mine");
   EXPECT_TRUE(settings.explainMiss);
   EXPECT_EQ(settings.recordFile, "/r");
+  EXPECT_EQ(settings.keepMemoryBytes, 0);
   EXPECT_EQ(settings.tuningPath, (std::vector<std::string>{"/t"}));
 }
 

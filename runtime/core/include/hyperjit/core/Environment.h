@@ -44,6 +44,7 @@ struct HYPERJIT_EXPORT Settings {
   int64_t cacheMaxBytes = int64_t(2) << 30;
   double lockTimeoutSeconds = 30;
   int compileJobs = 0; ///< 0: decided from the CPUs at hand
+  int64_t keepMemoryBytes = int64_t(1) << 30; ///< of freed CPU results
   bool jit = true;
   bool explainMiss = false;
   std::string dumpDirectory; ///< empty: no dump
