@@ -44,17 +44,21 @@ struct Built {
   bool ok = false;
 };
 
-Built build(const std::string &spec, bool backward, const std::string &target, const std::string &schedule = "auto") {
+Built build(const std::string &spec, bool backward, const std::string &target, const std::string &schedule = "auto",
+            const std::string &role = "boundary") {
   mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
   context.getOrLoadDialect<hc::HCDialect>();
   KernelRequest request;
-  request.role = "boundary";
+  request.role = role;
   request.backward = backward;
   request.save = !backward;
   request.given = "xuck";
   request.want = "xycpk";
   request.name = "kernel";
-  request.after = request.before = site(spec);
+  if (role != "before")
+    request.after = site(spec);
+  if (role != "after")
+    request.before = site(spec);
   std::string failedPass;
   Built built;
   auto module = buildKernel(&context, request, {}, failedPass);
@@ -69,9 +73,10 @@ Built build(const std::string &spec, bool backward, const std::string &target, c
   if (std::string why = nvrtcMissing(); !why.empty())                                                                  \
   GTEST_SKIP() << why
 
-void expectNoSpills(const std::string &spec, bool backward, const std::string &target) {
-  SCOPED_TRACE(spec + (backward ? " backward for " : " forward for ") + target);
-  Built built = build(spec, backward, target);
+void expectNoSpills(const std::string &spec, bool backward, const std::string &target,
+                    const std::string &role = "boundary") {
+  SCOPED_TRACE(role + " of " + spec + (backward ? " backward for " : " forward for ") + target);
+  Built built = build(spec, backward, target, "auto", role);
   ASSERT_TRUE(built.ok);
   Compiled compiled = compileCuda(built.source.text, target);
   ASSERT_EQ(compiled.error, "");
@@ -88,17 +93,42 @@ TEST(Templates, EachHeaderCompilesAlone) {
     EXPECT_EQ(compileCuda("#include \"" + name + "\"\n", "sm_90a").error, "") << name;
 }
 
-TEST(Kernels, EveryTargetWithoutSpills) {
-  NEEDS_NVRTC();
-  std::set<std::string> targets; // products of one generation have one
+/// Architectures of the table: products of one generation have one.
+std::vector<std::string> architectures() {
+  std::set<std::string> names;
   for (const Target &target : Target::table())
     if (target.device == DeviceType::Cuda)
-      targets.insert(target.isa);
-  EXPECT_GE(targets.size(), 6u);
-  for (const std::string &target : targets)
-    for (const char *recipe : {"static", "manifold"})
-      for (bool backward : {false, true})
-        expectNoSpills(std::string(recipe) + ":n=4,d=4096,dtype=bf16", backward, target);
+      names.insert(target.isa);
+  return {names.begin(), names.end()};
+}
+
+std::string shippedShape(const std::string &recipe) {
+  return recipe + (recipe == "frac" ? ":n=1,m=4" : ":n=4") + ",d=4096,dtype=bf16";
+}
+
+TEST(Kernels, SixArchitectures) { EXPECT_GE(architectures().size(), 6u); }
+
+// One test a target, so that ctest runs them side by side.
+class ShippedSchedules : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Kernels, ShippedSchedules, testing::ValuesIn(architectures()),
+                         [](const auto &info) { return info.param; });
+
+TEST_P(ShippedSchedules, EveryRecipesBoundaryWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const std::string &recipe : ProgramSource::global().recipes())
+    for (bool backward : {false, true})
+      expectNoSpills(shippedShape(recipe), backward, GetParam());
+}
+
+class ShippedRoles : public testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Kernels, ShippedRoles, testing::Values("before", "after"),
+                         [](const auto &info) { return info.param; });
+
+TEST_P(ShippedRoles, OfEveryRecipeWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const std::string &recipe : ProgramSource::global().recipes())
+    for (bool backward : {false, true})
+      expectNoSpills(shippedShape(recipe), backward, "sm_90a", GetParam());
 }
 
 TEST(Kernels, EveryRecipeWithoutSpills) {
@@ -117,7 +147,9 @@ TEST(Kernels, EveryRecipeWithoutSpills) {
 TEST(Kernels, ManyStreamsAndDoublePrecision) {
   NEEDS_NVRTC();
   for (const char *spec : {"manifold:n=1,d=7,dtype=fp32", "manifold:n=8,d=1000,dtype=bf16",
-                           "static:n=16,d=64,dtype=bf16", "dynamic:n=3,d=48,dtype=fp64"})
+                           "static:n=16,d=64,dtype=bf16", "dynamic:n=3,d=48,dtype=fp64",
+                           // An expansion of 32 columns, where addresses are no shifts.
+                           "permutation:n=4,d=1000,dtype=bf16"})
     for (bool backward : {false, true})
       expectNoSpills(spec, backward, "sm_90a");
 }

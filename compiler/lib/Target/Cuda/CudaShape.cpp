@@ -127,18 +127,22 @@ LogicalResult SourceBuilder::chooseMain() {
       reduces |= !pass.parts.empty();
     }
   mainShape = tileShape(vector);
-  // Two CTAs of 8 warps have 128 registers a lane, one of 12 has 168, one of 8 has 255.
-  bool longExpansion =
-      llvm::any_of(plan.expanded, [](Value weight) { return cast<hc::WeightType>(weight.getType()).getColumns() > 8; });
+  // Two CTAs of 8 warps have 128 registers a lane, one of 12 has 168, one of 8 has 255. An expansion of 8 columns fits
+  // the first, one of 24 the second; one of 32 (a mixture of 24 permutations) spilled there a few registers.
+  int64_t expandedColumns = 0;
+  for (Value weight : plan.expanded)
+    expandedColumns = std::max(expandedColumns, cast<hc::WeightType>(weight.getType()).getColumns());
   // An expansion just fits 128 registers where addresses are shifts.
-  bool two = tiled && heaviest <= 130 && !longExpansion && (plan.expanded.empty() || llvm::isPowerOf2_64(plan.width));
+  bool two = tiled && heaviest <= 130 && expandedColumns <= 8 &&
+             (plan.expanded.empty() || llvm::isPowerOf2_64(plan.width));
   if (tiled) {
     mainShape.tokenLanes = 8;
     mainShape.tokens = repeat;
     int64_t pieces = llvm::divideCeil(plan.width, 4 * vector);
-    mainShape.warps = choice.warps                              ? choice.warps
-                      : !two && heaviest <= 130 && pieces >= 48 ? 12
-                                                                : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
+    bool twelve = !two && heaviest <= 130 && expandedColumns <= 24 && pieces >= 48;
+    mainShape.warps = choice.warps ? choice.warps
+                      : twelve     ? 12
+                                   : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
   }
   mainShape.record = recordStride(plan.recordSize);
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
