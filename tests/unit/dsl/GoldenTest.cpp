@@ -1,62 +1,20 @@
-// Values published with the formulas (fp64, rounded to 5 or 6 places), outputs and gradients. Gradients are central
-// differences of the interpreter: they test the recipe's equations, the compiler's adjoints have tests of their own.
+// Values published with the formulas (fp64, rounded to 5 or 6 places), outputs and gradients. Run twice: by the
+// interpreter, where they test the recipes' equations, and by the fp64 kernels of the CPU, where they test the compiler.
 // SPDX-License-Identifier: Apache-2.0
-#include "Interpreter.h"
-
-#include "hyperjit/core/ProgramSource.h"
+#include "Golden.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <numeric>
 
 using namespace hyperjit;
-using hyperjit::test::Tensor;
+using hyperjit::test::List;
+using Token = hyperjit::test::GoldenToken;
 
 namespace {
 
-using List = std::vector<double>;
-
-/// One token at one site with a constant branch output y, which is an argument like the others here.
-struct Token {
-  std::shared_ptr<const SiteProgram> program;
-  std::map<std::string, Tensor> arguments; // x, parameters, carries
-  List y, dz, dx;                          // cotangents of z and of the new streams
-
-  explicit Token(const std::string &spec) : program(ProgramSource::global().site(SiteSpec::parse(spec))) {}
-
-  void set(const std::string &name, List values) {
-    int64_t size = static_cast<int64_t>(values.size());
-    arguments[name] = Tensor({size}, std::move(values));
-  }
-  void streams(List values) {
-    set("x", std::move(values));
-    arguments["x"].shape = {program->signature.streamRows, program->signature.rowWidth};
-  }
-  test::Outcome run() const {
-    Tensor out({program->signature.branchOutputRows, program->signature.rowWidth}, y);
-    return test::run(program->text, program->signature.rowWidth, arguments, [&](const Tensor &) { return out; });
-  }
-  double loss() const {
-    test::Outcome outcome = run();
-    return std::inner_product(dz.begin(), dz.end(), outcome.input.data.begin(), 0.0) +
-           std::inner_product(dx.begin(), dx.end(), outcome.next.data.begin(), 0.0);
-  }
-  List gradient(const std::string &name) {
-    List &values = name == "y" ? y : arguments.at(name).data, result;
-    constexpr double step = 1e-5;
-    for (double &value : values) {
-      double kept = value;
-      value = kept + step;
-      double above = loss();
-      value = kept - step;
-      double below = loss();
-      value = kept;
-      result.push_back((above - below) / (2 * step));
-    }
-    return result;
-  }
-};
+// Half a unit of the last place that was printed, and a little for differences.
+constexpr double fivePlaces = 0.51e-5, sixPlaces = 0.51e-6;
 
 void expectNear(const List &actual, const List &expected, double tolerance, const char *what) {
   ASSERT_EQ(actual.size(), expected.size()) << what;
@@ -103,9 +61,9 @@ TEST(Golden, Sinkhorn) {
       token.streams({1, 0, 0, 0, 1, 0, 0, 0, 1});
       token.y = {0, 0, 0};
       token.dx = {1, 0, 0, 0, 0, 2, 0, -1, 0};
-      expectNear(token.run().next.data, mode.m, 1e-6, "M");
+      expectNear(token.run().next.data, mode.m, sixPlaces, "M");
       List gradient = token.gradient("b");
-      expectNear({gradient.begin() + 6, gradient.end()}, mode.dl, 1e-6, "dL");
+      expectNear({gradient.begin() + 6, gradient.end()}, mode.dl, sixPlaces, "dL");
     }
 }
 
@@ -123,19 +81,19 @@ TEST(Golden, HyperConnection) {
   token.set("static_beta", {1, 1});
   token.dz = {1, -1};
   token.dx = {1, 0.5, -0.5, 2};
-  test::Outcome outcome = token.run();
-  expectNear(outcome.input.data, {1.709752, 2.401085}, 1e-6, "z");
-  expectNear(outcome.next.data, {1.193336, 1.185252, 4.094739, -3.496476}, 1e-6, "o");
-  expectNear(token.gradient("x"), {2.725749, -1.176214, -0.384338, 2.981373}, 1e-6, "dx");
-  expectNear(token.gradient("y"), {0.313721, 2.894326}, 1e-6, "dy");
-  expectNear(token.gradient("norm.gamma"), {0.064949, -1.687}, 1e-6, "dgamma");
-  expectNear(token.gradient("dynamic_alpha_fn"), {2.457771, 2.239695, -1.02721, -1.00977, 0.43854, 1.921225}, 1e-6,
+  hyperjit::test::Outcome outcome = token.run();
+  expectNear(outcome.input.data, {1.709752, 2.401085}, sixPlaces, "z");
+  expectNear(outcome.next.data, {1.193336, 1.185252, 4.094739, -3.496476}, sixPlaces, "o");
+  expectNear(token.gradient("x"), {2.725749, -1.176214, -0.384338, 2.981373}, sixPlaces, "dx");
+  expectNear(token.gradient("y"), {0.313721, 2.894326}, sixPlaces, "dy");
+  expectNear(token.gradient("norm.gamma"), {0.064949, -1.687}, sixPlaces, "dgamma");
+  expectNear(token.gradient("dynamic_alpha_fn"), {2.457771, 2.239695, -1.02721, -1.00977, 0.43854, 1.921225}, sixPlaces,
              "dW_alpha");
-  expectNear(token.gradient("dynamic_beta_fn"), {-0.337823, 0.015284}, 1e-6, "dW_beta");
-  expectNear(token.gradient("dynamic_alpha_scale"), {-2.52213}, 1e-5, "ds_alpha");
-  expectNear(token.gradient("dynamic_beta_scale"), {-2.738512}, 1e-6, "ds_beta");
-  expectNear(token.gradient("static_alpha"), {-1, 2, 3.5, 4, 2.5, -3.5}, 1e-6, "dA");
-  expectNear(token.gradient("static_beta"), {-0.25, -3.25}, 1e-6, "dB");
+  expectNear(token.gradient("dynamic_beta_fn"), {-0.337823, 0.015284}, sixPlaces, "dW_beta");
+  expectNear(token.gradient("dynamic_alpha_scale"), {-2.52213}, fivePlaces, "ds_alpha");
+  expectNear(token.gradient("dynamic_beta_scale"), {-2.738512}, sixPlaces, "ds_beta");
+  expectNear(token.gradient("static_alpha"), {-1, 2, 3.5, 4, 2.5, -3.5}, sixPlaces, "dA");
+  expectNear(token.gradient("static_beta"), {-0.25, -3.25}, sixPlaces, "dB");
 }
 
 struct ManifoldMode {
@@ -179,27 +137,67 @@ List phi() {
   return list;
 }
 
-void expectManifold(Token &token, const ManifoldMode &mode, const char *scales[3]) {
+/// The token with four more channels that no logit sees: the streams are the unit matrix in three of them, where z is
+/// pre and the new streams are H; in the last the streams are zero and y is one, where the new streams are post. The norm
+/// is over more channels and greater numbers, so the scales of the logits make up for it.
+Token widened(const Token &token, double epsilon, bool outputFirst, const std::vector<const char *> &scales) {
+  constexpr int64_t n = 3, d = 2, wide = d + n + 1, outputs = n * (n + 2);
+  std::string spec = token.spec;
+  spec.replace(spec.find("d=2"), 3, "d=6");
+  Token result(spec);
+  result.arguments = token.arguments;
+  List x, y = token.y, projection(n * wide * outputs);
+  y.insert(y.end(), {0, 0, 0, 1});
+  double square = 0, wideSquare = 0;
+  const char *weight = outputFirst ? "fn" : "phi";
+  for (int64_t row = 0; row < n; ++row)
+    for (int64_t channel = 0; channel < wide; ++channel) {
+      double value = channel < d ? token.arguments.at("x").data[row * d + channel] : channel - d == row ? 1 : 0;
+      x.push_back(value);
+      wideSquare += value * value;
+      if (channel >= d)
+        continue;
+      square += value * value;
+      for (int64_t k = 0; k < outputs; ++k) {
+        int64_t from = row * d + channel, to = row * wide + channel;
+        projection[outputFirst ? k * n * wide + to : to * outputs + k] =
+            token.arguments.at(weight).data[outputFirst ? k * n * d + from : from * outputs + k];
+      }
+    }
+  result.streams(x);
+  result.y = y;
+  result.set(weight, projection);
+  double factor = std::sqrt((wideSquare / (n * wide) + epsilon) / (square / (n * d) + epsilon));
+  for (const char *scale : scales)
+    for (double &value : result.arguments.at(scale).data)
+      value *= factor;
+  return result;
+}
+
+void expectCoefficients(const Token &token, const List &pre, double epsilon, bool outputFirst,
+                        const std::vector<const char *> &scales) {
+  hyperjit::test::Outcome outcome = widened(token, epsilon, outputFirst, scales).run();
+  const List &z = outcome.carries.count("read") ? outcome.carries.at("read").data : outcome.input.data;
+  expectNear(outcome.carries.count("read") ? z : List(z.begin() + 2, z.begin() + 5), pre, fivePlaces, "pre");
+  const List &o = outcome.next.data;
+  expectNear({o[5], o[11], o[17]}, {.98838, 1.09157, .93846}, fivePlaces, "post");
+}
+
+void expectManifold(Token &token, const ManifoldMode &mode, const std::vector<const char *> &scales) {
   token.streams({1, 2, 3, -1, -2, 0.5});
   token.y = {0.5, -1.5};
   token.dz = {1, -1};
   token.dx = {1, 0.5, -0.5, 2, 0, -1};
-  test::Outcome outcome = token.run();
-  expectNear(outcome.input.data, mode.z, 1e-5, "z");
-  // z is linear in pre: with unit streams it would be pre itself, here it is checked against the printed one.
-  const List &x = token.arguments.at("x").data;
-  expectNear({mode.pre[0] * x[0] + mode.pre[1] * x[2] + mode.pre[2] * x[4],
-              mode.pre[0] * x[1] + mode.pre[1] * x[3] + mode.pre[2] * x[5]},
-             outcome.input.data, 4e-5, "pre X");
-  expectNear(outcome.next.data, mode.o, 1e-5, "o");
-  expectNear(token.gradient("x"), mode.dx, 1e-5, "dx");
-  expectNear(token.gradient("y"), {.4426, 1.73888}, 1e-5, "dy");
+  hyperjit::test::Outcome outcome = token.run();
+  expectNear(outcome.input.data, mode.z, fivePlaces, "z");
+  expectNear(outcome.next.data, mode.o, fivePlaces, "o");
+  expectNear(token.gradient("x"), mode.dx, fivePlaces, "dx");
+  expectNear(token.gradient("y"), {.4426, 1.73888}, fivePlaces, "dy");
   List scaleGradients;
-  for (int i = 0; i < 3; ++i)
-    if (scales[i])
-      for (double value : token.gradient(scales[i]))
-        scaleGradients.push_back(value);
-  expectNear(scaleGradients, {.25391, 1.58545, mode.dRes}, 1e-5, "da");
+  for (const char *scale : scales)
+    for (double value : token.gradient(scale))
+      scaleGradients.push_back(value);
+  expectNear(scaleGradients, {.25391, 1.58545, mode.dRes}, fivePlaces, "da");
 }
 
 // arXiv 2512.24880 in its own orientation and in others'.
@@ -212,8 +210,9 @@ TEST(Golden, ManifoldFlattened) {
     token.set("alpha_pre", {0.5});
     token.set("alpha_post", {0.25});
     token.set("alpha_res", {1});
-    const char *scales[3] = {"alpha_pre", "alpha_post", "alpha_res"};
-    expectManifold(token, mode, scales);
+    expectManifold(token, mode, {"alpha_pre", "alpha_post", "alpha_res"});
+    expectCoefficients(token, mode.pre, std::string(mode.spec).find("norm_eps") == std::string::npos ? 1e-20 : 1e-6,
+                       false, {"alpha_pre", "alpha_post", "alpha_res"});
   }
 }
 
@@ -231,18 +230,18 @@ TEST(Golden, DeepSeek) {
     token.set("base", pattern(15, 5, 11, 5, 10));
     token.set("scale", {0.5, 0.25, 1});
     if (!delayed) {
-      const char *scales[3] = {"scale", nullptr, nullptr};
-      expectManifold(token, manifoldModes[2], scales);
+      expectManifold(token, manifoldModes[2], {"scale"});
+      expectCoefficients(token, manifoldModes[2].pre, 1e-6, true, {"scale"});
       continue;
     }
     // The pre that is made here serves the next site: z is what the carry reads.
     token.set("read", {0, 1, 0});
     token.streams({1, 2, 3, -1, -2, 0.5});
     token.y = {0.5, -1.5};
-    test::Outcome outcome = token.run();
+    hyperjit::test::Outcome outcome = token.run();
     expectNear(outcome.input.data, {3, -1}, 1e-12, "z");
-    expectNear(outcome.next.data, manifoldModes[2].o, 1e-5, "o");
-    expectNear(outcome.carries.at("read").data, manifoldModes[2].pre, 1e-5, "read");
+    expectNear(outcome.next.data, manifoldModes[2].o, fivePlaces, "o");
+    expectCoefficients(token, manifoldModes[2].pre, 1e-6, true, {"scale"});
   }
 }
 
@@ -262,17 +261,17 @@ TEST(Golden, ManifoldPerStream) {
   token.set("h_post_scale", {0.25});
   token.dz = {1, -1, 0.5, 2};
   token.dx = {1, 0.5, 0, -1, -0.5, 2, 1, 0.25};
-  test::Outcome outcome = token.run();
-  expectNear(outcome.input.data, {1.3005, .94427, .59225, 1.55278}, 1e-5, "z");
-  expectNear(outcome.next.data, {2.67676, -.78093, 1.47596, -.52793, 3.76133, -1.76038, 1.82692, -.71835}, 1e-5, "o");
-  expectNear(token.gradient("x"), {1.16252, 1.2888, .83875, 1.41891, 1.50158, .40962, 1.31333, .70163}, 1e-5, "dX");
-  expectNear(token.gradient("y"), {.97132, 1.6708, 1.81731, 2.76726}, 1e-5, "dy");
-  expectNear(token.gradient("norm.gamma"), {-2.02653, -.98322}, 1e-5, "dgamma");
-  expectNear(token.gradient("pre_branch_scale"), {-2.59592}, 1e-5, "dpre_scale");
-  expectNear(token.gradient("residual_scale"), {-.86275}, 1e-5, "dresidual_scale");
-  expectNear(token.gradient("h_post_scale"), {-2.16824}, 1e-5, "dpost_scale");
-  expectNear(token.gradient("static_beta"), {.46005, .60058, -1.52272, -.17556}, 1e-5, "dstatic_beta");
-  expectNear(token.gradient("maybe_mix_streams.weight"), {.10395, -.20791, -.26028, -.06507}, 1e-5, "dP");
+  hyperjit::test::Outcome outcome = token.run();
+  expectNear(outcome.input.data, {1.3005, .94427, .59225, 1.55278}, fivePlaces, "z");
+  expectNear(outcome.next.data, {2.67676, -.78093, 1.47596, -.52793, 3.76133, -1.76038, 1.82692, -.71835}, fivePlaces, "o");
+  expectNear(token.gradient("x"), {1.16252, 1.2888, .83875, 1.41891, 1.50158, .40962, 1.31333, .70163}, fivePlaces, "dX");
+  expectNear(token.gradient("y"), {.97132, 1.6708, 1.81731, 2.76726}, fivePlaces, "dy");
+  expectNear(token.gradient("norm.gamma"), {-2.02653, -.98322}, fivePlaces, "dgamma");
+  expectNear(token.gradient("pre_branch_scale"), {-2.59592}, fivePlaces, "dpre_scale");
+  expectNear(token.gradient("residual_scale"), {-.86275}, fivePlaces, "dresidual_scale");
+  expectNear(token.gradient("h_post_scale"), {-2.16824}, fivePlaces, "dpost_scale");
+  expectNear(token.gradient("static_beta"), {.46005, .60058, -1.52272, -.17556}, fivePlaces, "dstatic_beta");
+  expectNear(token.gradient("maybe_mix_streams.weight"), {.10395, -.20791, -.26028, -.06507}, fivePlaces, "dP");
 }
 
 } // namespace
