@@ -205,6 +205,19 @@ hc.func @mul_rows(%a: !hc.rows<2, 8> {hc.operand = "streams"}, %b: !hc.rows<2, 8
   hc.return %r : !hc.rows<2, 8>
 }
 
+// mix: dc = <g, x>, dx = c^T g
+// CHECK-LABEL: hc.func @mix_backward(
+// CHECK-SAME: %[[C:.*]]: !hc.coeffs<1, 2>{{.*}}, %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %[[DR:.*]]: !hc.rows<1, 8>
+// CHECK-DAG: %[[CT:.*]] = hc.transpose %[[C]]
+// CHECK-DAG: %[[DC:.*]] = hc.dot %[[DR]], %[[X]]
+// CHECK-DAG: %[[DX:.*]] = hc.mix %[[CT]], %[[DR]]
+// CHECK: hc.return %[[DC]], %[[DX]]
+hc.func @mix(%c: !hc.coeffs<1, 2> {hc.operand = "coefficients"}, %x: !hc.rows<2, 8> {hc.operand = "streams"})
+    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
+  %0 = hc.mix %c, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
+  hc.return %0 : !hc.rows<1, 8>
+}
+
 // scale_rows: dc_i = <g_i, x_i>, dx_i = c_i g_i
 // CHECK-LABEL: hc.func @scale_rows_backward(
 // CHECK-SAME: %[[C:.*]]: !hc.coeffs<2>{{.*}}, %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %[[DR:.*]]: !hc.rows<2, 8>
@@ -588,4 +601,19 @@ hc.func @round(%x: !hc.rows<1, 8> {hc.operand = "streams"})
     -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
   %r = hc.round %x {type = bf16} : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
   hc.return %r : !hc.rows<1, 8>
+}
+
+// token_sum: every token's da is the sum of what all tokens hand on
+// CHECK-LABEL: hc.func @token_sum_backward(
+// CHECK-SAME: %[[A:.*]]: !hc.coeffs<2>{{.*}}, %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %[[DR:.*]]: !hc.rows<2, 8>
+// CHECK-NEXT: %[[T0:.*]] = hc.token_sum %[[A]]
+// CHECK-NEXT: %[[T1:.*]] = hc.dot_rows %[[DR]], %[[X]]
+// CHECK-NEXT: %[[T2:.*]] = hc.scale_rows %[[T0]], %[[DR]]
+// CHECK-NEXT: %[[T3:.*]] = hc.token_sum %[[T1]]
+// CHECK-NEXT: hc.return %[[T3]], %[[T2]]
+hc.func @token_sum(%a: !hc.coeffs<2> {hc.operand = "coefficients"}, %x: !hc.rows<2, 8> {hc.operand = "streams"})
+    -> (!hc.rows<2, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
+  %0 = hc.token_sum %a : (!hc.coeffs<2>) -> !hc.coeffs<2>
+  %r = hc.scale_rows %0, %x : (!hc.coeffs<2>, !hc.rows<2, 8>) -> !hc.rows<2, 8>
+  hc.return %r : !hc.rows<2, 8>
 }

@@ -1,20 +1,5 @@
 // RUN: hc-opt %s -split-input-file -hc-save-reductions -hc-differentiate="given=xuck want=xycpk" -canonicalize -cse | FileCheck %s
 
-// The cotangent of a mix: dc = <g, x>, dx = c^T g.
-// CHECK-LABEL: hc.func @mix_backward(
-// CHECK-SAME: %[[C:.*]]: !hc.coeffs<1, 2>{{.*}}, %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %[[G:.*]]: !hc.rows<1, 8>
-// CHECK-DAG: %[[CT:.*]] = hc.transpose %[[C]]
-// CHECK-DAG: %[[DC:.*]] = hc.dot %[[G]], %[[X]]
-// CHECK-DAG: %[[DX:.*]] = hc.mix %[[CT]], %[[G]]
-// CHECK: hc.return %[[DC]], %[[DX]]
-hc.func @mix(%c: !hc.coeffs<1, 2> {hc.operand = "coefficients"}, %x: !hc.rows<2, 8> {hc.operand = "streams"})
-    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
-  %0 = hc.mix %c, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
-  hc.return %0 : !hc.rows<1, 8>
-}
-
-// -----
-
 // Reductions are read from what forward saved; the weight's gradient is summed without storing outer products;
 // a uniform coefficient's gradient is a sum over tokens.
 // CHECK-LABEL: hc.func @projected_backward(
