@@ -212,6 +212,23 @@ void KernelEmitter::emitBlock() {
   storeTokenCoefficients();
 }
 
+/// False, and no roots, for what is no reduction over channels.
+bool KernelEmitter::addReductionRoots(Operation *op, SmallVectorImpl<Root> &roots) {
+  auto add = [&](Root::Kind kind, Value rows, int64_t columns) {
+    for (int64_t i = 0; i < cast<RowsType>(rows.getType()).getRows(); ++i)
+      for (int64_t j = 0; j < columns; ++j)
+        roots.push_back({kind, op, {}, {}, i, j});
+    return true;
+  };
+  if (auto dot = dyn_cast<DotOp>(op))
+    return add(Root::Dot, dot.getLhs(), dot.getRhs().getType().getRows());
+  if (auto dot = dyn_cast<DotRowsOp>(op))
+    return add(Root::DotRows, dot.getLhs(), 1);
+  if (auto sum = dyn_cast<RowSumOp>(op))
+    return add(Root::RowSum, sum.getInput(), 1);
+  return false;
+}
+
 void KernelEmitter::emitPoint(int64_t point, ArrayRef<Operation *> ops) {
   for (Operation *op : ops)
     if (pointOf[op] == point && isProduct(op) && makesRows(op))
@@ -243,20 +260,12 @@ void KernelEmitter::emitPoint(int64_t point, ArrayRef<Operation *> ops) {
   for (Operation *op : ops) {
     if (pointOf[op] != point || isProduct(op))
       continue;
-    if (auto dot = dyn_cast<DotOp>(op)) {
-      for (int64_t i = 0; i < dot.getLhs().getType().getRows(); ++i)
-        for (int64_t j = 0; j < dot.getRhs().getType().getRows(); ++j)
-          roots.push_back({Root::Dot, op, {}, {}, i, j});
-    } else if (auto dot = dyn_cast<DotRowsOp>(op)) {
-      for (int64_t i = 0; i < dot.getLhs().getType().getRows(); ++i)
-        roots.push_back({Root::DotRows, op, {}, {}, i, 0});
-    } else if (auto sum = dyn_cast<RowSumOp>(op)) {
-      for (int64_t i = 0; i < sum.getInput().getType().getRows(); ++i)
-        roots.push_back({Root::RowSum, op, {}, {}, i, 0});
-    } else if (isa<TokenSumOp>(op)) {
+    if (isa<TokenSumOp>(op)) {
       const RowsHome &home = rowPartials[op];
       for (int64_t i = 0; i < home.rows; ++i)
         roots.push_back({Root::TokenSum, op, op->getOperand(0), home, i, 0});
+    } else {
+      addReductionRoots(op, roots);
     }
   }
   // Accumulators live in registers: a pass takes as many as fit beside the rows, the next pass reads what is stored.

@@ -164,6 +164,7 @@ private:
   void emitEpilogue();
   void emitBlock();
   Value leavesCache();
+  bool addReductionRoots(Operation *op, llvm::SmallVectorImpl<Root> &roots);
   void emitPoint(int64_t point, llvm::ArrayRef<Operation *> ops);
   void loadTokenCoefficients();
   void storeTokenCoefficients();

@@ -91,22 +91,11 @@ void KernelEmitter::emitUniform(Operation *op) {
     return emitUniformRows(op);
   if (isProduct(op))
     return emitProduct(op);
-  SmallVector<Root> roots;
-  if (auto dot = dyn_cast<DotOp>(op)) {
-    for (int64_t i = 0; i < dot.getLhs().getType().getRows(); ++i)
-      for (int64_t j = 0; j < dot.getRhs().getType().getRows(); ++j)
-        roots.push_back({Root::Dot, op, {}, {}, i, j});
-  } else if (auto dot = dyn_cast<DotRowsOp>(op)) {
-    for (int64_t i = 0; i < dot.getLhs().getType().getRows(); ++i)
-      roots.push_back({Root::DotRows, op, {}, {}, i, 0});
-  } else if (auto sum = dyn_cast<RowSumOp>(op)) {
-    for (int64_t i = 0; i < sum.getInput().getType().getRows(); ++i)
-      roots.push_back({Root::RowSum, op, {}, {}, i, 0});
-  } else if (isa<TokenSumOp>(op)) {
+  if (isa<TokenSumOp>(op))
     return elementwise(op, [&](ArrayRef<Value> v) { return s.mul(tokenCount(1), v[0]); });
-  } else {
+  SmallVector<Root> roots;
+  if (!addReductionRoots(op, roots))
     return emitCoefficients(op);
-  }
   emitPass(roots);
 }
 
