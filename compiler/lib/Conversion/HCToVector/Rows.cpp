@@ -229,8 +229,14 @@ void KernelEmitter::emitToken(Value token, ArrayRef<Root> roots, bool pastCache,
     pass.vectors.clear();
     SmallVector<Value> accumulators(carried);
     size_t next = 0;
+    // Stores come last: a load behind a store whose address has the same low twelve bits, as that of the same place in another
+    // operand often has, waits for it.
     for (const Root &root : roots)
-      emitRoot(pass, root, accumulators, next);
+      if (sums(root))
+        emitRoot(pass, root, accumulators, next);
+    for (const Root &root : roots)
+      if (!sums(root))
+        emitRoot(pass, root, accumulators, next);
     return accumulators;
   };
   SmallVector<Root> summed(llvm::make_filter_range(roots, sums));
