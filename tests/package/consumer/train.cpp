@@ -1,4 +1,5 @@
-// The variant as a torch::nn layer: forward against its formula in plain ATen, gradients against finite differences.
+// The variant as a torch::nn layer, on the CPU and on the GPU where there is one (or on the device that is named): forward
+// against its formula in plain ATen, gradients against finite differences.
 // SPDX-License-Identifier: Apache-2.0
 #include "TwoHeads.h"
 
@@ -6,7 +7,10 @@
 
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <string>
 
 namespace {
 
@@ -35,10 +39,8 @@ at::Tensor formula(Layers &layers, at::Tensor x) {
   return x;
 }
 
-} // namespace
-
-int main() {
-  consumer::define();
+/// Whether both agree on the device.
+bool check(const at::Device &device) {
   torch::manual_seed(3);
   Layers layers;
   for (int64_t i = 0; i < sites; ++i) {
@@ -47,9 +49,10 @@ int main() {
     torch::NoGradGuard noGradients;
     for (at::Tensor &parameter : layers.back()->parameters())
       parameter.add_(at::randn_like(parameter), 0.2);
+    layers.back()->to(device);
   }
-  at::Tensor x = at::randn({tokens, streams, dim}, at::kDouble).requires_grad_();
-  at::Tensor weights = at::randn({tokens, streams, dim}, at::kDouble);
+  at::Tensor x = at::randn({tokens, streams, dim}, at::kDouble).to(device).requires_grad_();
+  at::Tensor weights = at::randn({tokens, streams, dim}, at::kDouble).to(device);
 
   at::Tensor out = compiled(layers, x);
   double forwardError = (out - formula(layers, x)).abs().max().item<double>();
@@ -75,6 +78,25 @@ int main() {
       gradientError = std::max(gradientError, std::abs(numeric - gradient[i].item<double>()));
     }
   }
-  std::printf("largest difference: forward %.2e, gradients %.2e\n", forwardError, gradientError);
-  return forwardError < 1e-12 && gradientError < 1e-7 ? 0 : 1;
+  std::printf("%s: largest difference: forward %.2e, gradients %.2e\n", device.str().c_str(), forwardError,
+              gradientError);
+  return forwardError < 1e-12 && gradientError < 1e-7;
+}
+
+} // namespace
+
+int main(int count, char **arguments) {
+  consumer::define();
+  std::vector<at::Device> devices;
+  for (int i = 1; i < count; ++i)
+    devices.emplace_back(std::string(arguments[i]));
+  if (devices.empty()) {
+    devices.emplace_back(at::kCPU);
+    if (torch::cuda::is_available())
+      devices.emplace_back(at::kCUDA);
+  }
+  bool right = true;
+  for (const at::Device &device : devices)
+    right &= check(device);
+  return right ? 0 : 1;
 }
