@@ -19,10 +19,15 @@ namespace fs = std::filesystem;
 
 namespace hyperjit::tools {
 
-std::vector<TuningRecord> prepareOut(const std::string &path) {
+/// What stands in the way is said by the open that follows.
+static void makeFolderOf(const std::string &path) {
   std::error_code error;
   if (fs::path folder = fs::path(path).parent_path(); !folder.empty())
     fs::create_directories(folder, error);
+}
+
+std::vector<TuningRecord> prepareOut(const std::string &path) {
+  makeFolderOf(path);
   int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (file < 0)
     throw EnvironmentProblem(fmt::format("--out {}: {}", path, std::strerror(errno)));
@@ -88,6 +93,7 @@ int editFiles(const std::vector<std::string> &words, const std::string &out, con
     for (const std::string &path : files)
       for (TuningRecord &record : read(path))
         all.push_back(std::move(record));
+    makeFolderOf(out);
     write(out, compacted(all), all.size());
   } else {
     for (const std::string &path : files) {
