@@ -1,5 +1,5 @@
 // Values published with the formulas (fp64, rounded to 5 or 6 places), outputs and gradients. Run twice: by the
-// interpreter, where they test the recipes' equations, and by the fp64 kernels of the CPU, where they test the compiler.
+// interpreter, where they test the recipes' equations, and by the CPU's fp64 kernels, where they test the compiler.
 // SPDX-License-Identifier: Apache-2.0
 #include "Golden.h"
 
@@ -138,8 +138,8 @@ List phi() {
 }
 
 /// The token with four more channels that no logit sees: the streams are the unit matrix in three of them, where z is
-/// pre and the new streams are H; in the last the streams are zero and y is one, where the new streams are post. The norm
-/// is over more channels and greater numbers, so the scales of the logits make up for it.
+/// pre and the new streams are H; in the last the streams are zero and y is one, where the new streams are post. The
+/// norm is over more channels and greater numbers, so the scales of the logits make up for it.
 Token widened(const Token &token, double epsilon, bool outputFirst, const std::vector<const char *> &scales) {
   constexpr int64_t n = 3, d = 2, wide = d + n + 1, outputs = n * (n + 2);
   std::string spec = token.spec;
@@ -263,8 +263,10 @@ TEST(Golden, ManifoldPerStream) {
   token.dx = {1, 0.5, 0, -1, -0.5, 2, 1, 0.25};
   hyperjit::test::Outcome outcome = token.run();
   expectNear(outcome.input.data, {1.3005, .94427, .59225, 1.55278}, fivePlaces, "z");
-  expectNear(outcome.next.data, {2.67676, -.78093, 1.47596, -.52793, 3.76133, -1.76038, 1.82692, -.71835}, fivePlaces, "o");
-  expectNear(token.gradient("x"), {1.16252, 1.2888, .83875, 1.41891, 1.50158, .40962, 1.31333, .70163}, fivePlaces, "dX");
+  expectNear(outcome.next.data, {2.67676, -.78093, 1.47596, -.52793, 3.76133, -1.76038, 1.82692, -.71835}, fivePlaces,
+             "o");
+  expectNear(token.gradient("x"), {1.16252, 1.2888, .83875, 1.41891, 1.50158, .40962, 1.31333, .70163}, fivePlaces,
+             "dX");
   expectNear(token.gradient("y"), {.97132, 1.6708, 1.81731, 2.76726}, fivePlaces, "dy");
   expectNear(token.gradient("norm.gamma"), {-2.02653, -.98322}, fivePlaces, "dgamma");
   expectNear(token.gradient("pre_branch_scale"), {-2.59592}, fivePlaces, "dpre_scale");
