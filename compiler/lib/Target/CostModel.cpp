@@ -60,7 +60,7 @@ double hyperjit::blocksCost(const KernelSizes &s, const CpuShape &shape, const B
   double held = tokens * double(s.heldBytes), fits = double(shape.blockBytes);
   if (held > fits)
     rows += double(s.heldBytes) / memory * (1 - fits / held);
-  if (s.projected > 0 && !n.ahead)
+  if (!n.ahead)
     rows *= 1.2;
   double weights = double(s.weightBytes) / tokens / cache;
   // A multiply-add needs a port; so does each load: (4 + c) a step of 4 c, (u + 4) of 4 u.
@@ -91,7 +91,7 @@ std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const C
   };
   bool products = sizes.expanded > 0 || sizes.gradients > 0;
   int64_t most = mostInRegisters(shape);
-  auto aheads = among(sizes.projected > 0, first.ahead, {0, 1}, 0, 1);
+  auto aheads = among(true, first.ahead, {0, 1}, 0, 1);
   auto columns = among(sizes.projected > 0, first.columns, {2, 3, 4, 6}, 1, most);
   auto unrolls = among(products, first.unroll, {1, 2, 4, 6}, 1, most);
   auto sums = among(sizes.sums > 6, first.sums, {6, 9, 14, 20, 28}, 1, std::min(mostSums(shape), std::max(first.sums, sizes.sums)));

@@ -43,7 +43,7 @@ struct CpuShape {
 
 /// The numbers of the skeleton `blocks`; -1 leaves one to the rules.
 struct BlockNumbers {
-  int64_t ahead = -1;   ///< 1: rows of the next tokens are fetched meanwhile, those of the next block by a projection if there is one
+  int64_t ahead = -1;   ///< 1: rows of the next tokens are fetched meanwhile, those of the next block by products if there are any
   int64_t chunks = -1;  ///< most chunks of tokens, each with its own partial sums
   int64_t columns = -1; ///< columns of a projection held in registers, for four tokens
   int64_t stream = -1;  ///< MiB of a launch's rows from which on its results are stored past the cache

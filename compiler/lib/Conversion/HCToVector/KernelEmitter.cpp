@@ -162,7 +162,7 @@ void KernelEmitter::emitTokens() {
       s.loop(from, to, block, [&](Value start) {
         frame.blockStart = start;
         frame.blockTokens = s.mini(s.i64(block), arith::SubIOp::create(s.b, s.loc, to, start));
-        frame.prefetched = false;
+        frame.products = 0;
         frame.fetched.clear();
         emitBlock();
       });

@@ -99,6 +99,7 @@ private:
   static std::string writeBlocks(const BlockNumbers &numbers);
   KernelSizes measure();
   KernelSizes sizes; ///< what measure() found
+  int64_t fetchingProducts = 0; ///< of a block
 
   // KernelPlan.cpp
   LogicalResult plan(llvm::StringRef schedule);
@@ -154,7 +155,7 @@ private:
     Value operands, workspace, scratch, tokens, chunkTokens, partial;
     Value blockStart, blockTokens;
     llvm::SmallVector<Value> operandPointers;
-    bool prefetched = false; ///< a product of the block has asked for the next block
+    int64_t products = 0; ///< that have asked for parts of the next block
     std::set<int64_t> fetched; ///< operands whose next rows a pass of the block has asked for
     Value pastCache; ///< i1: results are larger than what the caches hold; null where rows are not whole vectors
   } frame;
@@ -250,12 +251,13 @@ private:
   void forBlocks(int64_t count, int64_t size, llvm::function_ref<void(Value start, int64_t size)> body);
   void forChannels(int64_t vectors, llvm::function_ref<void(Value channel, int64_t vectors, int64_t valid)> body);
   Value clampedToken(Value token);
-  /// Rows of the next block, to be asked for in small steps.
+  /// Rows of the next block, to be asked for little by little while a product computes.
   struct Ahead {
     Value pointer;
-    int64_t bytes; ///< a step
+    int64_t share; ///< bytes of a unit of the product's work, times 2^16
   };
-  llvm::SmallVector<Ahead> nextBlock(int64_t steps);
+  llvm::SmallVector<Ahead> nextBlock(int64_t units);
+  void fetchAhead(llvm::ArrayRef<Ahead> rows, Value unit, int64_t units);
   int64_t tokensOfTile() const { return frame.uniform ? 1 : 4; }
   Value coefficientAt(const CoeffsView &view, llvm::ArrayRef<Value> index, Value token, int64_t lanes);
 

@@ -275,6 +275,8 @@ void KernelEmitter::choosePoints() {
 
 void KernelEmitter::chooseBlock() {
   sizes = measure();
+  for (auto &[number, stage] : stages)
+    fetchingProducts += llvm::count_if(stage.rows, [](Operation *op) { return isa<ProjectOp, ExpandOp, WeightGradOp>(op); });
   numbers = chooseBlocks(sizes, target, numbers);
   block = numbers.tokens;
   coefficientLanes = std::min(lanes, block);

@@ -59,24 +59,36 @@ void KernelEmitter::emitProduct(Operation *op) {
     stored.insert(op->getResult(0));
 }
 
-/// A projection computes where the passes around it wait for memory: once a block it fetches the next one meanwhile.
-SmallVector<KernelEmitter::Ahead> KernelEmitter::nextBlock(int64_t steps) {
+/// Products compute where the passes around them wait for memory: they fetch the rows of the next block meanwhile, each its
+/// share of the operands.
+SmallVector<KernelEmitter::Ahead> KernelEmitter::nextBlock(int64_t units) {
   SmallVector<Ahead> ahead;
-  if (!numbers.ahead || frame.uniform || std::exchange(frame.prefetched, true))
+  if (!numbers.ahead || frame.uniform)
     return ahead;
-  auto add = [&](Type type, Type storage, size_t operand) {
-    auto rows = dyn_cast<RowsType>(type);
-    if (!rows)
-      return;
-    int64_t bytes = rows.getRows() * width * Simd::bytesOf(storage);
-    // A multiple of the lanes, so that a channel has a whole number of bytes.
-    auto step = static_cast<int64_t>(llvm::alignTo(llvm::divideCeil(block * bytes, steps), lanes));
-    ahead.push_back({s.at(frame.operandPointers[operand], s.muli(s.addi(frame.blockStart, block), bytes)), step});
-  };
+  int64_t product = frame.products++;
+  SmallVector<int64_t> operands;
   for (auto [i, argument] : llvm::enumerate(arguments))
-    if (!argument.uniform && !argument.value.use_empty())
-      add(argument.value.getType(), argument.storage, i);
+    if (!argument.uniform && !argument.value.use_empty() && isa<RowsType>(argument.value.getType()))
+      operands.push_back(static_cast<int64_t>(i));
+  auto count = static_cast<int64_t>(operands.size());
+  for (auto [i, operand] : llvm::enumerate(operands)) {
+    if (static_cast<int64_t>(i) * fetchingProducts / count != product)
+      continue;
+    const Argument &argument = arguments[operand];
+    int64_t bytes = cast<RowsType>(argument.value.getType()).getRows() * width * Simd::bytesOf(argument.storage);
+    ahead.push_back({s.at(frame.operandPointers[operand], s.muli(s.addi(frame.blockStart, block), bytes)),
+                     static_cast<int64_t>(llvm::divideCeil((block * bytes) << 16, units))});
+  }
   return ahead;
+}
+
+/// Asks for the bytes that belong to `units` units of work from this one on.
+void KernelEmitter::fetchAhead(ArrayRef<Ahead> rows, Value unit, int64_t units) {
+  for (const Ahead &each : rows) {
+    Value offset = arith::ShRUIOp::create(s.b, s.loc, s.muli(unit, each.share), s.i64(16));
+    for (int64_t line = 0; line < (units * each.share) >> 16 || line == 0; line += 64)
+      s.prefetch(s.at(each.pointer, s.addi(offset, line)));
+  }
 }
 
 //===----------------------------------------------------------------------===//
@@ -91,10 +103,9 @@ void KernelEmitter::emitProject(ProjectOp op) {
   int64_t bytes = Simd::bytesOf(in.storage), whole = width / lanes * lanes;
   int64_t tile = tokensOfTile();
   CoeffsView out = result(op);
-  // A step is one vector of channels of one tile.
-  int64_t pieces = llvm::divideCeil(type.getColumns(), numbers.columns);
-  int64_t stepsOfRow = llvm::divideCeil(width, lanes), stepsOfPiece = block / tile * rows * stepsOfRow;
-  SmallVector<Ahead> ahead = nextBlock(groups * pieces * stepsOfPiece);
+  // A unit of work is a channel and a column of one tile.
+  int64_t unitsOfTile = rows * paddedWidth, tiles = llvm::divideCeil(block, tile);
+  SmallVector<Ahead> ahead = nextBlock(groups * type.getColumns() * tiles * unitsOfTile);
 
   s.loop(groups, [&](Value group) {
     forBlocks(type.getColumns(), numbers.columns, [&](Value column, int64_t columns) {
@@ -102,19 +113,12 @@ void KernelEmitter::emitProject(ProjectOp op) {
         SmallVector<Value> x;
         for (int64_t i = 0; i < tile; ++i)
           x.push_back(s.at(rowPointer(in, clampedToken(s.addi(token, i))), s.muli(group, rows * in.rowStride * bytes)));
-        SmallVector<Value> next;
-        for (const Ahead &rowsAhead : ahead) {
-          Value offset = s.addi(s.muli(group, pieces * stepsOfPiece * rowsAhead.bytes),
-                                s.muli(column, stepsOfPiece * rowsAhead.bytes / columns));
-          next.push_back(s.at(rowsAhead.pointer, s.addi(offset, s.muli(token, rows * stepsOfRow * rowsAhead.bytes / tile))));
-        }
+        Value unit = s.muli(s.addi(s.muli(group, type.getColumns()), column), tiles * unitsOfTile);
+        unit = s.addi(unit, s.muli(token, unitsOfTile / tile * columns));
         auto step = [&](Value row, Value channel, int64_t valid, ValueRange carried) {
           SmallVector<Value> sums(carried), w;
-          for (auto [pointer, rowsAhead] : llvm::zip(next, ahead))
-            for (int64_t line = 0; line < rowsAhead.bytes; line += 64) {
-              Value offset = s.addi(s.muli(row, stepsOfRow * rowsAhead.bytes), s.muli(channel, rowsAhead.bytes / lanes));
-              s.prefetch(s.at(pointer, s.addi(offset, line)));
-            }
+          if (!ahead.empty())
+            fetchAhead(ahead, s.addi(unit, s.muli(s.addi(s.muli(row, paddedWidth), channel), columns)), lanes * columns);
           for (int64_t k = 0; k < columns; ++k)
             w.push_back(s.load(weightPointer(weight, row, s.addi(column, k), channel), lanes));
           Value offset = s.addi(s.muli(row, in.rowStride * bytes), s.muli(channel, bytes));
@@ -161,10 +165,14 @@ void KernelEmitter::emitExpand(ExpandOp op) {
   int64_t rows = type.getRows(), groups = out.rows / rows, tile = tokensOfTile();
   int64_t bytes = Simd::bytesOf(out.storage);
   CoeffsView p = view(op.getCoefficients());
+  // A unit of work is a channel and a column of one tile.
+  int64_t columns = type.getColumns(), tiles = llvm::divideCeil(block, tile);
+  SmallVector<Ahead> ahead = nextBlock(groups * rows * paddedWidth * tiles * columns);
 
   s.loop(groups, [&](Value group) {
     s.loop(rows, [&](Value row) {
       forChannels(numbers.unroll, [&](Value channel, int64_t vectors, int64_t valid) {
+        Value units = s.muli(s.addi(s.muli(s.addi(s.muli(group, rows), row), paddedWidth), channel), tiles * columns);
         s.loop(s.i64(0), frame.blockTokens, tile, [&](Value token) {
           SmallVector<Value> tokens;
           for (int64_t i = 0; i < tile; ++i)
@@ -172,6 +180,10 @@ void KernelEmitter::emitExpand(ExpandOp op) {
           SmallVector<Value> zeros(tile * vectors, s.zero(lanes));
           SmallVector<Value> sums = s.loop(type.getColumns(), zeros, [&](Value k, ValueRange carried) {
             SmallVector<Value> now(carried), w;
+            if (!ahead.empty()) {
+              Value before = s.addi(s.muli(token, vectors * lanes / tile * columns), s.muli(k, vectors * lanes));
+              fetchAhead(ahead, s.addi(units, before), vectors * lanes);
+            }
             for (int64_t v = 0; v < vectors; ++v)
               w.push_back(s.load(weightPointer(weight, row, k, s.addi(channel, v * lanes)), lanes));
             for (int64_t i = 0; i < tile; ++i) {
@@ -204,10 +216,14 @@ void KernelEmitter::emitWeightGrad(Operation *op, Value rowsValue, Value coeffs,
   int64_t rows = type.getRows(), groups = in.rows / rows, bytes = Simd::bytesOf(in.storage);
   int64_t columnsAtOnce = gradientColumns(target, numbers.unroll);
   CoeffsView p = view(coeffs);
+  // A unit of work is a channel and a column of one token.
+  SmallVector<Ahead> ahead = nextBlock(rows * paddedWidth * type.getColumns() * block);
 
   s.loop(rows, [&](Value row) {
     forChannels(numbers.unroll, [&](Value channel, int64_t vectors, int64_t valid) {
       forBlocks(type.getColumns(), columnsAtOnce, [&](Value column, int64_t columns) {
+        Value units = s.muli(s.addi(s.muli(s.addi(s.muli(row, paddedWidth), channel), type.getColumns()),
+                                    s.muli(column, vectors * lanes)), block);
         auto address = [&](int64_t k, int64_t v) {
           return weightPointer(home, row, s.addi(column, k), s.addi(channel, v * lanes));
         };
@@ -216,6 +232,8 @@ void KernelEmitter::emitWeightGrad(Operation *op, Value rowsValue, Value coeffs,
           for (int64_t v = 0; v < vectors; ++v)
             sums.push_back(accumulate ? s.load(address(k, v), lanes) : s.zero(lanes));
         sums = s.loop(s.i64(0), frame.blockTokens, 1, sums, [&](Value token, ValueRange ofTokens) {
+          if (!ahead.empty())
+            fetchAhead(ahead, s.addi(units, s.muli(token, vectors * lanes * columns)), vectors * lanes * columns);
           Value first = s.at(rowPointer(in, token), s.addi(s.muli(row, in.rowStride * bytes), s.muli(channel, bytes)));
           return s.loop(groups, ofTokens, [&](Value group, ValueRange carried) {
             SmallVector<Value> now(carried), x;

@@ -98,11 +98,11 @@ Value KernelEmitter::rowVector(Pass &pass, Value value, int64_t row) {
   return pass.vectors[{value, row}] = vector;
 }
 
-/// The first pass of a block that reads a token's rows asks for those of the next token, where no projection asks for the
-/// whole next block.
+/// The first pass of a block that reads a token's rows asks for those of the next token, where no product asks for the whole
+/// next block.
 void KernelEmitter::fetchNextToken(Pass &pass, const RowsHome &home, Value pointer) {
   int64_t operand = home.memory.index;
-  if (!numbers.ahead || sizes.projected > 0 || frame.uniform || !home.perToken || home.memory.kind != Memory::Operand ||
+  if (!numbers.ahead || fetchingProducts > 0 || frame.uniform || !home.perToken || home.memory.kind != Memory::Operand ||
       frame.fetched.count(operand) || pass.valid < lanes)
     return;
   s.prefetch(s.at(pointer, home.rows * home.rowStride * Simd::bytesOf(home.storage)));
