@@ -132,14 +132,15 @@ TEST(Forward, EveryTarget) {
         check(spec, 5, target);
 }
 
-// A LayerNorm's mean and variance come from one sweep, E[x^2] - mean^2, which costs (mean / deviation)^2 ulps in fp32: what
-// the README says of it. With one stream, no bias and no tanh u = l x, l the logit.
+// A LayerNorm's mean and variance come from one sweep, E[x^2] - mean^2, which costs (mean / deviation)^2 ulps in fp32:
+// what the README says of it. With one stream, no bias and no tanh u = l x, l the logit.
 TEST(Forward, LayerNormOfRowsFarFromZero) {
   constexpr int64_t width = 512, tokens = 64;
   for (auto [mean, most] : {std::pair(0.0, 4e-7), {1.0, 5e-7}, {10.0, 1.5e-5}, {100.0, 1.2e-3}}) {
     std::mt19937 random(7);
     std::map<std::string, Numbers> made;
-    Numbers x = randomNumbers(tokens * width, random), w = randomNumbers(2 * width, random, 1 / std::sqrt(double(width)));
+    Numbers x = randomNumbers(tokens * width, random);
+    Numbers w = randomNumbers(2 * width, random, 1 / std::sqrt(double(width)));
     for (double &number : x)
       number = roundTo(number + mean, DType::Float32);
     for (double &number : w)

@@ -71,10 +71,10 @@ private:
       return {b.map<RsqrtOp>(offset(mean, eps)), {}};
     if (op.getKind() == "rms_outside") // the bound keeps the gradient of a zero row zero instead of 0 * infinity
       return {b.map<ReciprocalOp>(offset(b.map<SqrtOp>(b.map<MaxOp>(mean, b.splatLike(1e-30, mean))), eps)), {}};
-    // E[x^2] - mean^2, so that one sweep over the rows makes both. It cancels: the scale's relative error is about the unit
-    // roundoff times mean^2 / variance (fp32: 6e-6 where the mean is 10 deviations, 10 times that of centred rows; 6e-4 at
-    // 100). Centring first would be a second sweep, and bf16 streams lose more than that by being stored. Numbers in
-    // tests/unit/cpu/ForwardTest.cpp.
+    // E[x^2] - mean^2, so that one sweep over the rows makes both. It cancels: the scale's relative error is about the
+    // unit roundoff times mean^2 / variance (fp32: 6e-6 where the mean is 10 deviations, 10 times that of centred rows;
+    // 6e-4 at 100). Centring first would be a second sweep, and bf16 streams lose more than that by being stored.
+    // Numbers in tests/unit/cpu/ForwardTest.cpp.
     Value centre = scaled(perGroup(b.rowSum(x)), 1.0 / dim);
     Value variance = b.sub(mean, b.mul(centre, centre));
     return {b.map<RsqrtOp>(offset(b.map<MaxOp>(variance, b.splatLike(0.0, variance)), eps)), centre};
