@@ -237,7 +237,7 @@ private:
     json::Array launches;
     for (const cpu::ImageLaunch &launch : image.launches)
       launches.push_back(json::Object{
-          {"entry", launch.entry}, {"grid", launch.grid}, {"offset", static_cast<int64_t>(launch.offset)}});
+          {"entry", launch.entry}, {"grid", launch.grid}, {"extent", launch.extent}, {"offset", static_cast<int64_t>(launch.offset)}});
     object["launches"] = std::move(launches);
     object["workspace"] = json::Object{{"fixed", image.layout.workspaceFixed},
                                        {"per_chunk", image.layout.workspacePerChunk},

@@ -27,7 +27,8 @@ inline void callImage(const hyperjit::cpu::CpuImage &image, std::vector<void *> 
   void *workspace = memory(image.layout.workspaceFixed + image.layout.workspacePerChunk * chunks);
   void *scratch = memory(image.layout.scratchBytes);
   for (const hyperjit::cpu::ImageLaunch &launch : image.launches) {
-    Arguments arguments{operands.data(), workspace, scratch, tokens, chunkTokens, 0, launch.grid == "once" ? 1 : chunks};
+    int64_t units = launch.grid == "once" ? 1 : launch.grid == "chunks" ? chunks : launch.extent;
+    Arguments arguments{operands.data(), workspace, scratch, tokens, chunkTokens, 0, units};
     reinterpret_cast<void (*)(const Arguments *)>(static_cast<char *>(code) + launch.offset)(&arguments);
   }
   std::free(scratch);

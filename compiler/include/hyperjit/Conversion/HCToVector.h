@@ -2,12 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The CPU exit, first half: one `hc.func` in phases form (flat, widths bound,
-// every op with `phase` and `stage`) becomes up to three functions over
+// every op with `phase` and `stage`) becomes a few functions over
 // scf, arith, math, vector and LLVM pointers:
 //
-//   <name>_prologue   grid once    what depends on no token (phase P), uniform outputs of it
-//   <name>_tokens     grid chunks  blocks of tokens: R, C, M, partial sums W
-//   <name>_epilogue   grid once    sums the partials in chunk order, then phase E
+//   <name>_pack<i>    grid columns  a large weight into its packed layout
+//   <name>_prologue   grid once     small weights, what depends on no token (phase P), uniform outputs of it
+//   <name>_tokens     grid chunks   blocks of tokens: R, C, M, partial sums W
+//   <name>_sums<i>    grid columns  large partial sums, in chunk order
+//   <name>_epilogue   grid once     the others, then phase E
+//   <name>_unpack<i>  grid columns  a large weight's gradient into the operand's layout
 //
 // Each takes one pointer to LaunchArguments {operands, workspace, scratch,
 // tokens, chunkTokens, begin, end}. Operands are contiguous: token rows
@@ -30,11 +33,12 @@ namespace hyperjit::cpu {
 /// bytes of second-level cache that a block of tokens may fill.
 using VectorTarget = CpuShape;
 
-enum class Grid { Once, Chunks };
+enum class Grid { Once, Chunks, Columns };
 
 struct Launch {
   std::string entry;
   Grid grid;
+  int64_t extent = 0; ///< units of Columns
 };
 
 /// What the caller of the kernel must provide.

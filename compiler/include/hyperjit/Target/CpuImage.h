@@ -26,8 +26,10 @@ namespace hyperjit::cpu {
 
 struct ImageLaunch {
   std::string entry;
-  /// "once" or "chunks": what begin and end of LaunchArguments count.
+  /// "once", "chunks" or "columns": what begin and end of LaunchArguments count.
   std::string grid;
+  /// How many columns there are.
+  int64_t extent = 0;
   /// Bytes from the start of the image to the function.
   uint64_t offset = 0;
 };

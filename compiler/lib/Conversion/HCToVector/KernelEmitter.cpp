@@ -24,7 +24,7 @@ LogicalResult KernelEmitter::run(StringRef schedule) {
   return failure(broken);
 }
 
-void KernelEmitter::beginFunction(StringRef suffix, Grid grid, llvm::function_ref<void(Value, Value)> body) {
+void KernelEmitter::beginFunction(const Twine &suffix, Grid grid, llvm::function_ref<void(Value, Value)> body, int64_t extent) {
   OpBuilder &b = s.b;
   MLIRContext *context = b.getContext();
   auto pointer = LLVM::LLVMPointerType::get(context);
@@ -38,7 +38,7 @@ void KernelEmitter::beginFunction(StringRef suffix, Grid grid, llvm::function_re
   auto field = [&](int64_t offset) { return s.loadScalar(b.getI64Type(), s.at(launch, offset)); };
 
   frame = Frame();
-  frame.uniform = grid == Grid::Once;
+  frame.uniform = grid != Grid::Chunks;
   frame.operands = s.loadPointer(s.at(launch, operandsField));
   frame.workspace = s.loadPointer(s.at(launch, workspaceField));
   frame.scratch = s.loadPointer(s.at(launch, scratchField));
@@ -60,7 +60,7 @@ void KernelEmitter::beginFunction(StringRef suffix, Grid grid, llvm::function_re
                     })
                     .wasInterrupted();
   if (writes)
-    layout.launches.push_back({name, grid});
+    layout.launches.push_back({name, grid, extent});
   else
     function.erase();
 }
@@ -93,10 +93,22 @@ Value KernelEmitter::base(const Memory &memory) {
 //===----------------------------------------------------------------------===//
 
 void KernelEmitter::emitPrologue() {
+  auto pack = [&](int64_t operand, Value begin, Value end) {
+    const Argument &argument = arguments[operand];
+    packWeight(operand, cast<WeightType>(argument.value.getType()), argument.storage, weights[argument.value], begin, end);
+  };
+  auto isLargeWeight = [&](Value value) {
+    auto type = dyn_cast<WeightType>(value.getType());
+    return type && weights.count(value) && isLarge(type.getRows() * type.getColumns() * width);
+  };
+  for (auto [i, argument] : llvm::enumerate(arguments))
+    if (isLargeWeight(argument.value))
+      beginFunction("_pack" + Twine(i), Grid::Columns, [&, operand = i](Value begin, Value end) { pack(operand, begin, end); },
+                    vectorsOf(cast<WeightType>(argument.value.getType())));
   beginFunction("_prologue", Grid::Once, [&](Value, Value) {
     for (auto [i, argument] : llvm::enumerate(arguments)) {
-      if (auto found = weights.find(argument.value); found != weights.end())
-        packWeight(i, cast<WeightType>(argument.value.getType()), argument.storage, found->second);
+      if (weights.count(argument.value) && !isLargeWeight(argument.value))
+        pack(i, s.i64(0), s.i64(vectorsOf(cast<WeightType>(argument.value.getType()))));
       auto view = views.find(argument.value);
       if (!argument.uniform || view == views.end() || view->second.memory.kind != Memory::Fixed)
         continue;
@@ -115,8 +127,11 @@ void KernelEmitter::emitPrologue() {
 }
 
 void KernelEmitter::storeUniformResult(const Result &result, int64_t index) {
-  if (auto weight = dyn_cast<WeightType>(result.value.getType()))
-    return unpackWeight(weights.lookup(result.value), weight, index, result.storage);
+  if (auto weight = dyn_cast<WeightType>(result.value.getType())) {
+    if (result.phase == 'E' && isLarge(weight.getRows() * weight.getColumns() * width))
+      return; // after the epilogue, by all threads
+    return unpackWeight(weights.lookup(result.value), weight, index, result.storage, s.i64(0), s.i64(vectorsOf(weight)));
+  }
   if (auto rows = dyn_cast<RowsType>(result.value.getType())) {
     RowsHome home{{Memory::Operand, index}, result.storage, rows.getRows(), width, false};
     // A parameter's gradient may have thousands of rows: a loop, where they lie in memory.
@@ -337,29 +352,35 @@ void KernelEmitter::storeTokenCoefficients() {
 // Once, after
 //===----------------------------------------------------------------------===//
 
-void KernelEmitter::sumPartials() {
-  Value count = s.b.createOrFold<arith::DivSIOp>(
-      s.loc, s.addi(s.addi(frame.tokens, frame.chunkTokens), -1),
-      arith::MaxSIOp::create(s.b, s.loc, frame.chunkTokens, s.i64(1)));
-  Value partials = s.at(frame.workspace, fixedEnd());
-  auto sum = [&](const Memory &from, Value offset) {
-    Value first = s.at(s.at(partials, from.index), offset);
-    return s.loop(s.i64(0), count, 1, s.zero(lanes), [&](Value chunk, ValueRange total) {
-      Value part = s.load(s.at(first, s.muli(chunk, layout.workspacePerChunk)), lanes);
-      return SmallVector<Value>{s.add(total[0], part)};
+/// How many chunks there are.
+static Value chunksOf(Simd &s, Value tokens, Value chunkTokens) {
+  return s.b.createOrFold<arith::DivSIOp>(s.loc, s.addi(s.addi(tokens, chunkTokens), -1),
+                                          arith::MaxSIOp::create(s.b, s.loc, chunkTokens, s.i64(1)));
+}
+
+/// Vectors [begin, end) of a partial sum, over all chunks in their order.
+void KernelEmitter::sumWide(const Memory &from, const Memory &to, Value begin, Value end) {
+  Value count = chunksOf(s, frame.tokens, frame.chunkTokens);
+  Value first = s.at(s.at(frame.workspace, fixedEnd()), from.index);
+  s.loop(begin, end, 1, [&](Value vector) {
+    Value offset = s.muli(vector, target.vectorBytes), here = s.at(first, offset);
+    Value total = s.loop(s.i64(0), count, 1, s.zero(lanes), [&](Value chunk, ValueRange sum) {
+      return SmallVector<Value>{s.add(sum[0], s.load(s.at(here, s.muli(chunk, layout.workspacePerChunk)), lanes))};
     })[0];
-  };
-  auto sumWide = [&](const Memory &from, const Memory &to, int64_t numbers) {
-    s.loop(s.i64(0), s.i64(numbers * s.elementBytes), target.vectorBytes,
-           [&](Value offset) { s.store(sum(from, offset), s.at(base(to), offset)); });
-  };
+    s.store(total, s.at(base(to), offset));
+  });
+}
+
+void KernelEmitter::sumPartials() {
+  Value count = chunksOf(s, frame.tokens, frame.chunkTokens);
+  Value partials = s.at(frame.workspace, fixedEnd());
   for (Operation *op : tokenSums) {
     Value value = op->getResult(0);
     if (auto rows = dyn_cast<RowsType>(value.getType())) {
-      sumWide(rowPartials[op].memory, rowsHomes[value].memory, rows.getRows() * paddedWidth);
+      sumWide(rowPartials[op].memory, rowsHomes[value].memory, s.i64(0), s.i64(rows.getRows() * paddedWidth / lanes));
     } else if (auto weight = dyn_cast<WeightType>(value.getType())) {
-      sumWide(weightPartials[op].memory, weights[value].memory,
-              weight.getRows() * weight.getColumns() * paddedWidth);
+      if (!isLarge(weight.getRows() * weight.getColumns() * width))
+        sumWide(weightPartials[op].memory, weights[value].memory, s.i64(0), s.i64(vectorsOf(weight) * weight.getColumns()));
     } else {
       // [element][lane]
       const Memory &from = coeffPartials[op].memory, &to = views[value].memory;
@@ -379,6 +400,14 @@ void KernelEmitter::sumPartials() {
 void KernelEmitter::emitEpilogue() {
   if (tokenSums.empty() && epilogueOps.empty())
     return;
+  for (auto [i, op] : llvm::enumerate(tokenSums)) {
+    Value value = op->getResult(0);
+    auto weight = dyn_cast<WeightType>(value.getType());
+    if (weight && isLarge(weight.getRows() * weight.getColumns() * width))
+      beginFunction("_sums" + Twine(i), Grid::Columns,
+                    [&](Value begin, Value end) { sumWide(weightPartials[op].memory, weights[value].memory, begin, end); },
+                    vectorsOf(weight) * weight.getColumns());
+  }
   beginFunction("_epilogue", Grid::Once, [&](Value, Value) {
     sumPartials();
     for (Operation *op : epilogueOps)
@@ -387,6 +416,15 @@ void KernelEmitter::emitEpilogue() {
       if (result.uniform && result.phase == 'E')
         storeUniformResult(result, arguments.size() + i);
   });
+  for (auto [i, result] : llvm::enumerate(results)) {
+    auto weight = dyn_cast<WeightType>(result.value.getType());
+    if (weight && result.phase == 'E' && isLarge(weight.getRows() * weight.getColumns() * width))
+      beginFunction("_unpack" + Twine(i), Grid::Columns,
+                    [&, index = static_cast<int64_t>(arguments.size() + i)](Value begin, Value end) {
+                      unpackWeight(weights.lookup(result.value), weight, index, result.storage, begin, end);
+                    },
+                    vectorsOf(weight));
+  }
 }
 
 } // namespace hyperjit::cpu

@@ -159,7 +159,7 @@ private:
     std::set<int64_t> fetched; ///< operands whose next rows a pass of the block has asked for
     Value pastCache; ///< i1: results are larger than what the caches hold; null where rows are not whole vectors
   } frame;
-  void beginFunction(llvm::StringRef suffix, Grid grid, llvm::function_ref<void(Value, Value)> body);
+  void beginFunction(const llvm::Twine &suffix, Grid grid, llvm::function_ref<void(Value, Value)> body, int64_t extent = 0);
   void emitPrologue();
   void emitTokens();
   void emitEpilogue();
@@ -170,6 +170,7 @@ private:
   void loadTokenCoefficients();
   void storeTokenCoefficients();
   void storeUniformResult(const Result &result, int64_t index);
+  void sumWide(const Memory &from, const Memory &to, Value begin, Value end);
   void sumPartials();
   Value base(const Memory &memory);
   Value fixedEnd();
@@ -264,9 +265,12 @@ private:
   // Uniform.cpp
   void emitUniform(Operation *op);
   void emitUniformWeight(Operation *op);
-  void packWeight(int64_t operand, hc::WeightType type, Type storage, const WeightHome &home);
-  void unpackWeight(const WeightHome &home, hc::WeightType type, int64_t operand, Type storage);
-  void forNumbers(hc::WeightType type, const WeightHome &home, int64_t operand, Type storage,
+  /// Work on so many numbers is worth all threads.
+  static bool isLarge(int64_t numbers) { return numbers >= 16384; }
+  int64_t vectorsOf(hc::WeightType type) const { return type.getRows() * paddedWidth / lanes; }
+  void packWeight(int64_t operand, hc::WeightType type, Type storage, const WeightHome &home, Value begin, Value end);
+  void unpackWeight(const WeightHome &home, hc::WeightType type, int64_t operand, Type storage, Value begin, Value end);
+  void forNumbers(hc::WeightType type, const WeightHome &home, int64_t operand, Type storage, Value begin, Value end,
                   llvm::function_ref<void(Value packed, Value number)> body);
   void forWeight(hc::WeightType type,
                  llvm::function_ref<void(Value row, Value column, Value channel, int64_t valid)> body);

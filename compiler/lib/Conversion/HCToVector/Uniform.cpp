@@ -36,42 +36,39 @@ void KernelEmitter::forWeight(WeightType type, llvm::function_ref<void(Value, Va
   });
 }
 
-/// Every number of a weight: where it lies packed, and where in the operand.
-void KernelEmitter::forNumbers(WeightType type, const WeightHome &home, int64_t operand, Type storage,
+/// Numbers of a weight: where they lie packed, and where in the operand. Vectors [begin, end) of [row][vector of channels].
+void KernelEmitter::forNumbers(WeightType type, const WeightHome &home, int64_t operand, Type storage, Value begin, Value end,
                                llvm::function_ref<void(Value, Value)> body) {
-  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns(), whole = width / lanes * lanes;
+  int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns(), perRow = paddedWidth / lanes;
   Value outside = frame.operandPointers[operand];
-  s.loop(type.getRows(), [&](Value row) {
-    auto vector = [&](Value channel, int64_t valid) {
-      Value first = s.at(outside, s.muli(s.addi(s.muli(row, width), channel), columns * bytes));
-      Value packed = weightPointer(home, row, s.i64(0), channel);
-      s.loop(valid, [&](Value lane) {
-        s.loop(columns, [&](Value column) {
-          body(s.at(packed, s.muli(s.addi(s.muli(column, lanes), lane), s.elementBytes)),
-               s.at(first, s.muli(s.addi(s.muli(lane, columns), column), bytes)));
-        });
+  s.loop(begin, end, 1, [&](Value vector) {
+    Value row = arith::DivUIOp::create(s.b, s.loc, vector, s.i64(perRow));
+    Value channel = s.muli(arith::RemUIOp::create(s.b, s.loc, vector, s.i64(perRow)), lanes);
+    Value first = s.at(outside, s.muli(s.addi(s.muli(row, width), channel), columns * bytes));
+    Value packed = weightPointer(home, row, s.i64(0), channel);
+    // The last vector of a row may be shorter.
+    Value valid = s.mini(s.i64(lanes), arith::SubIOp::create(s.b, s.loc, s.i64(width), channel));
+    s.loop(s.i64(0), valid, 1, [&](Value lane) {
+      s.loop(columns, [&](Value column) {
+        body(s.at(packed, s.muli(s.addi(s.muli(column, lanes), lane), s.elementBytes)),
+             s.at(first, s.muli(s.addi(s.muli(lane, columns), column), bytes)));
       });
-    };
-    if (whole > 0)
-      s.loop(s.i64(0), s.i64(whole), lanes, [&](Value channel) { vector(channel, lanes); });
-    if (whole < width)
-      vector(s.i64(whole), width - whole);
+    });
   });
 }
 
-void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home) {
+void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home, Value begin, Value end) {
   if (width < paddedWidth)
-    s.loop(type.getRows(), [&](Value row) {
-      s.loop(type.getColumns(), [&](Value column) {
-        s.store(s.zero(lanes), weightPointer(home, row, column, s.i64(paddedWidth - lanes)));
-      });
+    s.loop(begin, end, 1, [&](Value vector) {
+      Value first = s.at(base(home.memory), s.muli(vector, home.columns * lanes * s.elementBytes));
+      s.loop(type.getColumns(), [&](Value column) { s.store(s.zero(lanes), s.at(first, s.muli(column, lanes * s.elementBytes))); });
     });
-  forNumbers(type, home, operand, storage,
+  forNumbers(type, home, operand, storage, begin, end,
              [&](Value packed, Value number) { s.store(s.load(number, storage, 1, 1), packed); });
 }
 
-void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage) {
-  forNumbers(type, home, operand, storage,
+void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage, Value begin, Value end) {
+  forNumbers(type, home, operand, storage, begin, end,
              [&](Value packed, Value number) { s.store(s.load(packed, 1), number, storage, 1); });
 }
 

@@ -214,7 +214,8 @@ mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, StringRef
       kernel.emitError() << "the image lacks its entry '" << launch.entry << "'";
       return mlir::failure();
     }
-    image.launches.push_back({launch.entry, launch.grid == Grid::Once ? "once" : "chunks", found->second});
+    const char *grid = launch.grid == Grid::Once ? "once" : launch.grid == Grid::Chunks ? "chunks" : "columns";
+    image.launches.push_back({launch.entry, grid, launch.extent, found->second});
   }
   return mlir::success();
 }
