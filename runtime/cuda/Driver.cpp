@@ -172,14 +172,25 @@ struct OpenNvrtc {
       for (const auto &entry : std::filesystem::directory_iterator(std::string(environmentRoot) + "/lib", ignored))
         folders.push_back(entry.path().string() + "/site-packages/nvidia/cu13/lib");
     }
-    folders.push_back("/usr/local/cuda/lib64");
+    auto inFolder = [&](const std::string &folder) {
+      return open(folder + "/libnvrtc.so.13", true) || open(folder + "/libnvrtc.so.12", true);
+    };
     for (const std::string &folder : folders)
-      for (const char *name : {"/libnvrtc.so.13", "/libnvrtc.so.12"})
-        if (open(folder + name, true))
-          return;
+      if (inFolder(folder))
+        return;
+    // By the loader: its own folders, and the wheel's that a build tree names in the run path of libhyperjit.so.
     for (const char *name : {"libnvrtc.so.13", "libnvrtc.so.12"})
       if (open(name, false))
         return;
+    inFolder("/usr/local/cuda/lib64");
+  }
+
+  /// NVRTC opens its builtins by bare name: they must be in the process before the first compile.
+  static void loadBuiltins(const std::filesystem::path &folder) {
+    std::error_code ignored;
+    for (const auto &entry : std::filesystem::directory_iterator(folder, ignored))
+      if (entry.path().filename().string().starts_with("libnvrtc-builtins.so"))
+        dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
   }
 
   bool open(const std::string &path, bool isFile) {
@@ -188,14 +199,6 @@ struct OpenNvrtc {
       tried.push_back(path + ": no such file");
       return false;
     }
-    // NVRTC opens its builtins by bare name: they must be in the process before the first compile.
-    if (isFile)
-      for (const auto &entry :
-           std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored)) {
-        std::string name = entry.path().filename().string();
-        if (name.starts_with("libnvrtc-builtins.so"))
-          dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
-      }
     void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) {
       tried.push_back(path + ": " + dlerror());
@@ -220,6 +223,7 @@ struct OpenNvrtc {
     Dl_info info{};
     dladdr(reinterpret_cast<const void *>(table.version), &info);
     table.path = info.dli_fname ? info.dli_fname : "";
+    loadBuiltins(std::filesystem::path(table.path).parent_path());
     int major = 0, minor = 0;
     table.version(&major, &minor);
     table.identity =
