@@ -11,6 +11,7 @@
 #include <hyperjit/core/KernelManager.h>
 #include <hyperjit/cuda/Cuda.h>
 #include <hyperjit/torch/Connection.h>
+#include <hyperjit/torch/Ops.h>
 #include <hyperjit/torch/Reference.h>
 
 #include <fmt/format.h>
@@ -22,16 +23,6 @@
 namespace hyperjit::tools {
 
 namespace {
-
-at::ScalarType scalarType(DType type) {
-  switch (type) {
-  case DType::BFloat16: return at::kBFloat16;
-  case DType::Float16: return at::kHalf;
-  case DType::Float32: return at::kFloat;
-  case DType::Float64: return at::kDouble;
-  }
-  return at::kFloat;
-}
 
 struct Row {
   std::string implementation, spec, direction, mode;
@@ -62,7 +53,7 @@ struct Chain {
         parameter.add_(at::randn_like(parameter), 0.02);
       layers.push_back(layer);
     }
-    auto options = at::device(device).dtype(scalarType(spec.stream));
+    auto options = at::device(device).dtype(ops::scalarType(spec.stream));
     x = at::randn({tokens, spec.n, spec.d}, options).requires_grad_();
     cotangent = at::randn({tokens, spec.n, spec.d}, options);
   }

@@ -9,6 +9,7 @@
 #include <hyperjit/core/KernelSpec.h>
 #include <hyperjit/core/SiteSignature.h>
 #include <hyperjit/core/Target.h>
+#include <hyperjit/torch/Ops.h>
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
@@ -100,7 +101,5 @@ std::string lettersOf(uint32_t bits, std::string_view all);
 uint32_t bitsOf(std::string_view text, std::string_view all, const char *op, const char *argument);
 
 inline constexpr std::string_view kGivenLetters = "xuck", kWantLetters = "xycpk";
-
-at::ScalarType scalarType(DType type);
 
 } // namespace hyperjit::ops

@@ -435,7 +435,7 @@ TEST(Harness, DifferencesInAChainAreFound) {
     };
     const Reference ends(sites[0]->spec), begins(sites[1]->spec);
     const at::Tensor wide = ends.depth(edge.y.detach().to(at::kFloat), ends.width(edge.x.detach().to(at::kFloat), named(0)));
-    auto read = [&](const at::Tensor &streams) { return begins.width(streams, named(1)).u.to(scalarOf(sites[1]->spec.branchIn)); };
+    auto read = [&](const at::Tensor &streams) { return begins.width(streams, named(1)).u.to(ops::scalarType(sites[1]->spec.branchIn)); };
     wrong = fused;
     wrong["u"] = read(separate.at("next").detach().to(at::kFloat));
     EXPECT_EQ(compareFused(wrong, separate, edge), "") << dtype;

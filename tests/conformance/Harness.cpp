@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Harness.h"
 
-#include <hyperjit/torch/Ops.h>
 #include <hyperjit/torch/Reference.h>
 
 #include <torch/csrc/autograd/autograd.h>
@@ -13,20 +12,6 @@
 namespace hyperjit::conformance {
 
 Program site(const std::string &text) { return ProgramSource::global().site(SiteSpec::parse(text)); }
-
-at::ScalarType scalarOf(DType type) {
-  switch (type) {
-  case DType::BFloat16:
-    return at::kBFloat16;
-  case DType::Float16:
-    return at::kHalf;
-  case DType::Float32:
-    return at::kFloat;
-  case DType::Float64:
-    return at::kDouble;
-  }
-  return at::kFloat;
-}
 
 //===----------------------------------------------------------------------===//
 // Samples
@@ -51,7 +36,7 @@ at::Tensor parameterValue(const ParameterInfo &info, at::Generator &generator) {
     deviation = 0.1;
     mean = 0.7;
   }
-  return (randomTensor(info.shape, deviation, at::kDouble, generator) + mean).to(scalarOf(info.dtype));
+  return (randomTensor(info.shape, deviation, at::kDouble, generator) + mean).to(ops::scalarType(info.dtype));
 }
 
 std::vector<int64_t> with(std::vector<int64_t> lead, std::initializer_list<int64_t> tail) {
@@ -116,14 +101,14 @@ at::Tensor toTruth(const at::Tensor &tensor) { return tensor.detach().to(at::kCP
 /// Rounds the value; in plain arithmetic (fp32) the gradient too, as the operators do where they hand it on.
 at::Tensor rounded(const at::Tensor &x, DType type) {
   const at::Tensor value = x.detach();
-  at::Tensor result = x + (value.to(scalarOf(type)).to(x.scalar_type()) - value);
+  at::Tensor result = x + (value.to(ops::scalarType(type)).to(x.scalar_type()) - value);
   if (x.scalar_type() == at::kFloat && result.requires_grad())
-    result.register_hook([type](const at::Tensor &gradient) { return gradient.to(scalarOf(type)).to(at::kFloat); });
+    result.register_hook([type](const at::Tensor &gradient) { return gradient.to(ops::scalarType(type)).to(at::kFloat); });
   return result;
 }
 
 at::Tensor branch(const at::Tensor &u, const at::Tensor &shift, const SiteProgram &program) {
-  const at::ScalarType compute = scalarOf(computeType(program.spec.stream));
+  const at::ScalarType compute = ops::scalarType(computeType(program.spec.stream));
   at::Tensor wide = u.to(shift.scalar_type() == at::kDouble ? at::kDouble : compute);
   if (program.signature.branchInputs() != 1)
     wide = wide.sum(-2);
@@ -136,7 +121,7 @@ Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> 
                   Inputs inputs) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
   const SiteSpec &spec = sites.front()->spec;
-  const at::ScalarType compute = scalarOf(computeType(spec.stream));
+  const at::ScalarType compute = ops::scalarType(computeType(spec.stream));
   const int64_t D = spec.d, v = sites.front()->signature.branchInputs();
   Sample sample;
   sample.tokens = 1;
@@ -150,9 +135,9 @@ Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> 
     wide[1].mul_(1e-4);
   } else if (inputs == Inputs::Offset)
     wide.add_(100);
-  sample.x = wide.to(scalarOf(spec.stream)).to(device);
+  sample.x = wide.to(ops::scalarType(spec.stream)).to(device);
   for (const Program &program : sites) {
-    sample.shifts.push_back(randomTensor(with(lead, {D}), 1, scalarOf(program->spec.branchOut), generator).to(device));
+    sample.shifts.push_back(randomTensor(with(lead, {D}), 1, ops::scalarType(program->spec.branchOut), generator).to(device));
     std::vector<at::Tensor> &parameters = sample.parameters.emplace_back();
     for (const ParameterInfo &info : program->parameters)
       parameters.push_back(parameterValue(info, generator).to(device));
@@ -165,8 +150,8 @@ Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> 
     for (const CarryInfo &carry : program->signature.carriesOut)
       sample.dCarries[carry.name] = randomTensor(with(lead, {carry.size}), 1, compute, generator).to(device);
   }
-  sample.du = randomTensor(v == 1 ? with(lead, {D}) : with(lead, {v, D}), 1, scalarOf(spec.branchIn), generator).to(device);
-  sample.dNext = randomTensor(with(lead, {spec.n, D}), 1, scalarOf(spec.stream), generator).to(device);
+  sample.du = randomTensor(v == 1 ? with(lead, {D}) : with(lead, {v, D}), 1, ops::scalarType(spec.branchIn), generator).to(device);
+  sample.dNext = randomTensor(with(lead, {spec.n, D}), 1, ops::scalarType(spec.stream), generator).to(device);
   return sample;
 }
 
@@ -287,7 +272,7 @@ Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample, 
     for (int64_t c = 0; c < carryCount; ++c)
       carries[signature.carriesOut[c].name] = made[made.size() - carryCount + c];
     const at::Tensor shift = leaves.add(prefix + "shift", sample.shifts[i]);
-    y = branch(made[0], shift, program).to(scalarOf(program.spec.branchOut));
+    y = branch(made[0], shift, program).to(ops::scalarType(program.spec.branchOut));
     last = spec;
   }
   outcome["next"] = ops::after(x, y, coefficients, last);
@@ -399,7 +384,7 @@ static double unitRoundoff(at::ScalarType type) {
 //     kernels may have a multiple, scaled to their own e; in a chain, the same formulas with all roundings at the edges.
 double Tolerance::arithmetic(const at::Tensor &got) const {
   const SiteSpec &spec = sites.front()->spec;
-  const double e = unitRoundoff(scalarOf(computeType(spec.stream)));
+  const double e = unitRoundoff(ops::scalarType(computeType(spec.stream)));
   const auto terms = static_cast<double>(std::max<int64_t>(spec.n * spec.d, tokens));
   double arithmetic = (64 + 8 * std::sqrt(terms)) * e;
   if (got.is_cuda() && sizeOf(spec.stream) == 2)
@@ -415,7 +400,7 @@ double cancellationOf(const Sample &sample, const SiteSpec &spec) {
   const bool flat = spec.recipe == "manifold" || spec.recipe == "permutation"; // one norm over all streams of a token
   const at::Tensor rows = toTruth(sample.x).reshape({-1, flat ? spec.n * spec.d : spec.d / spec.m});
   const at::Tensor ratio = rows.mean(-1).square() / rows.var(-1, /*unbiased=*/false);
-  return 16 * unitRoundoff(scalarOf(computeType(spec.stream))) * ratio.max().item<double>();
+  return 16 * unitRoundoff(ops::scalarType(computeType(spec.stream))) * ratio.max().item<double>();
 }
 
 // Gradients that vanish identically are differences of numbers of order one. What a site hands on never does. Of rows of one
@@ -444,7 +429,7 @@ double Tolerance::storage(const std::string &name, const at::Tensor &got) const 
   double edges = 0;
   for (const Program &site : sites)
     for (DType type : {site->spec.stream, site->spec.branchIn, site->spec.branchOut})
-      edges = std::max(edges, unitRoundoff(scalarOf(type)));
+      edges = std::max(edges, unitRoundoff(ops::scalarType(type)));
   return 1.5 * own + 4 * static_cast<double>(sites.size()) * edges;
 }
 
@@ -453,9 +438,9 @@ double Tolerance::conditioning(const std::string &name, const at::Tensor &truth)
   if (found == plain.end() || truth.numel() == 0)
     return 0;
   const double error = (found->second.detach().to(at::kDouble) - truth).abs().max().item<double>();
-  const double e = unitRoundoff(scalarOf(computeType(sites.front()->spec.stream)));
+  const double e = unitRoundoff(ops::scalarType(computeType(sites.front()->spec.stream)));
   // In a chain the plain error already has the roundings of low precision in it, which are of the size of ours.
-  const double factor = sites.size() > 1 && scalarOf(sites.front()->spec.stream) != at::kDouble ? 4 : 16;
+  const double factor = sites.size() > 1 && ops::scalarType(sites.front()->spec.stream) != at::kDouble ? 4 : 16;
   return std::isfinite(error) ? factor * error * e / unitRoundoff(at::kFloat) : 0;
 }
 
@@ -505,7 +490,7 @@ std::string compareFused(const Outcome &fused, const Outcome &separate, const Ed
   const int64_t tokens = edge.x.numel() / std::max<int64_t>(1, edge.x.size(-1) * edge.x.size(-2));
   const std::vector<Program> one{edge.before};
   const Tolerance alone{one, tokens, {}};
-  const double e = unitRoundoff(scalarOf(computeType(edge.before->spec.stream)));
+  const double e = unitRoundoff(ops::scalarType(computeType(edge.before->spec.stream)));
   std::ostringstream report;
   for (const auto &[name, other] : separate) {
     const at::Tensor given = fused.at(name), a = toTruth(given), b = toTruth(other);
@@ -529,7 +514,7 @@ std::string compareFused(const Outcome &fused, const Outcome &separate, const Ed
       // The streams' cotangent is rounded between two kernels, and perhaps not inside of one: what the site that ends makes
       // of it differs by that.
       const bool ends = name == "d x" || name == "d y" || name.rfind("d coefficients", 0) == 0;
-      const double edges = ends ? 4 * unitRoundoff(scalarOf(edge.before->spec.stream)) : 0;
+      const double edges = ends ? 4 * unitRoundoff(ops::scalarType(edge.before->spec.stream)) : 0;
       allowed = at::full_like(b, arithmetic * std::max(peak, alone.floor(name)) + (edges + 1.5 * storage) * peak);
     }
     const auto wrong = at::logical_not(error <= allowed); // also for NaN

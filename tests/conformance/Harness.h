@@ -10,6 +10,7 @@
 
 #include <hyperjit/core/ProgramSource.h>
 #include <hyperjit/core/SiteSpec.h>
+#include <hyperjit/torch/Ops.h>
 
 #include <ATen/ATen.h>
 
@@ -24,7 +25,6 @@ namespace hyperjit::conformance {
 using Program = std::shared_ptr<const SiteProgram>;
 /// `SiteProgram` of a spec text such as "dynamic:n=2,d=8,dtype=fp64".
 Program site(const std::string &text);
-at::ScalarType scalarOf(DType type);
 
 /// Tensors of one call of a chain of sites (a single site is a chain of one). Cotangents in the dtypes of their outputs.
 struct Sample {

@@ -12,16 +12,19 @@
 // Errors: c10::Error that names the operand, what it is and what the spec asks for; hyperjit::UserError for the spec itself.
 #pragma once
 
+#include <hyperjit/core/DType.h>
 #include <hyperjit/torch/Export.h>
 
 #include <ATen/core/Tensor.h>
-
 
 #include <optional>
 #include <string_view>
 #include <vector>
 
 namespace hyperjit::ops {
+
+/// LibTorch's name of a spec's dtype.
+HYPERJIT_TORCH_API at::ScalarType scalarType(DType type);
 
 /// -> u, coefficients..., carries..., and with `save` what backward reads (if the site saves anything).
 HYPERJIT_TORCH_API std::vector<at::Tensor> before(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
