@@ -99,7 +99,7 @@ void KernelEmitter::emitPrologue() {
   };
   auto isLargeWeight = [&](Value value) {
     auto type = dyn_cast<WeightType>(value.getType());
-    return type && weights.count(value) && isLarge(type.getRows() * type.getColumns() * width);
+    return type && weights.count(value) && isLarge(type);
   };
   for (auto [i, argument] : llvm::enumerate(arguments))
     if (isLargeWeight(argument.value))
@@ -128,7 +128,7 @@ void KernelEmitter::emitPrologue() {
 
 void KernelEmitter::storeUniformResult(const Result &result, int64_t index) {
   if (auto weight = dyn_cast<WeightType>(result.value.getType())) {
-    if (result.phase == 'E' && isLarge(weight.getRows() * weight.getColumns() * width))
+    if (result.phase == 'E' && isLarge(weight))
       return; // after the epilogue, by all threads
     return unpackWeight(weights.lookup(result.value), weight, index, result.storage, s.i64(0), s.i64(vectorsOf(weight)));
   }
@@ -379,7 +379,7 @@ void KernelEmitter::sumPartials() {
     if (auto rows = dyn_cast<RowsType>(value.getType())) {
       sumWide(rowPartials[op].memory, rowsHomes[value].memory, s.i64(0), s.i64(rows.getRows() * paddedWidth / lanes));
     } else if (auto weight = dyn_cast<WeightType>(value.getType())) {
-      if (!isLarge(weight.getRows() * weight.getColumns() * width))
+      if (!isLarge(weight))
         sumWide(weightPartials[op].memory, weights[value].memory, s.i64(0), s.i64(vectorsOf(weight) * weight.getColumns()));
     } else {
       // [element][lane]
@@ -403,7 +403,7 @@ void KernelEmitter::emitEpilogue() {
   for (auto [i, op] : llvm::enumerate(tokenSums)) {
     Value value = op->getResult(0);
     auto weight = dyn_cast<WeightType>(value.getType());
-    if (weight && isLarge(weight.getRows() * weight.getColumns() * width))
+    if (weight && isLarge(weight))
       beginFunction("_sums" + Twine(i), Grid::Columns,
                     [&](Value begin, Value end) { sumWide(weightPartials[op].memory, weights[value].memory, begin, end); },
                     vectorsOf(weight) * weight.getColumns());
@@ -418,7 +418,7 @@ void KernelEmitter::emitEpilogue() {
   });
   for (auto [i, result] : llvm::enumerate(results)) {
     auto weight = dyn_cast<WeightType>(result.value.getType());
-    if (weight && result.phase == 'E' && isLarge(weight.getRows() * weight.getColumns() * width))
+    if (weight && result.phase == 'E' && isLarge(weight))
       beginFunction("_unpack" + Twine(i), Grid::Columns,
                     [&, index = static_cast<int64_t>(arguments.size() + i)](Value begin, Value end) {
                       unpackWeight(weights.lookup(result.value), weight, index, result.storage, begin, end);

@@ -265,8 +265,8 @@ private:
   // Uniform.cpp
   void emitUniform(Operation *op);
   void emitUniformWeight(Operation *op);
-  /// Work on so many numbers is worth all threads.
-  static bool isLarge(int64_t numbers) { return numbers >= 16384; }
+  /// So large that all threads pack, sum or unpack it.
+  bool isLarge(hc::WeightType type) const { return type.getRows() * type.getColumns() * width >= 16384; }
   int64_t vectorsOf(hc::WeightType type) const { return type.getRows() * paddedWidth / lanes; }
   void packWeight(int64_t operand, hc::WeightType type, Type storage, const WeightHome &home, Value begin, Value end);
   void unpackWeight(const WeightHome &home, hc::WeightType type, int64_t operand, Type storage, Value begin, Value end);

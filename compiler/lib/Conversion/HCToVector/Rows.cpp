@@ -292,7 +292,6 @@ void KernelEmitter::emitPass(ArrayRef<Root> roots) {
       stored.insert(root.value);
 }
 
-/// Rows that are the same for all tokens are always stored.
 /// Every vector of rows that belong to no token, row by row in a loop.
 void KernelEmitter::forUniformRows(const RowsHome &to, llvm::function_ref<Value(Value, Value, int64_t)> make) {
   int64_t whole = width / lanes * lanes, bytes = Simd::bytesOf(to.storage);
@@ -314,6 +313,7 @@ Value KernelEmitter::loadUniformRow(const RowsHome &rows, Value row, Value chann
   return s.load(s.at(base(rows.memory), offset), rows.storage, lanes, valid);
 }
 
+/// Rows that are the same for all tokens are always stored.
 void KernelEmitter::emitUniformRows(Operation *op) {
   Value value = op->getResult(0);
   RowsHome home = allocateRows(Memory::Fixed, cast<RowsType>(value.getType()).getRows(), /*perToken=*/false);
