@@ -87,7 +87,7 @@ def main():
     print("longest: " + ", ".join(f"{result['test']} {result['seconds']} s" for result in longest))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"counts": counts, "tests": [{k: v for k, v in r.items() if k != "output"} for r in results]}, file, indent=1)
+            json.dump({"counts": counts, "tests": [{k: v for k, v in r.items() if k != "output" or r["result"] == "failed"} for r in results]}, file, indent=1)
     return 1 if counts.get("failed") else 3 if counts.get("cut off") or counts.get("not run") else 0
 
 

@@ -403,22 +403,13 @@ double cancellationOf(const Sample &sample, const SiteSpec &spec) {
   return 16 * unitRoundoff(ops::scalarType(computeType(spec.stream))) * ratio.max().item<double>();
 }
 
-// Gradients that vanish identically are differences of numbers of order one. What a site hands on never does. Of rows of one
-// channel a LayerNorm leaves nothing, as a difference of equal numbers times 1 / sqrt(eps) = 316 by default; where the
-// formulas centre first (so that plain arithmetic measures no error), kernels subtract sums over all rows.
+// Gradients that vanish identically are differences of numbers of order one. What a site hands on never does.
 double Tolerance::floor(const std::string &name) const {
   const std::string result = name.substr(0, name.find(" ["));
   if (result == "u" || result == "next" || result == "d y" || result.rfind("carry", 0) == 0)
     return 0;
   if (cancellation > 0) // a coefficient's gradient is a dot of rows, of the order of their mean
     return 100;
-  const SiteSpec &spec = sites.front()->spec;
-  const bool layerNorm = std::any_of(sites.begin(), sites.end(), [](const Program &site) {
-    return site->text.find("layernorm") != std::string::npos;
-  });
-  const bool ofNorm = result.find("norm.weight") != std::string::npos || result.find("_fn") != std::string::npos;
-  if (spec.d == spec.m && layerNorm && ofNorm)
-    return 316 * std::sqrt(static_cast<double>(std::max<int64_t>(1, tokens * spec.n * spec.m)));
   return 0.1;
 }
 

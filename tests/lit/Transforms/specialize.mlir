@@ -41,6 +41,21 @@ hc.func @layernorm(%x: !hc.rows<2, d> {hc.operand = "streams"}, %g: !hc.rows<1, 
 
 // -----
 
+// One channel is its own mean, and leaves nothing of a row: no difference of two products that are rounded each in its own way.
+// CHECK-LABEL: hc.func @one_channel(
+// CHECK-NOT: hc.project %{{.*}} : (!hc.rows<2, 1>
+// CHECK: hc.sub %[[MEAN:.*]], %[[MEAN]] : !hc.coeffs<2>
+// CHECK-NOT: hc.project %{{.*}} : (!hc.rows<2, 1>
+// CHECK: hc.return
+hc.func @one_channel(%x: !hc.rows<2, 1> {hc.operand = "streams"}, %w: !hc.weight<1, 1, 3> {hc.uniform}) -> !hc.coeffs<2, 3> {
+  %0 = hc.norm %x {kind = "layernorm", eps = 1.0e-5 : f64, group = 1 : i64, operandSegmentSizes = array<i32: 1, 0, 0>}
+      : (!hc.rows<2, 1>) -> !hc.rows<2, 1>
+  %1 = hc.project %0, %w : (!hc.rows<2, 1>, !hc.weight<1, 1, 3>) -> !hc.coeffs<2, 3>
+  hc.return %1 : !hc.coeffs<2, 3>
+}
+
+// -----
+
 // Whoever needs the normed rows themselves gets them.
 // CHECK-LABEL: hc.func @rows(
 // CHECK: hc.scale_rows

@@ -115,7 +115,12 @@ private:
     auto overColumns = [&](Value perGroupValue) {
       return b.broadcast(spread(perGroupValue, shape[0]), {0}, shape);
     };
-    if (statistics.mean) {
+    if (statistics.mean && group * width == 1) {
+      // One channel is its own mean: nothing is left (or NaN, of what is not finite), which a difference of two products,
+      // rounded each in its own way, would hide behind a scale of 1 / sqrt(eps).
+      product = b.mul(b.broadcast(b.project(b.fillRows(b.constant(1.0, {rows}), width), folded), {0, 1}, shape),
+                      overColumns(b.sub(statistics.mean, statistics.mean)));
+    } else if (statistics.mean) {
       Value ones = b.fillRows(b.constant(1.0, {rows}), width);
       Value sums = b.broadcast(b.project(ones, folded), {0, 1}, shape);
       product = b.sub(product, b.mul(overColumns(statistics.mean), sums));
