@@ -12,7 +12,6 @@
 #include "mlir/IR/Diagnostics.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Config/llvm-config.h"
-#include "llvm/Support/FormatVariadic.h"
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/xxhash.h"
 
@@ -54,11 +53,34 @@ std::optional<SiteRequest> siteOf(const json::Object *object) {
   return site;
 }
 
-/// A kernel's name says what it is; the digest keeps two kernels of one role apart in a profile.
+std::string digestOf(StringRef text) {
+  return llvm::utohexstr(llvm::xxh3_64bits(text), /*LowerCase=*/true, /*Width=*/16).substr(0, 8);
+}
+
+/// A kernel's name says what it is; a digest keeps two kernels of one role apart in a profile.
 std::string kernelName(const json::Object &request, StringRef role, bool backward) {
-  std::string key = text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule");
-  return llvm::formatv("hc_{0}_{1}_{2}", role, backward ? "backward" : "forward",
-                       llvm::utohexstr(llvm::xxh3_64bits(key), /*LowerCase=*/true, /*Width=*/16).substr(0, 8));
+  std::string name = (llvm::Twine("hc_") + role + (backward ? "_backward" : "_forward")).str();
+  // CUDA text gets the digest of what it says (nameByText).
+  if (StringRef(text(request, "target")).starts_with("sm_"))
+    return name;
+  return name + "_" + digestOf(text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule"));
+}
+
+/// The digest in a CUDA kernel's name is that of the text: requests that end in the same kernel then have equal texts,
+/// which the runtime compiles once.
+void nameByText(cuda::CudaSource &source, StringRef name) {
+  const std::string full = (llvm::Twine(name) + "_" + digestOf(source.text)).str();
+  auto rename = [&](std::string &text) {
+    for (size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + full.size()))
+      text.replace(at, name.size(), full);
+  };
+  rename(source.text);
+  for (json::Value &launch : source.launches) {
+    json::Value &entry = (*launch.getAsObject())["entry"];
+    std::string renamed = entry.getAsString()->str();
+    rename(renamed);
+    entry = std::move(renamed);
+  }
 }
 
 json::Array describeOperands(hc::FuncOp kernel) {
@@ -261,6 +283,7 @@ private:
     }
     if (failed(cuda::buildCudaSource(kernel, request.target, request.schedule, result)))
       return fail(request.schedule == "auto" ? "internal" : "user", "cuda", errors);
+    nameByText(result, request.name);
     if (stage == "cuda")
       return reply(json::Object{{"stage", stage}}, result.text);
     if (!stage.empty())

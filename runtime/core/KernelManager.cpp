@@ -481,6 +481,8 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
   // R processes take R different orders and find what others made on disk. True random numbers: process numbers are equal
   // in containers, ranks are not always named.
   std::shuffle(order.begin(), order.end(), std::mt19937_64(std::random_device()()));
+  // Few tokens and many often have one text, and who asks for it while it is compiled waits: so not one beside the other.
+  std::stable_partition(order.begin(), order.end(), [](auto *request) { return request->spec.bucket == Bucket::Large; });
 
   std::atomic<size_t> next{0};
   std::mutex mutex;

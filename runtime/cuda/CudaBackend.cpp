@@ -4,6 +4,7 @@
 
 #include "CudaKernel.h"
 #include "Driver.h"
+#include "Programs.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/cuda/Cuda.h"
 
@@ -129,6 +130,29 @@ std::string compileText(ProgramHolder &holder, const std::string &text, const st
   return log;
 }
 
+/// The cubin of generated text, and what ptxas says of its entries.
+CompiledProgram compileProgram(const std::string &text, const Target &target, const std::string &reproducer) {
+  const Nvrtc &nvrtc = Nvrtc::get();
+  CompiledProgram program;
+  auto compile = [&](const std::vector<std::string> &flags) {
+    ProgramHolder holder{nvrtc};
+    program.entries = readReport(compileText(holder, text, flags, target, reproducer));
+    size_t size = 0;
+    check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize", reproducer);
+    program.cubin.resize(size);
+    check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(program.cubin.data())), "nvrtcGetCUBIN", reproducer);
+    return std::any_of(program.entries.begin(), program.entries.end(),
+                       [](const EntryInfo &entry) { return entry.spills > 0; });
+  };
+  std::vector<std::string> flags = options(target);
+  // Occupancy is worth less than registers in memory: spilled kernels get all registers instead.
+  if (compile(flags) && text.find("HYPERJIT_BLOCKS") != std::string::npos) {
+    flags.push_back("-DHYPERJIT_RELAXED");
+    compile(flags);
+  }
+  return program;
+}
+
 [[maybe_unused]] const bool installed = (Backend::install(std::make_shared<CudaBackend>()), true);
 
 } // namespace
@@ -140,27 +164,13 @@ std::string CudaBackend::flags(const Target &target) const {
 }
 
 Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target &target) const {
-  const Nvrtc &nvrtc = Nvrtc::get();
+  const std::string spec = meta.spec;
+  auto program = compileOnce(flags(target) + "\n" + payload, [&] { return compileProgram(payload, target, spec); });
   Artifact artifact;
   artifact.kind = PayloadKind::Cubin;
   artifact.meta = std::move(meta);
-  const std::string &spec = artifact.meta.spec;
-  auto compile = [&](const std::vector<std::string> &flags) {
-    ProgramHolder holder{nvrtc};
-    artifact.meta.entries = readReport(compileText(holder, payload, flags, target, spec));
-    size_t size = 0;
-    check(nvrtc.getCubinSize(holder.program, &size), "nvrtcGetCUBINSize", spec);
-    artifact.payload.resize(size);
-    check(nvrtc.getCubin(holder.program, reinterpret_cast<char *>(artifact.payload.data())), "nvrtcGetCUBIN", spec);
-    return std::any_of(artifact.meta.entries.begin(), artifact.meta.entries.end(),
-                       [](const EntryInfo &entry) { return entry.spills > 0; });
-  };
-  std::vector<std::string> flags = options(target);
-  // Occupancy is worth less than registers in memory: spilled kernels get all registers instead.
-  if (compile(flags) && payload.find("HYPERJIT_BLOCKS") != std::string::npos) {
-    flags.push_back("-DHYPERJIT_RELAXED");
-    compile(flags);
-  }
+  artifact.meta.entries = program->entries;
+  artifact.payload = program->cubin;
   return artifact;
 }
 

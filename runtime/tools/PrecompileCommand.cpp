@@ -7,10 +7,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <numeric>
 #include <set>
 #include <thread>
+#include <tuple>
 
 namespace hyperjit::tools {
 
@@ -70,6 +73,19 @@ Work collect(const Options &options, const std::vector<Target> &targets) {
   return work;
 }
 
+/// The longest compiles first, so that no worker ends long after the others; and far apart what often has one text (few
+/// tokens and many, kept or not), since whoever asks for it while it is compiled waits.
+std::vector<size_t> orderOfWork(const std::vector<KernelRequest> &requests) {
+  std::vector<size_t> order(requests.size());
+  std::iota(order.begin(), order.end(), size_t(0));
+  auto rank = [&](size_t i) {
+    const KernelSpec &spec = requests[i].spec;
+    return std::tuple(spec.bucket != Bucket::Large, spec.direction != Direction::Backward, spec.save, spec.role != Role::Boundary);
+  };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rank(a) < rank(b); });
+  return order;
+}
+
 int run(const Options &options) {
   auto begin = std::chrono::steady_clock::now();
   std::vector<Target> targets = targetsOf(options.targets);
@@ -99,8 +115,10 @@ int run(const Options &options) {
   std::mutex mutex;
   int64_t compiled = 0, cached = 0, done = 0;
   std::vector<Json> entries(work.requests.size());
+  const std::vector<size_t> order = orderOfWork(work.requests);
   auto compile = [&] {
-    for (size_t i = next++; i < work.requests.size() && !interrupted(); i = next++) {
+    for (size_t turn = next++; turn < order.size() && !interrupted(); turn = next++) {
+      const size_t i = order[turn];
       const KernelRequest &request = work.requests[i];
       std::string spec = request.spec.text(), target = request.target.text();
       try {

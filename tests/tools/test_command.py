@@ -311,6 +311,19 @@ class Show(Case):
         self.assertIn("__global__", text)
         self.assertLess(text.count("\n"), 200)
 
+    def test_equal_kernels_have_equal_texts(self):
+        def text(spec, *more):
+            return self.good("show", spec, "--stage", "cuda", "--target", "sm_90a", *more)
+
+        manifold = "manifold:n=4,d=4096,dtype=bf16"
+        for direction in (["--direction", "forward"], ["--direction", "backward"]):
+            self.assertEqual(text(manifold, *direction), text(manifold, "--tokens", "small", *direction))
+        self.assertEqual(text(manifold, "--role", "after"), text("dynamic:n=4,d=4096,dtype=bf16", "--role", "after"))
+        # Others have other names, so that a profile tells them apart.
+        names = [re.findall(r"void __launch.* (\w+)_main\(", text(spec)) for spec in (manifold, "manifold:n=4,d=2048,dtype=bf16")]
+        self.assertRegex(names[0][0], r"^hc_boundary_forward_[0-9a-f]{8}$")
+        self.assertNotEqual(names[0], names[1])
+
     def test_ptx(self):
         self.nvrtc()
         for target, machine in (("sm_80", "sm_80"), ("sm_90a", "sm_90a")):
