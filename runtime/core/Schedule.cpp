@@ -11,14 +11,17 @@
 
 using namespace hyperjit;
 
-/// Of all skeletons: `blocks` on the CPU, `rows` on CUDA. What is legal on a target is the compiler's to say.
+/// Of all skeletons: `blocks` on the CPU, `rows` and `columns` on CUDA. What is legal on a target is the compiler's to say.
 static constexpr ScheduleParameter kKnown[] = {
     {"ahead", "whether rows of the next tokens are fetched meanwhile", 0, 1},
     {"blocks", "blocks of an SM", 1, 8},
     {"chunks", "most chunks of tokens, each with its own partial sums", 1, 256},
     {"cluster", "blocks of a cluster that share a token", 1, 16, true},
     {"columns", "columns of a projection in registers", 1, 6},
+    {"lag", "tiles between the stages of a kernel", 1, 8},
     {"planes", "bf16 planes a weight is split into for tensor cores, 0 without them", 0, 2, true},
+    {"preparers", "warps for the maths before the first stage", 1, 12},
+    {"ring", "tiles in shared memory", 2, 32},
     {"slots", "sums of one sweep", 32, 96},
     {"stream", "MiB of a launch's rows from which on its results are stored past the cache", 0, 65536},
     {"sums", "sums of one pass over channels", 1, 28},

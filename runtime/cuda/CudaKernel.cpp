@@ -32,6 +32,25 @@ struct LoadedModule {
   std::vector<LoadedLaunch> launches;
 };
 
+LaunchAttribute clusterOf(const LaunchInfo &launch) {
+  LaunchAttribute attribute{};
+  attribute.id = kAttributeCluster;
+  attribute.value.cluster = {unsigned(launch.cluster), 1, 1};
+  return attribute;
+}
+LaunchConfig configOf(const LaunchInfo &launch, int64_t x, int64_t y, int64_t z, void *stream, LaunchAttribute *cluster) {
+  return {unsigned(x),
+          unsigned(y),
+          unsigned(z),
+          unsigned(launch.block),
+          1,
+          1,
+          unsigned(launch.sharedBytes),
+          static_cast<StreamHandle>(stream),
+          launch.cluster > 1 ? cluster : nullptr,
+          launch.cluster > 1 ? 1u : 0u};
+}
+
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
@@ -140,9 +159,21 @@ private:
                      fmt::format("{} bytes of shared memory for {}", launch.sharedBytes, launch.entry));
       if (launch.cluster > 8)
         driver.check(driver.functionSetAttribute(loaded.function, kFunctionNonPortableCluster, 1), "clusters above 8");
-      int blocks = 1;
-      driver.check(driver.occupancy(&blocks, loaded.function, launch.block, size_t(launch.sharedBytes)), launch.entry);
-      loaded.residentBlocks = std::max<int64_t>(1, int64_t(blocks) * processors);
+      int count = 1; // of blocks on a processor, or of clusters on the device
+      if (launch.cluster > 1) {
+        LaunchAttribute cluster = clusterOf(launch);
+        LaunchConfig config = configOf(launch, launch.cluster, 1, 1, nullptr, &cluster);
+        driver.check(driver.activeClusters(&count, loaded.function, &config), launch.entry);
+        if (count < 1)
+          throw UserError(ErrorId::DeviceFailure,
+                          fmt::format("device {} has no room for a cluster of {} blocks of {} with {} bytes of shared memory (it may be "
+                                      "a part of a GPU); ask for another schedule, 'rows' for example, with a tuning result",
+                                      device, launch.cluster, launch.entry, launch.sharedBytes));
+        loaded.residentBlocks = count * launch.cluster;
+      } else {
+        driver.check(driver.occupancy(&count, loaded.function, launch.block, size_t(launch.sharedBytes)), launch.entry);
+        loaded.residentBlocks = std::max<int64_t>(1, int64_t(count) * processors);
+      }
       result->launches.push_back(loaded);
     }
     return result;
@@ -197,7 +228,7 @@ private:
         break;
       case GridKind::Persistent: {
         int64_t units = (tokens + extra.tokensPerBlock - 1) / extra.tokensPerBlock * launch.cluster;
-        x = std::min(units, module.launches[i].residentBlocks / launch.cluster * launch.cluster);
+        x = std::min(units, module.launches[i].residentBlocks);
         break;
       }
       }
@@ -207,19 +238,8 @@ private:
         throw UserError(ErrorId::LimitExceeded,
                         fmt::format("{} tokens give {} a grid of {} x {} x {}, above the device's limit", tokens,
                                     launch.entry, x, y, z));
-      LaunchAttribute cluster{};
-      cluster.id = kAttributeCluster;
-      cluster.value.cluster = {unsigned(launch.cluster), 1, 1};
-      LaunchConfig config{unsigned(x),
-                          unsigned(y),
-                          unsigned(z),
-                          unsigned(launch.block),
-                          1,
-                          1,
-                          unsigned(launch.sharedBytes),
-                          static_cast<StreamHandle>(context.stream),
-                          launch.cluster > 1 ? &cluster : nullptr,
-                          launch.cluster > 1 ? 1u : 0u};
+      LaunchAttribute cluster = clusterOf(launch);
+      LaunchConfig config = configOf(launch, x, y, z, context.stream, &cluster);
       void *arguments[] = {parameters.data()};
       if (Status status = driver.launchKernelEx(&config, module.launches[i].function, arguments, nullptr))
         driver.check(status, "launching " + launch.entry);

@@ -55,6 +55,7 @@ struct OpenDriver {
     need("cuModuleGetFunction", table.moduleGetFunction);
     need("cuFuncSetAttribute", table.functionSetAttribute);
     need("cuOccupancyMaxActiveBlocksPerMultiprocessor", table.occupancy);
+    need("cuOccupancyMaxActiveClusters", table.activeClusters);
     need("cuStreamIsCapturing", table.streamIsCapturing);
     need("cuLaunchKernelEx", table.launchKernelEx);
     need("cuMemAlloc_v2", table.memoryAllocate);

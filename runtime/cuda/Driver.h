@@ -67,6 +67,7 @@ struct Driver {
   Status (*moduleGetFunction)(Function *, Module, const char *);
   Status (*functionSetAttribute)(Function, int, int);
   Status (*occupancy)(int *, Function, int, size_t);
+  Status (*activeClusters)(int *, Function, const LaunchConfig *);
   Status (*streamIsCapturing)(StreamHandle, int *);
   Status (*launchKernelEx)(const LaunchConfig *, Function, void **, void **);
   // For Device.h.

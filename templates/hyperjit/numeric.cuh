@@ -76,12 +76,40 @@ template <class T, class S> HYPERJIT_DEVICE T convert(S value) { return Convert<
 /// The value on the grid of storage type S, still in compute precision.
 template <class S, class T> HYPERJIT_DEVICE T roundTo(T value) { return convert<T>(convert<S>(value)); }
 
-/// Two neighbours packed as bf16, the first in the low half.
-HYPERJIT_DEVICE unsigned packBfloat16(float low, float high) {
-  unsigned result;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-  return result;
-}
+/// Two neighbours in one register, the first in the low half: one instruction where two conversions are several.
+template <class S> struct Pair {
+  static constexpr bool exists = false;
+};
+template <> struct Pair<bfloat16> {
+  static constexpr bool exists = true;
+  HYPERJIT_METHOD static unsigned pack(float low, float high) {
+    unsigned result;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+  }
+  /// Of values that are bf16 already: what a compiler sees through when they come from a pair.
+  HYPERJIT_METHOD static unsigned packExact(float low, float high) {
+    return (__float_as_uint(low) >> 16) | (__float_as_uint(high) & 0xffff0000u);
+  }
+  HYPERJIT_METHOD static float low(unsigned pair) { return __uint_as_float(pair << 16); }
+  HYPERJIT_METHOD static float high(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+};
+template <> struct Pair<float16> {
+  static constexpr bool exists = true;
+  HYPERJIT_METHOD static unsigned pack(float low, float high) {
+    unsigned result;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+    return result;
+  }
+  HYPERJIT_METHOD static unsigned packExact(float low, float high) { return pack(low, high); }
+  HYPERJIT_METHOD static float low(unsigned pair) { return convert<float>(float16{static_cast<unsigned short>(pair)}); }
+  HYPERJIT_METHOD static float high(unsigned pair) { return convert<float>(float16{static_cast<unsigned short>(pair >> 16)}); }
+};
+HYPERJIT_DEVICE unsigned packBfloat16(float low, float high) { return Pair<bfloat16>::pack(low, high); }
+/// Whether V numbers of storage S go through pairs on their way from or to T.
+template <class S, class T, int V> struct InPairs {
+  static constexpr bool value = Pair<S>::exists && V % 2 == 0 && Same<T, float>::value;
+};
 
 //===-- vector access -----------------------------------------------------===//
 
@@ -108,16 +136,29 @@ template <class S, class T, int V> HYPERJIT_DEVICE void loadVector(const S *sour
   union {
     Word words[words];
     S element[V];
+    unsigned pair[(V + 1) / 2];
   } raw;
 #pragma unroll
   for (int i = 0; i < words; ++i)
     raw.words[i] = reinterpret_cast<const Word *>(source)[i];
 #pragma unroll
   for (int i = 0; i < V; ++i)
-    target[i] = convert<T>(raw.element[i]);
+    if constexpr (InPairs<S, T, V>::value)
+      target[i] = i % 2 ? Pair<S>::high(raw.pair[i / 2]) : Pair<S>::low(raw.pair[i / 2]);
+    else
+      target[i] = convert<T>(raw.element[i]);
 }
 
-template <class S, class T, int V> HYPERJIT_DEVICE void storeVector(S *target, const T (&source)[V]) {
+/// In one piece: a compiler splits some stores of a struct into four.
+HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)), "r"(v.x), "r"(v.y), "r"(v.z),
+               "r"(v.w)
+               : "memory");
+}
+template <class W> HYPERJIT_DEVICE void storeGlobal(W *target, W v) { *target = v; }
+
+/// `Exact`: the numbers are S's already. `Global`: the target is no shared memory.
+template <bool Exact = false, bool Global = false, class S, class T, int V> HYPERJIT_DEVICE void storeVector(S *target, const T (&source)[V]) {
   constexpr int bytes = V * static_cast<int>(sizeof(S));
   constexpr int word = bytes >= 16 ? 16 : bytes;
   constexpr int words = bytes / word;
@@ -125,13 +166,23 @@ template <class S, class T, int V> HYPERJIT_DEVICE void storeVector(S *target, c
   union {
     Word words[words];
     S element[V];
+    unsigned pair[(V + 1) / 2];
   } raw;
+  if constexpr (InPairs<S, T, V>::value) {
 #pragma unroll
-  for (int i = 0; i < V; ++i)
-    raw.element[i] = convert<S>(source[i]);
+    for (int i = 0; i < V; i += 2)
+      raw.pair[i / 2] = Exact ? Pair<S>::packExact(source[i], source[i + 1]) : Pair<S>::pack(source[i], source[i + 1]);
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      raw.element[i] = convert<S>(source[i]);
+  }
 #pragma unroll
   for (int i = 0; i < words; ++i)
-    reinterpret_cast<Word *>(target)[i] = raw.words[i];
+    if constexpr (Global)
+      storeGlobal(reinterpret_cast<Word *>(target) + i, raw.words[i]);
+    else
+      reinterpret_cast<Word *>(target)[i] = raw.words[i];
 }
 
 //===-- scalar maths ------------------------------------------------------===//
@@ -163,6 +214,30 @@ template <int N> struct Launch {
   int chunks;
 };
 
+/// A number that an earlier launch wrote: no store of this one is waited for.
+template <class S> HYPERJIT_DEVICE S readOnly(const S *source) {
+  if constexpr (Same<S, float>::value || Same<S, double>::value)
+    return __ldg(source);
+  else
+    return *source;
+}
+
+/// The sum of count numbers, one after the other, eight of which are on their way together.
+template <class T, class Read> HYPERJIT_DEVICE T sumInOrder(long long count, Read read) {
+  T sum = 0;
+#pragma unroll 1
+  for (long long first = 0; first < count; first += 8) {
+    T part[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      part[i] = first + i < count ? static_cast<T>(read(first + i)) : T(0);
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      sum += part[i];
+  }
+  return sum;
+}
+
 /// Operand I, stored as S; Stride elements a token, 0 when uniform.
 template <int I, class S, long long Stride> struct Operand {
   using Storage = S;
@@ -171,7 +246,7 @@ template <int I, class S, long long Stride> struct Operand {
     return static_cast<S *>(launch.operands[I]) + token * Stride;
   }
   template <class T, class L> HYPERJIT_METHOD static T read(const L &launch, long long token, long long index) {
-    return convert<T>(at(launch, token)[index]);
+    return convert<T>(readOnly(at(launch, token) + index));
   }
 };
 
@@ -185,7 +260,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
       return reinterpret_cast<S *>(base(launch) + Offset);
     }
     template <class T, class L> HYPERJIT_METHOD static T read(const L &launch, long long, long long index) {
-      return at(launch, 0)[index];
+      return readOnly(at(launch, 0) + index);
     }
   };
   template <long long Offset> struct PerToken {
@@ -194,7 +269,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
       return reinterpret_cast<S *>(base(launch) + Bytes + Chunk * launch.chunks + Token * token + Offset);
     }
     template <class T, class L> HYPERJIT_METHOD static T read(const L &launch, long long token, long long index) {
-      return at(launch, token)[index];
+      return readOnly(at(launch, token) + index);
     }
   };
   /// Partial sums of one chunk; reading sums the chunks in order.
@@ -204,11 +279,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
       return reinterpret_cast<S *>(base(launch) + Bytes + Chunk * chunk + Offset);
     }
     template <class T, class L> HYPERJIT_METHOD static T read(const L &launch, long long, long long index) {
-      T sum = 0;
-#pragma unroll 4
-      for (int chunk = 0; chunk < launch.chunks; ++chunk)
-        sum += at(launch, chunk)[index];
-      return sum;
+      return sumInOrder<T>(launch.chunks, [&](long long chunk) { return readOnly(at(launch, chunk) + index); });
     }
   };
 };

@@ -11,8 +11,10 @@
 
 namespace hyperjit {
 
-template <class T_, int Tokens_, int R_, int V_> struct Rows {
+/// `Exact`: a storage type that holds the numbers as they are, or void.
+template <class T_, int Tokens_, int R_, int V_, class Exact_ = void> struct Rows {
   using T = T_;
+  using Exact = Exact_;
   static constexpr int R = R_;
   T v[Tokens_][R_][V_];
 };
@@ -20,7 +22,7 @@ template <class T_, int Tokens_, int R_, int V_> struct Rows {
 template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0> struct Lane {
   using T = T_;
   static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_, tiles = Tiles_;
-  template <int R> using RowsOf = Rows<T, Tokens_, R, V_>;
+  template <int R, class Exact = void> using RowsOf = Rows<T, Tokens_, R, V_, Exact>;
   const L &launch;
   long long token[Tokens_];
   bool live[Tokens_];         // the token exists; rows of others read as zero and are not stored
@@ -28,6 +30,12 @@ template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Ti
   const T *uniform;           // numbers that all tokens share, in shared memory
   int channel;                // first of V
   bool active;                // channel < width
+  // Cluster columns: the token's staged rows by ring and the barrier of their slot, staged weights, rows held in registers, first of V in the CTA's channels.
+  unsigned char *staged[4][Tokens_];
+  unsigned empty[4];
+  const unsigned char *weights;
+  unsigned *held;
+  int local;
   const T *records;           // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
   int recordStride, count;
   int firstColumn;            // weight gradients: of the columns that this lane sums
@@ -66,42 +74,109 @@ template <bool Aligned, int N, class T> HYPERJIT_DEVICE void readShared(const T 
   }
 }
 
+#define HYPERJIT_EACH(rows)                                                                                            \
+  _Pragma("unroll") for (int t = 0; t < N::tokens; ++t) _Pragma("unroll") for (int r = 0; r < (rows); ++r)             \
+      _Pragma("unroll") for (int v = 0; v < N::V; ++v)
+
 //===-- memory ------------------------------------------------------------===//
 
+/// Rows of a token in its slot of a ring in shared memory, `Channels` of each from `Offset` bytes on; stored, they go to `Ref` too.
+template <class Ref_, int Ring, int Offset, int Channels> struct Staged {
+  using Ref = Ref_;
+  using Storage = typename Ref_::Storage;
+  static constexpr int offset = Offset;
+};
+/// Where a lane's rows begin, and how far one is from the next.
+template <class Ref> struct RowPlace {
+  using Storage = typename Ref::Storage;
+  static constexpr bool staged = false;
+  template <class N> HYPERJIT_METHOD static auto *at(const N &lane, int t) {
+    return Ref::at(lane.launch, lane.token[t]) + lane.channel;
+  }
+  template <class N> HYPERJIT_METHOD static constexpr long long stride() { return N::width; }
+};
+template <class Ref, int Ring, int Offset, int Channels> struct RowPlace<Staged<Ref, Ring, Offset, Channels>> {
+  using Storage = typename Ref::Storage;
+  static constexpr bool staged = true;
+  using Global = RowPlace<Ref>;
+  template <class N> HYPERJIT_METHOD static auto *at(const N &lane, int t) {
+    return reinterpret_cast<typename Ref::Storage *>(lane.staged[Ring][t] + Offset) + lane.local;
+  }
+  template <class N> HYPERJIT_METHOD static constexpr long long stride() { return Channels; }
+};
+
+/// Rows that a lane holds from one stage to the next, as pairs, `Word` words into lane.held; stored, they go to `Ref` too.
+template <class Ref_, int Word> struct Held {
+  using Ref = Ref_;
+  using Storage = typename Ref_::Storage;
+};
+template <class Ref> struct IsHeld {
+  static constexpr bool value = false;
+};
+template <class Ref_, int Word> struct IsHeld<Held<Ref_, Word>> {
+  using Ref = Ref_;
+  static constexpr bool value = true;
+  static constexpr int word = Word;
+};
+
+template <class Place, class N, class X> HYPERJIT_DEVICE void holdRows(N &lane, const X &x) {
+  using P = Pair<typename Place::Storage>;
+  int word = IsHeld<Place>::word;
+  HYPERJIT_EACH(X::R) if (v % 2 == 0) lane.held[word++] = P::packExact(x.v[t][r][v], x.v[t][r][v + 1]);
+}
+
 template <class Ref, int R, class N> HYPERJIT_DEVICE auto loadRows(N &lane) {
-  typename N::template RowsOf<R> x;
+  typename N::template RowsOf<R, typename Ref::Storage> x;
+  if constexpr (IsHeld<Ref>::value) {
+    using P = Pair<typename Ref::Storage>;
+    int word = IsHeld<Ref>::word;
+    HYPERJIT_EACH(R) if (v % 2 == 0) {
+      const unsigned pair = lane.held[word++];
+      x.v[t][r][v] = P::low(pair);
+      x.v[t][r][v + 1] = P::high(pair);
+    }
+  } else {
+    using Place = RowPlace<Ref>;
 #pragma unroll
-  for (int t = 0; t < N::tokens; ++t) {
-    const auto *source = Ref::at(lane.launch, lane.token[t]) + lane.channel;
+    for (int t = 0; t < N::tokens; ++t) {
+      const auto *source = Place::at(lane, t);
 #pragma unroll
-    for (int r = 0; r < R; ++r) {
-      if (lane.active && lane.live[t])
-        loadVector(source + static_cast<long long>(r) * N::width, x.v[t][r]);
-      else
+      for (int r = 0; r < R; ++r) {
+        // Numbers of a slot without a token stay among their own.
+        if (Place::staged || (lane.active && lane.live[t]))
+          loadVector(source + r * Place::template stride<N>(), x.v[t][r]);
+        else
 #pragma unroll
-        for (int v = 0; v < N::V; ++v)
-          x.v[t][r][v] = 0;
+          for (int v = 0; v < N::V; ++v)
+            x.v[t][r][v] = 0;
+      }
     }
   }
   return x;
 }
 
-template <class Ref, class N, class X> HYPERJIT_DEVICE void storeRows(N &lane, const X &x) {
+template <class Place, class N, class X> HYPERJIT_DEVICE void storeRowsAt(N &lane, const X &x) {
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
-    auto *target = Ref::at(lane.launch, lane.token[t]) + lane.channel;
+    auto *target = Place::at(lane, t);
 #pragma unroll
     for (int r = 0; r < X::R; ++r)
       if (lane.active && lane.live[t])
-        storeVector(target + static_cast<long long>(r) * N::width, x.v[t][r]);
+        storeVector<Same<typename X::Exact, typename Place::Storage>::value, !Place::staged>(target + r * Place::template stride<N>(), x.v[t][r]);
+  }
+}
+template <class Ref, class N, class X> HYPERJIT_DEVICE void storeRows(N &lane, const X &x) {
+  if constexpr (IsHeld<Ref>::value) {
+    holdRows<Ref>(lane, x);
+    storeRowsAt<RowPlace<typename IsHeld<Ref>::Ref>>(lane, x);
+  } else {
+    storeRowsAt<RowPlace<Ref>>(lane, x);
+    if constexpr (RowPlace<Ref>::staged)
+      storeRowsAt<typename RowPlace<Ref>::Global>(lane, x);
   }
 }
 
 //===-- maps --------------------------------------------------------------===//
-
-#define HYPERJIT_EACH(rows)                                                                                            \
-  _Pragma("unroll") for (int t = 0; t < N::tokens; ++t) _Pragma("unroll") for (int r = 0; r < (rows); ++r)             \
-      _Pragma("unroll") for (int v = 0; v < N::V; ++v)
 
 /// out_i = sum_j c[i, j] x_j
 template <class Source, int R, class N, class X> HYPERJIT_DEVICE auto mix(N &lane, const X &x) {
@@ -130,8 +205,8 @@ template <class Source, int R, class N, class X> HYPERJIT_DEVICE auto mix(N &lan
 }
 
 /// out_i = c[i] x_i
-template <class Source, class N, class X> HYPERJIT_DEVICE X scaleRows(N &lane, const X &x) {
-  X out;
+template <class Source, class N, class X> HYPERJIT_DEVICE auto scaleRows(N &lane, const X &x) {
+  typename N::template RowsOf<X::R> out;
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
     typename N::T c[X::R];
@@ -163,7 +238,7 @@ template <class Source, int R, class N> HYPERJIT_DEVICE auto fillRows(N &lane) {
 
 /// out_i = x_{indices[i]}
 template <int... Indices, class N, class X> HYPERJIT_DEVICE auto gatherRows(N &lane, const X &x) {
-  typename N::template RowsOf<sizeof...(Indices)> out;
+  typename N::template RowsOf<sizeof...(Indices), typename X::Exact> out;
   constexpr int indices[] = {Indices...};
   HYPERJIT_EACH(static_cast<int>(sizeof...(Indices))) out.v[t][r][v] = x.v[t][indices[r]][v];
   return out;
@@ -184,15 +259,27 @@ template <int R, int... Indices, class N, class X> HYPERJIT_DEVICE auto scatterR
   return out;
 }
 
-template <class S, class N, class X> HYPERJIT_DEVICE X roundRows(N &lane, const X &x) {
-  X out;
-  HYPERJIT_EACH(X::R) out.v[t][r][v] = roundTo<S>(x.v[t][r][v]);
+template <class S, class N, class X> HYPERJIT_DEVICE auto roundRows(N &lane, const X &x) {
+  typename N::template RowsOf<X::R, S> out;
+  if constexpr (Same<typename X::Exact, S>::value) {
+    HYPERJIT_EACH(X::R) out.v[t][r][v] = x.v[t][r][v];
+  } else if constexpr (InPairs<S, typename N::T, N::V>::value) {
+    HYPERJIT_EACH(X::R) {
+      if (v % 2)
+        continue;
+      const unsigned pair = Pair<S>::pack(x.v[t][r][v], x.v[t][r][v + 1 < N::V ? v + 1 : v]);
+      out.v[t][r][v] = Pair<S>::low(pair);
+      out.v[t][r][v + 1 < N::V ? v + 1 : v] = Pair<S>::high(pair);
+    }
+  } else {
+    HYPERJIT_EACH(X::R) out.v[t][r][v] = roundTo<S>(x.v[t][r][v]);
+  }
   return out;
 }
 
 #define HYPERJIT_BINARY(name, op)                                                                                      \
-  template <class T, int K, int R, int V>                                                                              \
-  HYPERJIT_DEVICE Rows<T, K, R, V> name(const Rows<T, K, R, V> &a, const Rows<T, K, R, V> &b) {                        \
+  template <class T, int K, int R, int V, class A, class B>                                                            \
+  HYPERJIT_DEVICE Rows<T, K, R, V> name(const Rows<T, K, R, V, A> &a, const Rows<T, K, R, V, B> &b) {                  \
     Rows<T, K, R, V> out;                                                                                              \
     _Pragma("unroll") for (int t = 0; t < K; ++t) _Pragma("unroll") for (int r = 0; r < R; ++r)                        \
         _Pragma("unroll") for (int v = 0; v < V; ++v) out.v[t][r][v] = a.v[t][r][v] op b.v[t][r][v];                   \

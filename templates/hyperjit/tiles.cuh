@@ -150,6 +150,15 @@ template <class T> HYPERJIT_DEVICE T readRemote(const T *local, int rank) {
   return value;
 }
 
+template <class N> HYPERJIT_DEVICE void clearSums(N &lane, int t) {
+#pragma unroll
+  for (int s = 0; s < N::slots; ++s)
+    lane.slot[t][s] = 0;
+#pragma unroll
+  for (int i = 0; i < 4 * N::tiles; ++i)
+    lane.tile[t][i / 4][i % 4] = 0;
+}
+
 template <class S, int Slots, int Tiles, class L>
 HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, long long first) {
   using T = typename S::T;
@@ -162,12 +171,7 @@ HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, 
     lane.token[t] = first + index;
     lane.live[t] = lane.token[t] < launch.tokens;
     lane.record[t] = memory.records + index * S::record;
-#pragma unroll
-    for (int s = 0; s < Slots; ++s)
-      lane.slot[t][s] = 0;
-#pragma unroll
-    for (int i = 0; i < 4 * Tiles; ++i)
-      lane.tile[t][i / 4][i % 4] = 0;
+    clearSums(lane, t);
   }
   return lane;
 }

@@ -67,11 +67,10 @@ template <class T, class Source, class Target, int Count, class L> HYPERJIT_DEVI
   for (int base = 0; base < Count; base += 32) {
     const int index = base + column;
     T sum = 0;
-    if (index < Count) {
-#pragma unroll 4
-      for (long long token = begin + row; token < end; token += 8)
-        sum += Source::template read<T>(launch, token, index);
-    }
+    if (index < Count)
+      sum = sumInOrder<T>((end - begin - row + 7) / 8, [&](long long i) {
+        return Source::template read<T>(launch, begin + row + 8 * i, index);
+      });
     partial[row][column] = sum;
     __syncthreads();
     if (row == 0 && index < Count) {

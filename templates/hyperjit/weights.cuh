@@ -34,19 +34,43 @@ HYPERJIT_DEVICE void splitPair(float x, float y, unsigned &high, unsigned &low) 
   low = packBfloat16(x - __uint_as_float(high << 16), y - __uint_as_float(high & 0xffff0000u));
 }
 
+/// Two numbers of rows X as packed bf16.
+template <class X> HYPERJIT_DEVICE unsigned packPlane(float x, float y) {
+  return Same<typename X::Exact, bfloat16>::value ? Pair<bfloat16>::packExact(x, y) : packBfloat16(x, y);
+}
+
 /// Fragments for `project`: uint4 [row][chunk of 4 V channels][k-step][8 coefficients][lane].
 template <class Ref_, int R_, int K_, int Width, int V> struct ProjectionPlanes {
   using Ref = Ref_;
   static constexpr int R = R_, K = K_, tiles = (K_ + 7) / 8, steps = V / 4, chunks = (Width + 4 * V - 1) / (4 * V);
+  static constexpr int chunkBytes = 512 * steps * tiles;
   static constexpr long long count = 1ll * R * chunks * steps * tiles * 32;
 };
+/// A CTA's chunks of such fragments, `Offset` bytes into what is staged in shared memory.
+template <class P, int Offset, int Chunks> struct StagedPlanes : P {
+  static constexpr int offset = Offset, stagedChunks = Chunks;
+};
+/// The fragments of the lane's first row and chunk, and how many chunks are between rows.
+template <class P> struct PlanesPlace {
+  template <class N> HYPERJIT_METHOD static const char *at(const N &lane, int chunk, int bytes) {
+    return reinterpret_cast<const char *>(P::Ref::at(lane.launch, 0)) + static_cast<long long>(chunk) * bytes;
+  }
+  static constexpr long long chunks = P::chunks;
+};
+template <class P, int Offset, int Chunks> struct PlanesPlace<StagedPlanes<P, Offset, Chunks>> {
+  template <class N> HYPERJIT_METHOD static const char *at(const N &lane, int, int bytes) {
+    return reinterpret_cast<const char *>(lane.weights) + Offset + lane.local / (4 * N::V) * bytes;
+  }
+  static constexpr long long chunks = Chunks;
+};
+
 /// Fragments for `expand`: words [row][chunk][V / 2][k-steps of 16: lane, 4][k-step of 8: lane, 2].
 template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
   using Ref = Ref_;
   static constexpr int R = R_, K = K_, chunks = (Width + 4 * V - 1) / (4 * V);
   static constexpr int steps = K % 16 > 8 || K % 16 == 0 ? (K + 15) / 16 : K / 16; // of 16 coefficients
   static constexpr int tail = K > 16 * steps ? 1 : 0;                              // of 8
-  static constexpr int words = 128 * steps + 64 * tail;
+  static constexpr int words = 128 * steps + 64 * tail, chunkBytes = 2 * V * words;
   static constexpr long long count = 1ll * R * chunks * (V / 2) * 32;
 };
 
@@ -102,8 +126,9 @@ template <int Tile, class P, int G0, int GN, int J0, int JN, int XPlanes, class 
 HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
   constexpr int V = N::V;
   const int self = threadIdx.x % 32;
-  const uint4 *fragments = reinterpret_cast<const uint4 *>(P::Ref::at(lane.launch, 0)) +
-                           (lane.channel / (4 * V)) * (P::steps * P::tiles * 32) + J0 * 32 + self;
+  using Place = PlanesPlace<P>;
+  const uint4 *fragments =
+      reinterpret_cast<const uint4 *>(Place::at(lane, lane.channel / (4 * V), P::chunkBytes)) + J0 * 32 + self;
 #pragma unroll
   for (int r = 0; r < P::R; ++r)
 #pragma unroll
@@ -118,13 +143,13 @@ HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
             splitPair(v[4 * h], v[4 * h + 1], b[t][g][0][0], b[t][g][1][0]);
             splitPair(v[4 * h + 2], v[4 * h + 3], b[t][g][0][1], b[t][g][1][1]);
           } else {
-            b[t][g][0][0] = packBfloat16(v[4 * h], v[4 * h + 1]);
-            b[t][g][0][1] = packBfloat16(v[4 * h + 2], v[4 * h + 3]);
+            b[t][g][0][0] = packPlane<X>(v[4 * h], v[4 * h + 1]);
+            b[t][g][0][1] = packPlane<X>(v[4 * h + 2], v[4 * h + 3]);
           }
         }
 #pragma unroll
       for (int j = 0; j < JN; ++j) {
-        const uint4 a = fragments[((static_cast<long long>(r) * P::chunks * P::steps + h) * P::tiles + j) * 32];
+        const uint4 a = fragments[((r * Place::chunks * P::steps + h) * P::tiles + j) * 32];
 #pragma unroll
         for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
@@ -157,15 +182,15 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
       if constexpr (P::tail)
         splitPair(at(16 * P::steps + 2 * q), at(16 * P::steps + 2 * q + 1), tail[t][g][0], tail[t][g][1]);
     }
-  const unsigned *words = reinterpret_cast<const unsigned *>(P::Ref::at(lane.launch, 0)) +
-                          static_cast<long long>(lane.channel / (4 * V)) * (V / 2) * P::words;
+  using Place = PlanesPlace<P>;
+  const unsigned *words = reinterpret_cast<const unsigned *>(Place::at(lane, lane.channel / (4 * V), P::chunkBytes));
 #pragma unroll
   for (int r = 0; r < P::R; ++r) {
     if constexpr (P::R > 4)
       orderReads();
 #pragma unroll
     for (int j = 0; j < V / 2; ++j) {
-      const unsigned *block = words + (static_cast<long long>(r) * P::chunks * (V / 2) + j) * P::words;
+      const unsigned *block = words + (r * Place::chunks * (V / 2) + j) * P::words;
       float sum[N::tokens][G][4];
 #pragma unroll
       for (int t = 0; t < N::tokens; ++t)

@@ -1,4 +1,4 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a %s | FileCheck %s
+// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=rows %s | FileCheck %s
 // RUN: hc-translate --hc-to-emitc --target=sm_90a %s | FileCheck %s --check-prefix=EMITC
 
 // A row dependency: next streams, a projection of them, and a mix that needs it. Sinkhorn feeds an output alone, so it

@@ -44,7 +44,7 @@ hc.func @layernorm(%x: !hc.rows<2, d> {hc.operand = "streams"}, %g: !hc.rows<1, 
 // One channel is its own mean, and leaves nothing of a row: no difference of two products that are rounded each in its own way.
 // CHECK-LABEL: hc.func @one_channel(
 // CHECK-NOT: hc.project %{{.*}} : (!hc.rows<2, 1>
-// CHECK: hc.sub %[[MEAN:.*]], %[[MEAN]] : !hc.coeffs<2>
+// CHECK: hc.sub %[[MEAN:[0-9]+]], %[[MEAN]] :
 // CHECK-NOT: hc.project %{{.*}} : (!hc.rows<2, 1>
 // CHECK: hc.return
 hc.func @one_channel(%x: !hc.rows<2, 1> {hc.operand = "streams"}, %w: !hc.weight<1, 1, 3> {hc.uniform}) -> !hc.coeffs<2, 3> {

@@ -172,7 +172,7 @@ TEST(Source, IsShortAndSaysItsSchedule) {
   Built forward = build("manifold:n=4,d=4096,dtype=bf16", false, "sm_90a");
   ASSERT_TRUE(forward.ok);
   EXPECT_LT(std::count(forward.source.text.begin(), forward.source.text.end(), '\n'), 200);
-  EXPECT_EQ(forward.source.schedule.rfind("rows:", 0), 0u);
+  EXPECT_EQ(forward.source.schedule.rfind("columns:", 0), 0u);
   // The schedule that was chosen, given back, gives the same text.
   Built again = build("manifold:n=4,d=4096,dtype=bf16", false, "sm_90a", forward.source.schedule);
   ASSERT_TRUE(again.ok);

@@ -55,6 +55,10 @@ public:
 
   // Kind::Rows
   void storeRows(mlir::Value value, llvm::StringRef reference);
+  /// Loads rows and holds them in registers; `place` is Held<...>.
+  void holdRows(mlir::Value value, llvm::StringRef place);
+  /// Loads these rows, the last that are read of a ring of clusterColumns, and gives its slot back.
+  void releaseRing(int64_t ring, llvm::ArrayRef<mlir::Value> rows);
   /// Adds rows [begin, begin + count) of a reduction's result (project: groups and columns) into slots.
   /// A projection with packed planes counts slots and columns in tiles of 8 coefficients.
   void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns);

@@ -79,9 +79,11 @@ struct GpuShape {
   double copyGBs = 3000;
 };
 
-/// The numbers of the skeleton `rows`; 0 (planes: -1) leaves one to the rules.
+/// The numbers of the skeletons `rows` and `columns`; 0 (planes: -1) leaves one to the rules.
 struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
+  bool columns = false;          ///< the main kernel is `clusterColumns`:
+  int64_t lag = 0, preparers = 0, ring = 0; ///< tiles from stage to stage, warps for the first maths, tiles in shared memory
   bool operator==(const RowNumbers &) const = default;
 };
 

@@ -249,6 +249,16 @@ void BodyEmitter::storeRows(Value value, StringRef reference) {
   call("storeRows", {reference.str()}, {context, convert(value)}, {}, false);
 }
 
+void BodyEmitter::holdRows(Value value, StringRef place) {
+  call("holdRows", {place.str()}, {context, convert(value)}, {}, false);
+}
+
+void BodyEmitter::releaseRing(int64_t ring, ArrayRef<Value> rows) {
+  for (Value value : rows)
+    convert(value);
+  call("releaseRing", {number(ring)}, {context}, {}, false);
+}
+
 void BodyEmitter::reduce(Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin,
                          int64_t columns) {
   auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };

@@ -202,6 +202,8 @@ LogicalResult KernelPlan::collect() {
       requireUniform(value);
     } else {
       recordNeeded.insert(value);
+      if (isReduction(value.getDefiningOp()))
+        sweptSums.insert(value);
       markCritical(value);
     }
   }

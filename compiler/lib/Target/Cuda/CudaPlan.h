@@ -100,6 +100,7 @@ public:
   llvm::SetVector<mlir::Value> headValues,
       perToken;                                ///< of which: made by the head; in the token's part of the workspace
   llvm::DenseMap<mlir::Value, int64_t> record; ///< main's record
+  llvm::SetVector<mlir::Value> sweptSums;      ///< sums over channels that sweeps read as they are
   llvm::DenseMap<mlir::Value, std::pair<std::string, int64_t>> losslessStores; ///< rows outputs: reference, stage
   int64_t recordSize = 0;
   int64_t fixedBytes = 0, chunkBytes = 0, tokenBytes = 0;

@@ -11,29 +11,46 @@ using namespace hyperjit;
 using namespace hyperjit::cuda;
 using llvm::StringRef;
 
-static constexpr StringLiteral skeleton = "rows";
-
 LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
-  return readSchedule(kernel, text, skeleton, "CUDA kernels",
-                      {{"blocks", &choice.blocks, 1, 8},
-                       {"chunks", &choice.chunks, 1, 256},
-                       {"cluster", &choice.cluster, 1, 16, /*power=*/true},
-                       {"planes", &choice.planes, 0, 2},
-                       {"slots", &choice.slots, 32, 96},
-                       {"tokens", &choice.tokens, 1, 16, /*power=*/true},
-                       {"vector", &choice.vector, 1, 8, /*power=*/true},
-                       {"warps", &choice.warps, 1, 16}});
+  choice.columns = text.split(':').first == "columns";
+  std::vector<ScheduleNumber> numbers = {{"chunks", &choice.chunks, 1, 256},
+                                         {"cluster", &choice.cluster, 1, 16, /*power=*/!choice.columns},
+                                         {"planes", &choice.planes, 0, 2},
+                                         {"slots", &choice.slots, 32, 96},
+                                         {"tokens", &choice.tokens, 1, 16, /*power=*/true},
+                                         {"vector", &choice.vector, 1, 8, /*power=*/true},
+                                         {"warps", &choice.warps, 1, 16}};
+  if (choice.columns) {
+    numbers.push_back({"lag", &choice.lag, 1, 8});
+    numbers.push_back({"preparers", &choice.preparers, 1, 12});
+    numbers.push_back({"ring", &choice.ring, 2, 32});
+  } else {
+    numbers.push_back({"blocks", &choice.blocks, 1, 8});
+  }
+  llvm::sort(numbers, [](const ScheduleNumber &a, const ScheduleNumber &b) { return a.name < b.name; });
+  return readSchedule(kernel, text, choice.columns ? "columns" : "rows", "CUDA kernels", numbers);
 }
 
 std::string cuda::writeRows(const Choice &choice) {
-  return writeSchedule(skeleton, {{"blocks", choice.blocks},
-                                  {"chunks", choice.chunks},
-                                  {"cluster", choice.cluster},
-                                  {"planes", choice.planes},
-                                  {"slots", choice.slots},
-                                  {"tokens", choice.tokens},
-                                  {"vector", choice.vector},
-                                  {"warps", choice.warps}});
+  if (choice.columns)
+    return writeSchedule("columns", {{"chunks", choice.chunks},
+                                     {"cluster", choice.cluster},
+                                     {"lag", choice.lag},
+                                     {"planes", choice.planes},
+                                     {"preparers", choice.preparers},
+                                     {"ring", choice.ring},
+                                     {"slots", choice.slots},
+                                     {"tokens", choice.tokens},
+                                     {"vector", choice.vector},
+                                     {"warps", choice.warps}});
+  return writeSchedule("rows", {{"blocks", choice.blocks},
+                                {"chunks", choice.chunks},
+                                {"cluster", choice.cluster},
+                                {"planes", choice.planes},
+                                {"slots", choice.slots},
+                                {"tokens", choice.tokens},
+                                {"vector", choice.vector},
+                                {"warps", choice.warps}});
 }
 
 /// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
@@ -76,6 +93,8 @@ ShapeNumbers SourceBuilder::tileShape(int64_t vector) {
 /// Shape, blocks an SM and cluster of the main kernel. Nothing here depends on the token count: a token's sums keep
 /// their order whatever the batch.
 LogicalResult SourceBuilder::chooseMain() {
+  if (choice.columns)
+    return chooseColumns();
   // The pass under most pressure decides the vector of all: lanes keep their channels from stage to stage.
   bool reduces = false;
   // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that.

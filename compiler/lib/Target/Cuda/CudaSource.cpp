@@ -75,7 +75,7 @@ void SourceBuilder::emitHeader() {
   auto top = [&](StringRef text) { emitc::VerbatimOp::create(builder, kernel.getLoc(), text); };
   top(formatv("// {0} for {1}", name, target).str());
   // Headers of templates/, in memory.
-  for (StringRef header : {"gradients", "row_reduced", "token_sums", "uniform"})
+  for (StringRef header : {"cluster_columns", "gradients", "row_reduced", "token_sums", "uniform"})
     top(formatv("#include \"hyperjit/{0}.cuh\"", header).str());
   top("using namespace hyperjit;");
   top(formatv("using Space = Workspace<{0}, {1}, {2}, {3}>;", number(), llvm::alignTo(plan.fixedBytes, 256),
@@ -264,14 +264,21 @@ void SourceBuilder::emitMain() {
   for (auto &[value, offset] : plan.record)
     if (Operation *op = value.getDefiningOp(); op && isReduction(op))
       made.insert(value);
-  std::string stages;
+  std::vector<std::string> stages;
+  std::vector<int64_t> sums, published;
   bool reduces = false;
   Places rowPlaces = places;
+  if (choice.columns && mlir::failed(planColumns(rowPlaces))) {
+    failed = true;
+    return;
+  }
   for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans)) {
-    if (stagePlan.recordWrites.empty() && stagePlan.stores.empty() && stagePlan.passes.empty())
+    if (isEmpty(stagePlan))
       continue;
     std::string maths = "Nothing";
-    if (!stagePlan.recordWrites.empty() || !stagePlan.stores.empty()) {
+    if (stage == 0 && columns.image.count) {
+      made.insert(stagePlan.recordWrites.begin(), stagePlan.recordWrites.end());
+    } else if (!stagePlan.recordWrites.empty() || !stagePlan.stores.empty()) {
       maths = formatv("Coefficients{0}", stage);
       Places coefficientPlaces = places;
       coefficientPlaces.record.clear();
@@ -289,11 +296,23 @@ void SourceBuilder::emitMain() {
       made.insert(stagePlan.recordWrites.begin(), stagePlan.recordWrites.end());
     }
     std::string passText;
+    int64_t stageSums = 0;
     for (auto [index, pass] : llvm::enumerate(stagePlan.passes)) {
       std::string className = formatv("Rows{0}_{1}", stage, index);
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, rowPlaces);
+      auto placeOf = [&](const Store &store) -> std::string {
+        auto kept = columns.kept.find(store.value);
+        bool first = kept != columns.kept.end() && StringRef(kept->second).contains(store.reference);
+        return first ? kept->second : store.reference;
+      };
+      for (const auto &held : columns.held)
+        if (held.by == &pass)
+          emitter.holdRows(held.value, held.place);
+      for (auto [ringIndex, ring] : llvm::enumerate(columns.rings))
+        if (ring.early && ring.by.first == &pass)
+          emitter.releaseRing(static_cast<int64_t>(ringIndex), ring.by.second);
       for (const Store &store : pass.stores)
-        emitter.storeRows(store.value, store.reference);
+        emitter.storeRows(store.value, placeOf(store));
       passText += formatv(", Pass<{0}, {1}, {2}", className, pass.slots, pass.tiles).str();
       for (const ReductionPart &part : pass.parts)
         emitter.reduce(part.op, part.slot, part.begin, part.count, part.columnBegin, part.columns);
@@ -306,9 +325,22 @@ void SourceBuilder::emitMain() {
       for (const Store &store : pass.stores)
         if (auto stored = plan.losslessStores.find(store.value);
             stored != plan.losslessStores.end() && stored->second.first == store.reference)
-          rowPlaces.memory[store.value] = store.reference;
+          rowPlaces.memory[store.value] = placeOf(store);
+      stageSums += pass.sums();
     }
-    stages += formatv(",\n      Stage<{0}{1}>", maths, passText).str();
+    for (const auto &held : columns.held)
+      if (llvm::any_of(stagePlan.passes, [&](const SweepPass &pass) { return held.by == &pass; }))
+        rowPlaces.memory[held.value] = held.place;
+    std::string text = formatv("Stage<{0}{1}>", maths, passText);
+    auto [first, count] = choice.columns && stage > 0 ? publishedRange(stage) : std::pair<int64_t, int64_t>();
+    stages.push_back(choice.columns ? formatv("Publish<{0}, {1}, {2}>", first, count, text).str() : text);
+    sums.push_back(stageSums);
+    published.push_back(count);
+  }
+  if (choice.columns) {
+    llvm::SmallVector<StringRef> texts(stages.begin(), stages.end());
+    failed |= mlir::failed(finishColumns(texts, sums, published, uniform));
+    return;
   }
   int64_t tile = numbers.tokenLanes * numbers.tokens, exchange = llvm::alignTo(tile * mainSums, 4);
   auto sharedNumbers = [&] {
@@ -318,10 +350,12 @@ void SourceBuilder::emitMain() {
   while (!choice.warps && numbers.warps > 1 && sharedNumbers() * plan.elementBytes > leastShared)
     numbers.warps /= 2;
   int64_t shared = sharedNumbers();
-  int64_t stageCount = StringRef(stages).count("Stage<");
-  bool streams = !reduces && stageCount == 1;
+  bool streams = !reduces && stages.size() == 1;
   add(formatv("using Main = {0};", shape(numbers)).str());
-  std::string call = formatv("{0}<Main, {1}{2}>", streams ? "streaming" : "rowReduced", uniform, stages);
+  std::string call = formatv("{0}<Main, {1}", streams ? "streaming" : "rowReduced", uniform);
+  for (const std::string &stage : stages)
+    call += ",\n      " + stage;
+  call += ">";
   json::Object launch{{"shared_bytes", shared * plan.elementBytes}};
   if (streams) {
     int64_t chunk = 32 / numbers.tokenLanes * vector * numbers.warps;
@@ -340,12 +374,25 @@ void SourceBuilder::emitMain() {
   result.schedule = writeRows(used);
 }
 
+/// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
+/// cluster, else row by row.
+static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
+  Choice columns;
+  columns.columns = true;
+  ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
+  CudaSource source;
+  SourceBuilder builder(kernel, target, columns, source);
+  return builder.run() && builder.tensorCores() && builder.tilesAhead() > 0 ? columns : Choice();
+}
+
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
                                             CudaSource &result) {
   kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
   Choice choice;
   if (failed(parseSchedule(kernel, schedule, choice)))
     return nullptr;
+  if (schedule.empty() || schedule == "auto")
+    choice = chooseSkeleton(kernel, target);
   if (!target.starts_with("sm_")) {
     kernel.emitError() << "target '" << target << "' is no CUDA target";
     return nullptr;
@@ -386,7 +433,7 @@ KernelSizes SourceBuilder::measure() {
 LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const GpuShape &shape, int64_t sharedBytes,
                                   size_t limit, SmallVectorImpl<RankedSchedule> &out) {
   kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
-  Choice first;
+  Choice first = chooseSkeleton(kernel, target);
   CudaSource chosen;
   SourceBuilder builder(kernel, target, first, chosen);
   if (!builder.run())

@@ -41,10 +41,12 @@ struct ShapeNumbers {
 constexpr int64_t tilesOfPass = 12;
 /// Dynamic shared memory that a block may have on every target.
 constexpr int64_t leastShared = 99 * 1024;
+/// That a block may have where there are clusters and bulk copies.
+constexpr int64_t mostShared = 227 * 1024;
 /// Registers of a lane for sums over tokens.
 constexpr int64_t columnRegisters = 96;
 
-/// Reads "auto" or "rows:name=number,..."; an illegal number is a diagnostic at the kernel.
+/// Reads "auto", "rows:name=number,..." or "columns:..."; an illegal number is a diagnostic at the kernel.
 LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice);
 /// The text of complete numbers.
 std::string writeRows(const Choice &choice);
@@ -61,6 +63,10 @@ public:
 
   /// Null after a diagnostic.
   OwningOpRef<ModuleOp> run();
+  /// Whether projections or expansions run on tensor cores; after `run`.
+  bool tensorCores() const { return tiled; }
+  /// Tiles that every ring of clusterColumns fetches ahead; after `run`.
+  int64_t tilesAhead() const { return columns.ahead; }
   /// What the cost model weighs; after `run`.
   KernelSizes measure();
 
@@ -95,7 +101,17 @@ private:
   void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
   void emitSums();
   LogicalResult chooseMain();
+  LogicalResult chooseColumns();
   void placePlanes();
+  void prepareRecords();
+  LogicalResult planColumns(Places &places);
+  static bool isEmpty(const StagePlan &stage) {
+    return stage.recordWrites.empty() && stage.stores.empty() && stage.passes.empty();
+  }
+  int64_t planesOfChunk(hc::WeightType type, bool expands) const;
+  std::pair<int64_t, int64_t> publishedRange(int64_t stage);
+  LogicalResult finishColumns(llvm::ArrayRef<StringRef> stages, llvm::ArrayRef<int64_t> sums,
+                              llvm::ArrayRef<int64_t> published, StringRef uniform);
   int64_t columnVector(int64_t registers);
   ShapeNumbers tileShape(int64_t vector);
   /// The body that copies uniform coefficients to shared memory; returns its class name and fills the offsets.
@@ -113,6 +129,28 @@ private:
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
   bool mainReduces = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
+  /// Of the skeleton clusterColumns.
+  struct ColumnRing {
+    int64_t first, last, tokenBytes, slots;
+    std::string inputs;
+    bool early;                                          ///< given back when its rows are loaded for the last time,
+    std::pair<const SweepPass *, SmallVector<Value>> by; ///< by this pass
+  };
+  struct {
+    int64_t stages = 0, lag = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
+    std::vector<ColumnRing> rings;
+    std::string weights;
+    struct HeldRows {
+      Value value;
+      std::string place;
+      const SweepPass *by;
+    };
+    struct {
+      int64_t offset = 0, first = 0, count = 0;
+    } image; ///< of the first record in the token's workspace: bytes, numbers; none: the main kernel makes it
+    std::vector<HeldRows> held;              ///< operands that the next stage reads from registers, and the pass that loads them
+    llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
+  } columns;
   OwningOpRef<ModuleOp> module;
   SmallVector<std::string> tables;
   bool failed = false;

@@ -1,0 +1,384 @@
+//===- CudaColumns.cpp - Plans of the skeleton clusterColumns -------------===//
+// SPDX-License-Identifier: Apache-2.0
+//
+// What goes where in shared memory: rows of a tile in slots of a ring, the
+// CTA's part of packed weights, records, sums. templates/hyperjit/
+// cluster_columns.cuh checks the total when it is compiled.
+//===----------------------------------------------------------------------===//
+#include "SourceBuilder.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+using llvm::StringRef;
+
+/// As in the skeleton.
+static constexpr int64_t mostRings = 4;
+/// Registers of a lane for rows that it holds from stage to stage.
+static constexpr int64_t heldRegisters = 64;
+
+LogicalResult SourceBuilder::chooseColumns() {
+  auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: columns " << why; };
+  if (!(target.starts_with("sm_9") || target.starts_with("sm_10")))
+    return refuse("needs clusters and bulk copies, which " + target + " lacks");
+  if (plan.wide())
+    return refuse("is for kernels that compute in fp32");
+  bool reduces = false;
+  for (const StagePlan &stagePlan : plan.stagePlans)
+    for (const SweepPass &pass : stagePlan.passes) {
+      mainSums = std::max(mainSums, pass.sums());
+      reduces |= !pass.parts.empty();
+    }
+  if (!reduces)
+    return refuse("is for kernels that reduce over channels");
+  mainReduces = true;
+  mainShape.vector = choice.vector ? choice.vector : 16 / plan.widestStorage;
+  mainShape.tokenLanes = 8;
+  if (choice.tokens % 8)
+    return refuse("takes tokens in eights, not " + llvm::Twine(choice.tokens));
+  mainShape.tokens = choice.tokens ? choice.tokens / 8 : 1;
+  int64_t chunk = 4 * mainShape.vector, &cluster = mainShape.cluster;
+  if (mainShape.vector < 4 || mainShape.vector * plan.widestStorage > 16)
+    return refuse("takes vectors of 4 channels and of at most 16 bytes, not " + llvm::Twine(mainShape.vector) + " channels");
+  cluster = choice.cluster ? choice.cluster : 16;
+  if (cluster < 2)
+    return refuse("shares rows among 2 to 16 blocks of a cluster, not " + llvm::Twine(cluster));
+  while (!choice.cluster && cluster > 2 && (plan.width % (cluster * chunk) || plan.width / cluster < 160))
+    cluster /= 2;
+  if (plan.width % (cluster * chunk))
+    return refuse("splits rows into " + llvm::Twine(cluster) + " parts of whole chunks of " + llvm::Twine(chunk) +
+                  " channels, and there are " + llvm::Twine(plan.width));
+  // As many warps as leave none idle, and registers for each.
+  int64_t chunks = plan.width / cluster / chunk;
+  mainShape.warps = choice.warps;
+  if (!choice.warps)
+    for (int64_t rounds = 1; !mainShape.warps; ++rounds)
+      if (chunks % rounds == 0 && chunks / rounds <= 10)
+        mainShape.warps = chunks / rounds;
+  minBlocks = 1;
+  mainShape.record = recordStride(plan.recordSize);
+  if (tiled)
+    placePlanes();
+  prepareRecords();
+  return success();
+}
+
+/// Every CTA of a cluster needs the first record of every token. Where it is more than numbers moved from operands, it is made
+/// once, in the head, and copied.
+void SourceBuilder::prepareRecords() {
+  StagePlan &first = plan.stagePlans.front();
+  llvm::DenseSet<Value> seen;
+  std::function<bool(Value)> isMoved = [&](Value value) {
+    Operation *op = value.getDefiningOp();
+    if (!op || plan.memory.memory.count(value) || !seen.insert(value).second)
+      return true;
+    return isMovement(op) && llvm::all_of(op->getOperands(), isMoved);
+  };
+  if (first.recordWrites.empty() || llvm::all_of(first.recordWrites, isMoved))
+    return;
+  auto &image = columns.image;
+  image.first = plan.recordSize;
+  for (Value value : first.recordWrites) {
+    int64_t offset = plan.record.lookup(value);
+    image.first = std::min(image.first, offset);
+    image.count = std::max(image.count, offset + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
+  }
+  image.count -= image.first;
+  image.offset = plan.tokenBytes;
+  plan.tokenBytes += llvm::alignTo(image.count * 4, 16);
+  for (Value value : first.recordWrites)
+    plan.head.push_back({value, formatv("Space::PerToken<{0}>", image.offset + 4 * (plan.record.lookup(value) - image.first))});
+  plan.head.insert(plan.head.end(), first.stores.begin(), first.stores.end());
+  first.stores.clear();
+}
+
+/// The row operands that a pass loads, if `stored` are in the slot or in memory already.
+static void loadsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, hc::Uniformity &uniformity,
+                    llvm::SetVector<Value> &loads) {
+  llvm::DenseSet<Value> seen;
+  std::function<void(Value)> walk = [&](Value value) {
+    if (!isa<hc::RowsType>(value.getType()) || uniformity.isUniform(value) || !seen.insert(value).second)
+      return;
+    if (!value.getDefiningOp() || stored.contains(value)) {
+      loads.insert(value);
+      return;
+    }
+    for (Value operand : value.getDefiningOp()->getOperands())
+      walk(operand);
+  };
+  for (const Store &store : pass.stores)
+    walk(store.value);
+  for (const ReductionPart &part : pass.parts)
+    for (Value operand : part.op->getOperands())
+      walk(operand);
+}
+
+namespace {
+/// Rows of a token in shared memory.
+struct SlotEntry {
+  Value value;
+  std::string reference; ///< in global memory
+  int64_t first, last;   ///< stages that touch it
+  int64_t position;      ///< the last pass that loads it
+  int64_t rows, bytes;   ///< bytes of a token
+  bool loaded;           ///< by a loader, else stored by a sweep
+};
+} // namespace
+
+/// Gives rows their places in the slots of rings, or in registers, and weights theirs behind the barriers.
+LogicalResult SourceBuilder::planColumns(Places &places) {
+  int64_t channels = plan.width / mainShape.cluster, chunks = channels / (4 * mainShape.vector);
+  hc::Uniformity uniformity;
+  auto rowsOf = [](Value value) { return cast<hc::RowsType>(value.getType()).getRows(); };
+  auto bytesOf = [&](Value value, StringRef reference) { // of "Operand<i, storage, stride>"
+    StringRef storage = reference.split(", ").second.split(',').first;
+    return rowsOf(value) * channels * (storage == "float" ? 4 : 2);
+  };
+  // In the order of passes: what each loads, and when a value is loaded for the last time.
+  struct Use {
+    int64_t first, last, position;
+  };
+  llvm::MapVector<Value, Use> uses;
+  struct Stored {
+    int64_t stage, position;
+    std::string reference;
+  };
+  llvm::DenseMap<Value, Stored> storedAt;
+  llvm::DenseSet<Value> stored;
+  std::vector<std::pair<const SweepPass *, llvm::SetVector<Value>>> passes;
+  int64_t position = 0;
+  columns.stages = 0;
+  for (const StagePlan &stagePlan : plan.stagePlans) {
+    for (const SweepPass &pass : stagePlan.passes) {
+      llvm::SetVector<Value> loads;
+      loadsOf(pass, stored, uniformity, loads);
+      passes.push_back({&pass, loads});
+      for (Value value : loads) {
+        auto [use, isNew] = uses.insert({value, {columns.stages, columns.stages, position}});
+        use->second.last = columns.stages;
+        use->second.position = position;
+      }
+      for (const Store &store : pass.stores)
+        if (auto lossless = plan.losslessStores.find(store.value);
+            lossless != plan.losslessStores.end() && lossless->second.first == store.reference) {
+          stored.insert(store.value);
+          storedAt.try_emplace(store.value, Stored{columns.stages, position, store.reference});
+        }
+      ++position;
+    }
+    columns.stages += !isEmpty(stagePlan);
+  }
+  columns.lag = choice.lag ? choice.lag : columns.stages > 2 ? 1 : 2;
+
+  // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
+  auto hold = [&](Value value, StringRef reference, int64_t from, int64_t first, int64_t last) {
+    int64_t words = mainShape.tokens * rowsOf(value) * mainShape.vector / 2;
+    bool pairs = bytesOf(value, reference) == rowsOf(value) * channels * 2;
+    if (!pairs || chunks != mainShape.warps || first != from + 1 || last != first ||
+        (columns.heldWords > 0 && columns.heldFrom != from) || (columns.heldWords + words) * (columns.lag + 1) > heldRegisters)
+      return std::string();
+    std::string place = formatv("Held<{0}, {1}>", reference, columns.heldWords);
+    columns.heldFrom = from;
+    columns.heldWords += words;
+    return place;
+  };
+  std::vector<SlotEntry> entries;
+  for (auto &[value, use] : uses)
+    if (!value.getDefiningOp()) {
+      std::string reference = plan.memory.memory.lookup(value);
+      std::string place = use.last > use.first ? hold(value, reference, use.first, use.first + 1, use.last) : "";
+      int64_t last = use.last, at = use.position;
+      if (!place.empty()) {
+        last = use.first;
+        for (at = 0; !passes[at].second.contains(value);)
+          ++at;
+        columns.held.push_back({value, place, passes[at].first});
+      }
+      entries.push_back({value, reference, use.first, last, at, rowsOf(value), bytesOf(value, reference), true});
+    }
+  llvm::DenseMap<Value, size_t> replaced; // a stored value: the entry whose place it takes
+  for (auto &[value, use] : uses) {
+    if (!value.getDefiningOp())
+      continue;
+    const Stored &store = storedAt.find(value)->second;
+    if (std::string place = hold(value, store.reference, store.stage, use.first, use.last); !place.empty()) {
+      columns.kept[value] = place;
+      continue;
+    }
+    int64_t bytes = bytesOf(value, store.reference);
+    auto taken = [&](size_t i) { return llvm::any_of(replaced, [&](auto &pair) { return pair.second == i; }); };
+    for (size_t i = 0; i < entries.size() && !replaced.count(value); ++i)
+      if (entries[i].loaded && entries[i].position <= store.position && entries[i].first <= store.stage &&
+          entries[i].bytes == bytes && !taken(i)) {
+        replaced[value] = i;
+        entries[i].last = std::max(entries[i].last, use.last);
+      }
+    if (!replaced.count(value)) {
+      replaced[value] = entries.size();
+      entries.push_back({value, store.reference, store.stage, use.last, use.position, rowsOf(value), bytes, false});
+    }
+  }
+
+  // Rows that the same stages touch share a ring.
+  for (SlotEntry &entry : entries) {
+    auto found = llvm::find_if(columns.rings, [&](const auto &ring) { return ring.first == entry.first && ring.last == entry.last; });
+    if (found == columns.rings.end())
+      found = columns.rings.insert(columns.rings.end(), {entry.first, entry.last, 0, 0, "", chunks == mainShape.warps, {}});
+    std::string place = formatv("Staged<{0}, {1}, {2}, {3}>", entry.reference, found - columns.rings.begin(), found->tokenBytes, channels);
+    found->tokenBytes += entry.bytes;
+    if (entry.loaded) {
+      places.memory[entry.value] = place;
+      found->inputs += formatv(", Input<{0}, {1}>", place, entry.rows).str();
+    }
+    // Lanes that see one chunk of channels have a slot's rows in registers long before they are done with them.
+    for (Value value : passes[entry.position].second)
+      if (value == entry.value && found->by.first && found->by.first != passes[entry.position].first)
+        found->early = false; // rows of one ring whose last loads are in two passes
+    found->early &= entry.loaded;
+    found->by.first = passes[entry.position].first;
+    found->by.second.push_back(entry.value);
+    for (auto &[value, index] : replaced)
+      if (index == static_cast<size_t>(&entry - entries.data())) {
+        auto [reference, rest] = StringRef(place).split(entry.reference);
+        columns.kept[value] = formatv("{0}{1}{2}", reference, storedAt.find(value)->second.reference, rest);
+        found->early = false; // rows are stored there
+      }
+  }
+  if (columns.rings.size() > mostRings)
+    return kernel.emitError() << "schedule: columns has " << columns.rings.size() << " rings of rows, and takes " << mostRings;
+  for (auto &ring : columns.rings) {
+    ring.tokenBytes = llvm::alignTo(ring.tokenBytes, 64);
+    ring.tokenBytes += ring.tokenBytes % 128 ? 0 : 64; // neighbouring tokens hit different halves of the banks
+  }
+
+  auto stage = [&](const llvm::DenseMap<Value, std::string> &packed, llvm::SetVector<Value> &order, bool expands,
+                   llvm::DenseMap<Value, std::string> &target) {
+    for (Value weight : order) {
+      auto found = packed.find(weight);
+      if (found == packed.end())
+        continue;
+      auto type = cast<hc::WeightType>(weight.getType());
+      target[weight] = formatv("StagedPlanes<{0}, {1}, {2}>", found->second, columns.weightBytes, chunks);
+      columns.weights += (columns.weights.empty() ? "" : ", ") + target[weight];
+      columns.weightBytes += type.getRows() * chunks * planesOfChunk(type, expands);
+    }
+  };
+  stage(projection, plan.projected, false, places.projection);
+  stage(expansion, plan.expanded, true, places.expansion);
+  return success();
+}
+
+/// Bytes of a row's packed weights for 4 vectors of channels.
+int64_t SourceBuilder::planesOfChunk(hc::WeightType type, bool expands) const {
+  int64_t columnsOf = type.getColumns(), vector = mainShape.vector;
+  if (!expands)
+    return vector / 4 * llvm::divideCeil(columnsOf, 8) * 512;
+  int64_t steps = columnsOf % 16 > 8 || columnsOf % 16 == 0 ? llvm::divideCeil(columnsOf, 16) : columnsOf / 16;
+  return vector / 2 * (128 * steps + (columnsOf > 16 * steps ? 64 : 0)) * 4;
+}
+
+/// The entries of the record that sweeps of a stage, or later ones, wait for; the owner sends them.
+std::pair<int64_t, int64_t> SourceBuilder::publishedRange(int64_t stage) {
+  int64_t first = plan.recordSize, end = 0;
+  auto include = [&](Value value) {
+    int64_t offset = plan.record.lookup(value), size = hc::elementCount(value.getType());
+    first = std::min(first, offset);
+    end = std::max(end, offset + size);
+  };
+  for (Value value : plan.stagePlans[stage].recordWrites)
+    include(value);
+  for (Value value : plan.sweptSums)
+    if (plan.stageOf(value) == stage)
+      include(value);
+  if (first >= end)
+    return {0, 0};
+  first = first / 4 * 4;
+  return {first, llvm::alignTo(end - first, 4)};
+}
+
+LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llvm::ArrayRef<int64_t> sums,
+                                           llvm::ArrayRef<int64_t> published, StringRef uniform) {
+  const ShapeNumbers &numbers = mainShape;
+  int64_t tile = numbers.tokenLanes * numbers.tokens, count = stages.size(), cluster = numbers.cluster, lag = columns.lag;
+  // Warps in all a multiple of four: the register file has four parts.
+  const auto &image = columns.image;
+  int64_t others = numbers.warps + static_cast<int64_t>(columns.rings.size()) + 1, owners = 2;
+  int64_t preparers = image.count       ? 1
+                      : choice.preparers ? choice.preparers
+                                         : llvm::alignTo(others + owners + 2, 4) - others - owners;
+  if (image.count)
+    owners = llvm::alignTo(others + preparers + 2, 4) - others - preparers;
+  int64_t owned = std::max<int64_t>(1, tile / cluster);
+  int64_t records = lag * (count - 1) + 3;
+  auto &rings = columns.rings;
+  // What its stages hold, and a tile to fetch meanwhile.
+  for (auto &ring : rings)
+    ring.slots = lag * (ring.last - ring.first) + 1;
+  auto shared = [&] {
+    int64_t slots = 0, ringBytes = 0;
+    for (auto &ring : rings) {
+      slots += ring.slots;
+      ringBytes += ring.slots * ring.tokenBytes;
+    }
+    int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 4)), 16);
+    bytes += llvm::alignTo(4 * numbers.uniform, 16) + columns.weightBytes;
+    bytes += tile * (ringBytes + records * numbers.record * 4);
+    for (int64_t stage = 0; stage < count; ++stage) {
+      int64_t depth = stage + 1 < count && published[stage + 1] > 0 ? lag + 1 : records;
+      bytes += llvm::alignTo(sums[stage], 4) * 4 * (2 * numbers.warps * tile + depth * cluster * owned);
+    }
+    return bytes + 4 * numbers.scratch * (owners + preparers);
+  };
+  if (shared() > mostShared)
+    return kernel.emitError() << "schedule: columns needs " << shared() << " bytes of shared memory with cluster=" << cluster
+                              << ",lag=" << lag << ",tokens=" << tile << "; a block has " << mostShared;
+  // The rest is for rows on their way, in turn, where the fewest tiles are.
+  int64_t most = choice.ring ? choice.ring : 6;
+  auto ahead = [&](auto &ring) { return ring.slots - lag * (ring.last - ring.first); };
+  for (bool more = true; more;) {
+    more = false;
+    SmallVector<size_t> order = llvm::to_vector(llvm::seq<size_t>(0, rings.size()));
+    llvm::stable_sort(order, [&](size_t a, size_t b) { return ahead(rings[a]) < ahead(rings[b]); });
+    for (size_t i : order) {
+      if (ahead(rings[i]) >= most)
+        continue;
+      ++rings[i].slots;
+      if ((more = shared() <= mostShared))
+        break;
+      --rings[i].slots;
+    }
+  }
+  std::string ringText;
+  int64_t fewest = most;
+  for (auto &ring : rings) {
+    ringText += formatv("{0}Ring<{1}, {2}, {3}, {4}, {5}{6}>", ringText.empty() ? "" : ", ", ring.slots, ring.first, ring.last,
+                        ring.early, ring.tokenBytes, ring.inputs)
+                    .str();
+    fewest = std::min(fewest, ahead(ring));
+  }
+  add(formatv("using Main = {0};", shape(numbers)).str());
+  add(formatv("using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>>;", lag, records, preparers,
+              columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights, owners,
+              image.count ? formatv("RecordImage<Space::PerToken<{0}>, {1}, {2}>", image.offset, image.first, image.count).str()
+                          : "Nothing")
+          .str());
+  std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
+  for (StringRef stage : stages)
+    call += formatv(",\n      {0}", stage).str();
+  call += ">";
+  json::Object launch{{"shared_bytes", shared()}};
+  launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", 1}};
+  launch["tokens_per_block"] = tile;
+  int64_t helpers = static_cast<int64_t>(rings.size()) + 1 + owners + preparers;
+  if (numbers.warps + helpers > 32)
+    return kernel.emitError() << "schedule: columns has " << numbers.warps + helpers << " warps in a block, and 32 is the most";
+  entry("main", call, 32 * (numbers.warps + helpers), 1, std::move(launch), cluster);
+  Choice used = choice;
+  used.columns = true, used.chunks = result.maxChunks, used.cluster = cluster, used.lag = lag, used.ring = most;
+  used.preparers = image.count ? -1 : preparers;
+  used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
+  used.slots = slots, used.tokens = tile, used.vector = numbers.vector, used.warps = numbers.warps;
+  result.schedule = writeRows(used);
+  columns.ahead = fewest;
+  return success();
+}

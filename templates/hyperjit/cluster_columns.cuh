@@ -1,0 +1,641 @@
+// Skeleton of sums over rows and what follows from them, with everything in flight at once: `clusterColumns`.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Split of work. A cluster of `cluster` CTAs owns whole tiles of tokens; each CTA keeps its part of the channels of all rows,
+// and its part of the packed weights stays in shared memory. Rows come by rings of slots, one for each span of stages that
+// reads them. Stage s works on tile k - s Lag while stage 0 works on tile k, so sums have the time of Lag tiles to become
+// coefficients.
+//
+//   warps                     a tile
+//   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
+//                             registers, where a warp has one chunk of channels), deposit sums, give the record back
+//   loaders (one a ring)      bulk copies of the CTA's part of each row into a free slot
+//   preparers                 coefficient maths of stage 0, each CTA for all tokens; where an earlier launch did it, copies of that
+//   sender (1)                adds the compute warps' sums and sends each token's to its owner
+//   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
+//                             once, and sends what sweeps need of the record to all CTAs
+//
+// Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
+// they may take the place of rows that no later pass reads.
+//
+// Barriers (arrivals): full (1 + bytes) and empty (compute warps) of each slot; prepared (preparers) and finished (compute
+// warps, and owners where maths follows the last sweep) of each record; weights (1 + bytes); a stage: ready (1 + bytes) of
+// each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
+//
+// Reuse is safe because CTAs stay together. Sums of tile k + Lag + 1 leave a CTA after its sweep of the next stage of tile
+// k + 1, which waited for the owners' records of tile k + 1, which they made after those of tile k: an exchange Lag + 1 deep is
+// read before it is written again. Where the next stage is maths alone, sums of tile k + Records leave after all CTAs have
+// begun that tile with the record of tile k, which its owner has finished. Records > Lag (stages - 1), so an owner that sends
+// the next tile's record knows, by the sums it got, that every CTA has finished with the one before.
+// A token's sums depend on the split of channels alone: CTAs in order, in each its warps in order.
+#ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
+#define HYPERJIT_CLUSTER_COLUMNS_CUH
+
+#include "hyperjit/barriers.cuh"
+#include "hyperjit/tiles.cuh"
+
+namespace hyperjit {
+
+template <class...> struct List {};
+/// Rows of each token that a loader brings, Place = Staged<..>.
+template <class Place_, int Rows_> struct Input {
+  using Place = Place_;
+  static constexpr int rows = Rows_;
+};
+/// Slots for rows that stages First .. Last read, given back by a sweep of the last one (`Early`: releaseRing) or after it; TokenBytes = 64 mod 128, so that neighbouring tokens hit different banks.
+template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I> struct Ring {
+  using Inputs = List<I...>;
+  static constexpr int slots = Slots, first = First, last = Last, tokenBytes = TokenBytes;
+  static constexpr bool early = Early;
+};
+/// Entries [First, First + Count) of a token's record, as an earlier launch made them.
+template <class Ref_, int First, int Count> struct RecordImage {
+  using Ref = Ref_;
+  static constexpr int first = First, count = Count;
+};
+/// Tiles between stages, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
+/// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
+/// the next one, bytes of all staged weights, bytes of shared memory.
+template <int Lag, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes, int Shared, class Rings_,
+          class Weights_>
+struct Flow {
+  using Image = Image_;
+  using Rings = Rings_;
+  using Weights = Weights_;
+  static constexpr int lag = Lag, records = Records, preparers = Preparers, owners = Owners, heldFrom = HeldFrom, heldWords = HeldWords,
+                       weightBytes = WeightBytes, shared = Shared;
+};
+
+/// Coefficient maths, what of the record sweeps wait for, then sweeps.
+template <int First, int Count, class S> struct Publish;
+template <int First, int Count, class Maths, class... Passes> struct Publish<First, Count, Stage<Maths, Passes...>> {
+  using Stage = hyperjit::Stage<Maths, Passes...>;
+  static constexpr int first = First, count = Count, passes = sizeof...(Passes);
+  static constexpr int sums = (0 + ... + Passes::slots);
+  static constexpr bool maths = !IsNothing<Maths>::value;
+};
+
+#if __CUDA_ARCH__ >= 900
+
+/// What is known of all rings together.
+template <class> struct RingTable;
+template <class... R> struct RingTable<List<R...>> {
+  static constexpr int count = sizeof...(R);
+  HYPERJIT_METHOD static constexpr int slots(int ring) {
+    const int all[] = {R::slots...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int first(int ring) {
+    const int all[] = {R::first...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int last(int ring) {
+    const int all[] = {R::last...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr bool early(int ring) {
+    const bool all[] = {R::early...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int tokenBytes(int ring) {
+    const int all[] = {R::tokenBytes...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int slotsBefore(int ring) {
+    int result = 0;
+    for (int i = 0; i < ring; ++i)
+      result += slots(i);
+    return result;
+  }
+  /// Of one token in one slot each, times slots.
+  HYPERJIT_METHOD static constexpr int bytesBefore(int ring) {
+    int result = 0;
+    for (int i = 0; i < ring; ++i)
+      result += slots(i) * tokenBytes(i);
+    return result;
+  }
+};
+
+template <class S, class F, class L, class... Stages> struct ColumnsKernel {
+  using Rings = RingTable<typename F::Rings>;
+  static constexpr int preparers = F::preparers, owners = F::owners, loaders = Rings::count;
+  static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
+  static constexpr int stages = sizeof...(Stages);
+  static constexpr int pause = 200; // nanoseconds between two looks of a warp that does not compute
+  // Where both kinds of warps come in fours, compute warps take registers from the others.
+  static constexpr int helpers = loaders + 1 + owners + preparers;
+  static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0;
+  static constexpr int share = 65536 / (32 * (S::warps + helpers)) / 8 * 8, helperRegisters = share > 80 ? 80 : share;
+  static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
+  static constexpr int computeRegisters = most > 240 ? 240 : most;
+  static constexpr int cluster = S::cluster, channels = S::width / cluster;
+  static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
+  static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
+  HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
+  /// Of each token, padded to whole pieces of 16 bytes.
+  HYPERJIT_METHOD static constexpr int sums(int stage) {
+    const int all[] = {Stages::sums...};
+    return (all[stage] + 3) / 4 * 4;
+  }
+  /// Tiles whose sums wait at their owner. Where no sweep waits for what follows, only records keep the CTAs together.
+  HYPERJIT_METHOD static constexpr int depth(int stage) {
+    const int published[] = {Stages::count..., 0};
+    return published[stage + 1] > 0 ? F::lag + 1 : F::records;
+  }
+  HYPERJIT_METHOD static constexpr int sumsBefore(int stage) {
+    int result = 0;
+    for (int i = 0; i < stage; ++i)
+      result += sums(i);
+    return result;
+  }
+  HYPERJIT_METHOD static constexpr int exchangedBefore(int stage) {
+    int result = 0;
+    for (int i = 0; i < stage; ++i)
+      result += sums(i) * depth(i);
+    return result;
+  }
+  HYPERJIT_METHOD static constexpr int lastSweep() {
+    const int passes[] = {Stages::passes...};
+    int result = 0;
+    for (int i = 0; i < stages; ++i)
+      if (passes[i] > 0)
+        result = i;
+    return result;
+  }
+  static constexpr bool mathsAtEnd = lastSweep() + 1 < stages;
+  static constexpr int allSlots = Rings::slotsBefore(Rings::count);
+  static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
+  static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
+  static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
+  static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
+  static constexpr int ringsAt = weightsAt + F::weightBytes, recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
+  static constexpr int partialsAt = recordsAt + F::records * S::tile * S::record * 4;
+  static constexpr int exchangeAt = partialsAt + partialsOf * sumsBefore(stages);
+  static constexpr int scratchAt = exchangeAt + exchangeOf * exchangedBefore(stages);
+  static_assert(scratchAt + 4 * S::scratch * (owners + preparers) == F::shared, "the compiler plans another amount of shared memory");
+  static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
+  static_assert(F::heldWords == 0 || channels / S::chunk == S::warps, "rows are held in registers by lanes of one chunk");
+
+  const L &launch;
+  unsigned char *memory;
+  unsigned base;
+  int warp, self, rank, tiles;
+  long long firstTile, tileStride;
+
+  HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory)
+      : launch(launch), memory(memory), base(sharedAddress(memory)), warp(threadIdx.x / 32), self(threadIdx.x % 32),
+        rank(cluster > 1 ? clusterRank() : 0) {
+    firstTile = blockIdx.x / cluster;
+    tileStride = gridDim.x / cluster;
+    const long long all = (launch.tokens + S::tile - 1) / S::tile;
+    tiles = static_cast<int>(firstTile < all ? (all - firstTile + tileStride - 1) / tileStride : 0);
+  }
+
+  HYPERJIT_METHOD unsigned full(int ring, int slot) const { return base + 8 * (Rings::slotsBefore(ring) + slot); }
+  HYPERJIT_METHOD unsigned empty(int ring, int slot) const { return base + 8 * (allSlots + Rings::slotsBefore(ring) + slot); }
+  HYPERJIT_METHOD unsigned prepared(int place) const { return base + 8 * (2 * allSlots + place); }
+  HYPERJIT_METHOD unsigned finished(int place) const { return base + 8 * (2 * allSlots + F::records + place); }
+  HYPERJIT_METHOD unsigned weights() const { return base + 8 * (2 * allSlots + 2 * F::records); }
+  HYPERJIT_METHOD unsigned ofStage(int stage, int index) const { return base + 8 * (firstOfStages + stage * barriersOfStage + index); }
+  HYPERJIT_METHOD unsigned ready(int stage, int place) const { return ofStage(stage, place); }
+  HYPERJIT_METHOD unsigned deposited(int stage, int turn) const { return ofStage(stage, F::records + turn); }
+  HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + 2 + turn); }
+  HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 4 + turn); }
+
+  HYPERJIT_METHOD long long firstToken(int k) const { return (firstTile + k * tileStride) * S::tile; }
+  HYPERJIT_METHOD float *record(int place, int token) const {
+    return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
+  }
+  HYPERJIT_METHOD float *partials(int stage, int turn) const {
+    return reinterpret_cast<float *>(memory + partialsAt + partialsOf * sumsBefore(stage)) + turn * S::warps * S::tile * sums(stage);
+  }
+  /// Sums of the token with index `own` among those that the owner has of a tile, from `source`.
+  HYPERJIT_METHOD int exchange(int stage, int turn, int source, int own) const {
+    return exchangeAt + exchangeOf * exchangedBefore(stage) + ((turn * cluster + source) * owned + own) * sums(stage) * 4;
+  }
+
+  template <int I, class First, class... Rest> HYPERJIT_METHOD void initStage(First, Rest... rest) {
+    for (int i = 0; i < F::records; ++i)
+      initBarrier(ready(I, i), 1);
+    for (int i = 0; i < 2; ++i) {
+      initBarrier(deposited(I, i), S::warps);
+      initBarrier(taken(I, i), 1);
+    }
+    for (int i = 0; i < depth(I); ++i) {
+      initBarrier(arrived(I, i), 1);
+      if constexpr (First::sums > 0)
+        arriveAndExpect(arrived(I, i), cluster * owned * First::sums * 4);
+    }
+    if constexpr (sizeof...(Rest) > 0)
+      initStage<I + 1>(rest...);
+  }
+  HYPERJIT_METHOD void init() {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < allSlots; ++i) {
+        initBarrier(full(0, i), 1);
+        initBarrier(empty(0, i), S::warps);
+      }
+      for (int i = 0; i < F::records; ++i) {
+        initBarrier(prepared(i), hasImage ? 1 : preparers);
+        initBarrier(finished(i), S::warps + (mathsAtEnd ? owners : 0));
+      }
+      initBarrier(weights(), 1);
+      initStage<0>(Stages()...);
+      publishBarriers();
+    }
+  }
+
+  //===-- loaders ---------------------------------------------------------===//
+
+  template <class I> HYPERJIT_METHOD static constexpr int rowBytes() {
+    return channels * static_cast<int>(sizeof(typename I::Place::Storage));
+  }
+  template <int Index, class R, class... Rest> HYPERJIT_METHOD void loadRing(int mine, List<R, Rest...>) {
+    if (mine == Index)
+      load<Index, R>(typename R::Inputs());
+    else if constexpr (sizeof...(Rest) > 0)
+      loadRing<Index + 1>(mine, List<Rest...>());
+  }
+  template <int Index, class R, class... I> HYPERJIT_METHOD void load(List<I...>) {
+    constexpr int bytesOfToken = (0 + ... + (I::rows * rowBytes<I>()));
+    for (int k = 0; k < tiles; ++k) {
+      const int slot = k % R::slots;
+      const long long first = firstToken(k);
+      const int live = launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
+      if (k >= R::slots)
+        waitFor<false, pause>(empty(Index, slot), (k / R::slots - 1) & 1);
+      orderBulkCopies();
+      if (self == 0)
+        arriveAndExpect(full(Index, slot), live * bytesOfToken);
+      __syncwarp();
+      const unsigned target = base + ringsAt + S::tile * (Rings::bytesBefore(Index) + slot * R::tokenBytes);
+      (loadInput<R, I>(target + I::Place::offset, full(Index, slot), first, live), ...);
+    }
+  }
+  template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, unsigned barrier, long long first, int live) {
+#pragma unroll
+    for (int i = self; i < S::tile * I::rows; i += 32) {
+      const int token = i / I::rows, row = i % I::rows;
+      if (token < live)
+        bulkLoad(target + token * R::tokenBytes + row * rowBytes<I>(),
+                 I::Place::Ref::at(launch, first + token) + static_cast<long long>(row) * S::width + rank * channels, rowBytes<I>(),
+                 barrier);
+    }
+  }
+  template <class... W> HYPERJIT_METHOD void loadWeights(List<W...>) {
+    if constexpr (sizeof...(W) > 0) {
+      if (self == 0) {
+        arriveAndExpect(weights(), F::weightBytes);
+        (loadWeight<W>(), ...);
+      }
+      __syncwarp();
+    }
+  }
+  template <class W> HYPERJIT_METHOD void loadWeight() {
+    constexpr int bytes = W::stagedChunks * W::chunkBytes;
+    const char *source = reinterpret_cast<const char *>(W::Ref::at(launch, 0)) + static_cast<long long>(rank) * bytes;
+    for (int row = 0; row < W::R; ++row)
+      bulkLoad(base + weightsAt + W::offset + row * bytes, source + static_cast<long long>(row) * W::chunks * W::chunkBytes, bytes,
+               weights());
+  }
+
+  //===-- preparers -------------------------------------------------------===//
+
+  template <int I, class First, class... Rest> HYPERJIT_METHOD void expectRecords(int place, First, Rest... rest) {
+    if constexpr (I > 0 && First::count > 0)
+      arriveAndExpect(ready(I, place), S::tile * First::count * 4);
+    if constexpr (sizeof...(Rest) > 0)
+      expectRecords<I + 1>(place, rest...);
+  }
+  template <class Maths, class... P, int A, int C, class... Rest>
+  HYPERJIT_METHOD void prepare(int mine, Publish<A, C, Stage<Maths, P...>>, Rest...) {
+    for (int k = 0; k < tiles; ++k) {
+      const int place = k % F::records;
+      if (k >= F::records)
+        waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
+      if (mine == 0 && self == 0)
+        expectRecords<0>(place, Stages()...);
+      if constexpr (!IsNothing<Maths>::value) {
+        Token<float, L> token{launch, 0, nullptr, scratch(mine), self};
+        // Beyond the last token, the last one's numbers again: without a branch, loads of two tokens are in flight together.
+#pragma unroll 2
+        for (int j = 0; j < (S::tile + preparers - 1) / preparers; ++j) {
+          const int i = j * preparers + mine < S::tile ? j * preparers + mine : S::tile - 1;
+          token.token = firstToken(k) + i < launch.tokens ? firstToken(k) + i : launch.tokens - 1;
+          token.record = record(place, i);
+          Maths::run(token);
+        }
+      }
+      __syncwarp();
+      if (self == 0)
+        arrive(prepared(place));
+    }
+  }
+  /// In their place, where records come from memory.
+  template <class Image> HYPERJIT_METHOD void loadRecords(Image) {
+    for (int k = 0; k < tiles; ++k) {
+      const int place = k % F::records;
+      const long long first = firstToken(k);
+      const int live = launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
+      if (k >= F::records)
+        waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
+      orderBulkCopies();
+      if (self == 0) {
+        expectRecords<0>(place, Stages()...);
+        arriveAndExpect(prepared(place), live * Image::count * 4);
+      }
+      __syncwarp();
+      if (self < live)
+        bulkLoad(sharedAddress(record(place, self) + Image::first), Image::Ref::at(launch, first + self), Image::count * 4,
+                 prepared(place));
+    }
+  }
+  HYPERJIT_METHOD float *scratch(int helper) const { return reinterpret_cast<float *>(memory + scratchAt) + helper * S::scratch; }
+
+  //===-- compute warps ---------------------------------------------------===//
+
+  struct Held {
+    unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
+  };
+  HYPERJIT_METHOD void compute() {
+    Held held = {};
+    for (int turn = 0; turn < tiles + F::lag * (stages - 1); ++turn) {
+      if constexpr (F::heldWords > 0) {
+#pragma unroll
+        for (int age = F::lag; age > 0; --age)
+#pragma unroll
+          for (int i = 0; i < F::heldWords; ++i)
+            held.words[age][i] = held.words[age - 1][i];
+      }
+      sweepStages<0>(turn, held, Stages()...);
+    }
+  }
+  template <int I, class First, class... Rest> HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
+    const int k = turn - I * F::lag;
+    if constexpr (First::passes > 0)
+      if (k >= 0 && k < tiles)
+        sweep<I, First>(k, held, typename First::Stage());
+    if constexpr (sizeof...(Rest) > 0)
+      sweepStages<I + 1>(turn, held, rest...);
+  }
+  /// Rings that begin to be read at the stage are waited for; those whose last stage it was are given back.
+  template <int I, int Ring> HYPERJIT_METHOD void waitForRings(int k) {
+    if constexpr (Ring < Rings::count) {
+      if constexpr (Rings::first(Ring) == I)
+        waitFor(full(Ring, k % Rings::slots(Ring)), (k / Rings::slots(Ring)) & 1);
+      waitForRings<I, Ring + 1>(k);
+    }
+  }
+  template <int I, int Ring> HYPERJIT_METHOD void giveBack(int k) {
+    if constexpr (Ring < Rings::count) {
+      if constexpr (Rings::last(Ring) == I && !Rings::early(Ring))
+        arrive(empty(Ring, k % Rings::slots(Ring)));
+      giveBack<I, Ring + 1>(k);
+    }
+  }
+  template <int I, class P, class Maths, class... Passes> HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
+    const int place = k % F::records, parity = (k / F::records) & 1;
+    if constexpr (I == 0) {
+      if (k == 0 && F::weightBytes > 0)
+        waitFor(weights(), 0);
+      waitFor(prepared(place), parity);
+    } else if constexpr (P::count > 0) {
+      waitFor<true>(ready(I, place), parity);
+    }
+    waitForRings<I, 0>(k);
+    int before = 0;
+    (sweepPass<I, Passes>(k, held, before), ...);
+    __syncwarp();
+    if (self == 0) {
+      if constexpr (P::sums > 0)
+        arrive(deposited(I, k & 1));
+      giveBack<I, 0>(k);
+      if constexpr (I == lastSweep())
+        arrive(finished(place));
+    }
+  }
+  template <int Ring, class N> HYPERJIT_METHOD void placeRings(N &lane, int t, int index, int k) {
+    if constexpr (Ring < Rings::count) {
+      constexpr int bytes = Rings::tokenBytes(Ring);
+      lane.empty[Ring] = empty(Ring, k % Rings::slots(Ring));
+      lane.staged[Ring][t] = memory + ringsAt + S::tile * Rings::bytesBefore(Ring) + (k % Rings::slots(Ring) * S::tile + index) * bytes;
+      placeRings<Ring + 1>(lane, t, index, k);
+    }
+  }
+  template <int I, class P> HYPERJIT_METHOD void sweepPass(int k, Held &held, int &before) {
+    Lane<float, L, S::width, S::tokens, S::v, P::plain, P::tiles> lane{launch};
+    const int row = self / S::channelLanes, column = self % S::channelLanes;
+    const long long first = firstToken(k);
+    lane.uniform = reinterpret_cast<const float *>(memory + uniformAt);
+    lane.weights = memory + weightsAt;
+    lane.held = held.words[I == F::heldFrom + 1 ? F::lag : 0];
+#pragma unroll
+    for (int t = 0; t < S::tokens; ++t) {
+      const int index = t * S::tokenLanes + row;
+      lane.token[t] = first + index;
+      lane.live[t] = lane.token[t] < launch.tokens;
+      lane.record[t] = record(k % F::records, index);
+      placeRings<0>(lane, t, index, k);
+      clearSums(lane, t);
+    }
+    lane.active = true;
+    auto sweepChunk = [&](int chunk) {
+      lane.local = chunk * S::chunk + column * S::v;
+      lane.channel = rank * channels + lane.local;
+      P::Sweep::run(lane);
+    };
+    if constexpr (channels / S::chunk == S::warps) {
+      sweepChunk(warp);
+    } else {
+#pragma unroll 1
+      for (int chunk = warp; chunk < channels / S::chunk; chunk += S::warps)
+        sweepChunk(chunk);
+    }
+    if constexpr (P::slots > 0) {
+      if (before == 0 && k >= 2)
+        waitFor(taken(I, k & 1), (k / 2 - 1) & 1);
+      depositSums<S, P>(lane, partials(I, k & 1) + before * S::warps * S::tile);
+      before += P::slots;
+    }
+  }
+
+  //===-- sender ----------------------------------------------------------===//
+
+  HYPERJIT_METHOD void send() {
+    for (int turn = 0; turn < tiles + F::lag * (stages - 1); ++turn)
+      sendStages<0>(turn, Stages()...);
+  }
+  template <int I, class First, class... Rest> HYPERJIT_METHOD void sendStages(int turn, First, Rest... rest) {
+    const int k = turn - I * F::lag;
+    if constexpr (First::sums > 0)
+      if (k >= 0 && k < tiles)
+        sendSums<I>(k, typename First::Stage());
+    if constexpr (sizeof...(Rest) > 0)
+      sendStages<I + 1>(turn, rest...);
+  }
+  template <int I, class Maths, class... Passes> HYPERJIT_METHOD void sendSums(int k, Stage<Maths, Passes...>) {
+    waitFor<false, pause>(deposited(I, k & 1), (k / 2) & 1);
+    sendPasses<I, 0>(k, List<Passes...>());
+    __syncwarp();
+    if (self == 0)
+      arrive(taken(I, k & 1));
+  }
+  template <int I, int Before, class P, class... Rest> HYPERJIT_METHOD void sendPasses(int k, List<P, Rest...>) {
+    if constexpr (P::slots > 0) {
+      constexpr int group = P::slots % 4 == 0 && Before % 4 == 0 ? 4 : 1, groups = S::tile * P::slots / group;
+      const float *source = partials(I, k & 1) + Before * S::warps * S::tile;
+      const int turn = k / span % depth(I);
+#pragma unroll
+      for (int i = self; i < groups; i += 32) {
+        float sum[group];
+#pragma unroll
+        for (int e = 0; e < group; ++e)
+          sum[e] = 0;
+#pragma unroll
+        for (int w = 0; w < S::warps; ++w) {
+          float part[group];
+          loadVector(source + w * S::tile * P::slots + i * group, part);
+#pragma unroll
+          for (int e = 0; e < group; ++e)
+            sum[e] += part[e];
+        }
+        const int token = i * group / P::slots, slot = Before + i * group % P::slots;
+        const int owner = span > 1 ? token + S::tile * (k % span) : token % cluster, own = span > 1 ? 0 : token / cluster;
+        const unsigned target = remoteAddress(base + exchange(I, turn, rank, own) + 4 * slot, owner);
+        const unsigned barrier = remoteAddress(arrived(I, turn), owner);
+        if constexpr (group == 4)
+          storeRemote(target, sum, barrier);
+        else
+          storeRemote(target, sum[0], barrier);
+      }
+    }
+    if constexpr (sizeof...(Rest) > 0)
+      sendPasses<I, Before + P::slots>(k, List<Rest...>());
+  }
+
+  //===-- owners ----------------------------------------------------------===//
+
+  HYPERJIT_METHOD void own(int mine) {
+    for (int turn = 0; turn < tiles + F::lag * (stages - 2); ++turn)
+      ownStages<0>(turn, mine, Stages()...);
+  }
+  /// Sums of stage I become the record of stage I + 1.
+  template <int I, class First, class Second, class... Rest>
+  HYPERJIT_METHOD void ownStages(int turn, int mine, First, Second, Rest... rest) {
+    const int k = turn - I * F::lag;
+    if (k >= 0 && k < tiles)
+      ownTile<I, First, Second>(k, mine, typename First::Stage(), typename Second::Stage());
+    if constexpr (sizeof...(Rest) > 0)
+      ownStages<I + 1>(turn, mine, Second(), rest...);
+  }
+  template <int I, class First, class Second, class FirstMaths, class... Passes, class Maths, class... Others>
+  HYPERJIT_METHOD void ownTile(int k, int mine, Stage<FirstMaths, Passes...>, Stage<Maths, Others...>) {
+    const int place = k % F::records, sequence = k / span, turn = sequence % depth(I);
+    const int firstOwn = span > 1 ? rank - S::tile * (k % span) : rank; // the CTA's first token of the tile
+    if (firstOwn >= 0 && firstOwn < S::tile) {
+      if constexpr (hasImage)
+        waitFor(prepared(place), (k / F::records) & 1);
+      waitFor<true, pause>(arrived(I, turn), (sequence / depth(I)) & 1);
+      if (mine == 0 && self == 0)
+        arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
+      Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self};
+#pragma unroll 1
+      for (int i = 0; i < owned; ++i) {
+        if ((sequence * owned + i) % owners != mine)
+          continue;
+        const int index = firstOwn + i * cluster;
+        token.token = firstToken(k) + index;
+        token.record = record(place, index);
+        int before = 0;
+        (addSums<I, Passes>(token.record, turn, i, before), ...);
+        __syncwarp();
+        if constexpr (Second::maths)
+          if (token.token < launch.tokens)
+            Maths::run(token);
+        __syncwarp();
+        if constexpr (Second::count > 0) {
+          constexpr int pieces = Second::count / 4;
+#pragma unroll
+          for (int piece = self; piece < pieces * cluster; piece += 32) {
+            const int to = piece / pieces;
+            float values[4];
+            const float *source = token.record + Second::first + 4 * (piece % pieces);
+            loadVector(source, values);
+            storeRemote(remoteAddress(sharedAddress(source), to), values, remoteAddress(ready(I + 1, place), to));
+          }
+        }
+      }
+    }
+    if constexpr (mathsAtEnd && I + 2 == stages) {
+      __syncwarp();
+      if (self == 0)
+        arrive(finished(place));
+    }
+  }
+  template <int I, class P> HYPERJIT_METHOD void addSums(float *target, int turn, int own, int &before) {
+    if constexpr (P::slots > 0) {
+#pragma unroll
+      for (int slot = self; slot < P::slots; slot += 32) {
+        float sum = 0;
+#pragma unroll
+        for (int source = 0; source < cluster; ++source)
+          sum += reinterpret_cast<const float *>(memory + exchange(I, turn, source, own))[before + slot];
+        const int entry = P::record(slot);
+        if (entry >= 0)
+          target[entry] = sum;
+      }
+      before += P::slots;
+    }
+  }
+
+  HYPERJIT_METHOD void run() {
+    int role = warp - S::warps;
+    if (role < 0) {
+      if constexpr (moveRegisters)
+        takeRegisters<computeRegisters>();
+      return compute();
+    }
+    if constexpr (moveRegisters)
+      giveUpRegisters<helperRegisters>();
+    if (role < loaders) {
+      if (role == 0)
+        loadWeights(typename F::Weights());
+      return loadRing<0>(role, typename F::Rings());
+    }
+    role -= loaders;
+    if (role == 0)
+      return send();
+    if (--role < owners)
+      return own(role);
+    if constexpr (hasImage)
+      loadRecords(typename F::Image());
+    else
+      prepare(role - owners, Stages()...);
+  }
+};
+
+#endif
+
+/// Persistent grid of clusters.
+template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DEVICE void clusterColumns(const L &launch) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(16) unsigned char memory[];
+  using Kernel = ColumnsKernel<S, F, L, Stages...>;
+  Kernel kernel(launch, memory);
+  kernel.init();
+  if constexpr (!IsNothing<Uniform>::value)
+    if (threadIdx.x < 32) {
+      Token<float, L> token{launch, 0, reinterpret_cast<float *>(memory + Kernel::uniformAt), kernel.scratch(0), kernel.self};
+      Uniform::run(token);
+    }
+  __syncthreads();
+  clusterBarrier();
+  kernel.run();
+  __syncwarp();
+  clusterBarrier(); // no CTA leaves while others may write to it
+#endif
+}
+
+} // namespace hyperjit
+
+#endif
