@@ -71,6 +71,14 @@ HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, un
                "r"(bytes), "r"(barrier)
                : "memory");
 }
+/// 16 bytes from global to shared memory, by one lane.
+HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source)) : "memory");
+}
+/// One arrival of this lane when all its copies so far have landed.
+HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
 /// To an address of another CTA, counting bytes at a barrier of that CTA.
 HYPERJIT_DEVICE void storeRemote(unsigned target, float value, unsigned barrier) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(target), "r"(__float_as_uint(value)),

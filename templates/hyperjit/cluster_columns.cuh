@@ -9,8 +9,9 @@
 //   warps                     a tile
 //   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
 //                             registers, where a warp has one chunk of channels), deposit sums, give the record back
-//   loaders (one a ring)      bulk copies of the CTA's part of each row into a free slot
-//   preparers                 coefficient maths of stage 0, each CTA for all tokens; where an earlier launch did it, copies of that
+//   loaders (one a ring)      copies of the CTA's part of each row into a free slot, 16 bytes a lane: bulk copies of some hundred
+//                             bytes are an order of magnitude too slow, one after the other
+//   preparers                 coefficient maths of stage 0, each CTA for all tokens; where its numbers lie in memory, copies of them
 //   sender (1)                adds the compute warps' sums and sends each token's to its owner
 //   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
 //                             once, and sends what sweeps need of the record to all CTAs
@@ -18,7 +19,7 @@
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
 //
-// Barriers (arrivals): full (1 + bytes) and empty (compute warps) of each slot; prepared (preparers) and finished (compute
+// Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers) and finished (compute
 // warps, and owners where maths follows the last sweep) of each record; weights (1 + bytes); a stage: ready (1 + bytes) of
 // each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
@@ -48,10 +49,10 @@ template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I
   static constexpr int slots = Slots, first = First, last = Last, tokenBytes = TokenBytes;
   static constexpr bool early = Early;
 };
-/// Entries [First, First + Count) of a token's record, as an earlier launch made them.
-template <class Ref_, int First, int Count> struct RecordImage {
+/// Entries [First, First + Count) of a token's record, as they lie in memory from number Skip on.
+template <class Ref_, int Skip, int First, int Count> struct RecordImage {
   using Ref = Ref_;
-  static constexpr int first = First, count = Count;
+  static constexpr int skip = Skip, first = First, count = Count;
 };
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
 /// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
@@ -125,7 +126,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   // Where both kinds of warps come in fours, compute warps take registers from the others.
   static constexpr int helpers = loaders + 1 + owners + preparers;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0;
-  static constexpr int share = 65536 / (32 * (S::warps + helpers)) / 8 * 8, helperRegisters = share > 80 ? 80 : share;
+  static constexpr int share = 65536 / (32 * (S::warps + helpers)) / 8 * 8, helperRegisters = share > 128 ? 104 : share > 80 ? 80 : share;
   static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr int cluster = S::cluster, channels = S::width / cluster;
@@ -232,7 +233,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD void init() {
     if (threadIdx.x == 0) {
       for (int i = 0; i < allSlots; ++i) {
-        initBarrier(full(0, i), 1);
+        initBarrier(full(0, i), 32);
         initBarrier(empty(0, i), S::warps);
       }
       for (int i = 0; i < F::records; ++i) {
@@ -257,29 +258,28 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       loadRing<Index + 1>(mine, List<Rest...>());
   }
   template <int Index, class R, class... I> HYPERJIT_METHOD void load(List<I...>) {
-    constexpr int bytesOfToken = (0 + ... + (I::rows * rowBytes<I>()));
     for (int k = 0; k < tiles; ++k) {
       const int slot = k % R::slots;
       const long long first = firstToken(k);
       const int live = launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
       if (k >= R::slots)
         waitFor<false, pause>(empty(Index, slot), (k / R::slots - 1) & 1);
-      orderBulkCopies();
-      if (self == 0)
-        arriveAndExpect(full(Index, slot), live * bytesOfToken);
-      __syncwarp();
       const unsigned target = base + ringsAt + S::tile * (Rings::bytesBefore(Index) + slot * R::tokenBytes);
-      (loadInput<R, I>(target + I::Place::offset, full(Index, slot), first, live), ...);
+      (loadInput<R, I>(target + I::Place::offset, first, live), ...);
+      arriveWithCopies(full(Index, slot));
     }
   }
-  template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, unsigned barrier, long long first, int live) {
+  template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, long long first, int live) {
+    constexpr int pieces = rowBytes<I>() / 16, size = static_cast<int>(sizeof(typename I::Place::Storage));
+    for (int token = 0; token < live; ++token) {
+      const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first + token) + rank * channels);
 #pragma unroll
-    for (int i = self; i < S::tile * I::rows; i += 32) {
-      const int token = i / I::rows, row = i % I::rows;
-      if (token < live)
-        bulkLoad(target + token * R::tokenBytes + row * rowBytes<I>(),
-                 I::Place::Ref::at(launch, first + token) + static_cast<long long>(row) * S::width + rank * channels, rowBytes<I>(),
-                 barrier);
+      for (int i = 0; i < (I::rows * pieces + 31) / 32; ++i) {
+        const int piece = i * 32 + self, row = piece / pieces;
+        if (I::rows * pieces % 32 == 0 || piece < I::rows * pieces)
+          copyAsync(target + token * R::tokenBytes + piece * 16,
+                    source + static_cast<long long>(row) * (S::width - channels) * size + piece * 16);
+      }
     }
   }
   template <class... W> HYPERJIT_METHOD void loadWeights(List<W...>) {
@@ -346,7 +346,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       }
       __syncwarp();
       if (self < live)
-        bulkLoad(sharedAddress(record(place, self) + Image::first), Image::Ref::at(launch, first + self), Image::count * 4,
+        bulkLoad(sharedAddress(record(place, self) + Image::first), Image::Ref::at(launch, first + self) + Image::skip, Image::count * 4,
                  prepared(place));
     }
   }
@@ -423,7 +423,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     }
   }
   template <int I, class P> HYPERJIT_METHOD void sweepPass(int k, Held &held, int &before) {
-    Lane<float, L, S::width, S::tokens, S::v, P::plain, P::tiles> lane{launch};
+    Lane<float, L, S::width, S::tokens, S::v, P::plain, P::tiles, P::squares> lane{launch};
     const int row = self / S::channelLanes, column = self % S::channelLanes;
     const long long first = firstToken(k);
     lane.uniform = reinterpret_cast<const float *>(memory + uniformAt);

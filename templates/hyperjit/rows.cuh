@@ -19,9 +19,9 @@ template <class T_, int Tokens_, int R_, int V_, class Exact_ = void> struct Row
   T v[Tokens_][R_][V_];
 };
 
-template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0> struct Lane {
+template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0, int Squares_ = 0> struct Lane {
   using T = T_;
-  static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_, tiles = Tiles_;
+  static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_, tiles = Tiles_, squares = Squares_;
   template <int R, class Exact = void> using RowsOf = Rows<T, Tokens_, R, V_, Exact>;
   const L &launch;
   long long token[Tokens_];
@@ -41,6 +41,7 @@ template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Ti
   int firstColumn;            // weight gradients: of the columns that this lane sums
   T slot[Tokens_][Slots_ > 0 ? Slots_ : 1];
   float tile[Tokens_][Tiles_ > 0 ? Tiles_ : 1][4]; // accumulators of mma, weights.cuh
+  float square[Tokens_][(Squares_ + 1) / 2 + (Squares_ == 0)][4]; // the same, for two dots each, on their diagonals
 };
 
 /// Where a map finds its coefficients.

@@ -33,10 +33,12 @@ template <int Slot, int Count, int Record> struct Segment {
   static constexpr int slot = Slot, count = Count, record = Record;
 };
 
-/// One sweep over the channels with `Slots` plain sums and `Tiles` mma tiles (of 8 slots each, behind the plain ones).
-template <class Sweep_, int Slots, int Tiles, class... Segments> struct Pass {
+/// One sweep over the channels with `Slots` plain sums or `Squares` dots on tensor cores, and `Tiles` mma tiles (of 8 slots
+/// each, behind the others).
+template <class Sweep_, int Slots, int Squares, int Tiles, class... Segments> struct Pass {
   using Sweep = Sweep_;
-  static constexpr int plain = Slots, tiles = Tiles, slots = Slots + 8 * Tiles;
+  static_assert(Slots == 0 || Squares == 0, "dots are all of one kind");
+  static constexpr int plain = Slots, squares = Squares, tiles = Tiles, single = Slots + Squares, slots = single + 8 * Tiles;
   /// -1: a slot that pads a tile
   HYPERJIT_METHOD static int record(int slot) {
     int result = -1;
@@ -157,12 +159,15 @@ template <class N> HYPERJIT_DEVICE void clearSums(N &lane, int t) {
 #pragma unroll
   for (int i = 0; i < 4 * N::tiles; ++i)
     lane.tile[t][i / 4][i % 4] = 0;
+#pragma unroll
+  for (int i = 0; i < (N::squares + 1) / 2 * 4; ++i)
+    lane.square[t][i / 4][i % 4] = 0;
 }
 
-template <class S, int Slots, int Tiles, class L>
+template <class S, class P, class L>
 HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, long long first) {
   using T = typename S::T;
-  Lane<T, L, S::width, S::tokens, S::v, Slots, Tiles> lane{launch};
+  Lane<T, L, S::width, S::tokens, S::v, P::plain, P::tiles, P::squares> lane{launch};
   const int row = threadIdx.x % 32 / S::channelLanes;
   lane.uniform = memory.uniform;
 #pragma unroll
@@ -217,9 +222,17 @@ template <class S, class P, class N> HYPERJIT_DEVICE void depositSums(N &lane, t
           target[s] = sum;
       }
     }
+    if constexpr (P::squares > 0) {
+      // The diagonal: token `row` is in the lane with column row / 2.
+      if (column == row / 2) {
+#pragma unroll
+        for (int s = 0; s < P::squares; ++s)
+          target[s] = row % 2 ? lane.square[t][s / 2][2 * (s % 2) + 1] : lane.square[t][s / 2][2 * (s % 2)];
+      }
+    }
     if constexpr (P::tiles > 0) {
       // Coefficient `row` of the tile, tokens 2 column and 2 column + 1; hi and lo parts are in one lane.
-      typename S::T *pair = partials + (warp * S::tile + t * S::tokenLanes + 2 * column) * P::slots + P::plain + row;
+      typename S::T *pair = partials + (warp * S::tile + t * S::tokenLanes + 2 * column) * P::slots + P::single + row;
 #pragma unroll
       for (int i = 0; i < P::tiles; ++i) {
         pair[8 * i] = lane.tile[t][i][0] + lane.tile[t][i][2];
@@ -233,7 +246,7 @@ template <class S, class P, class N> HYPERJIT_DEVICE void depositSums(N &lane, t
 template <class S, class P, class L>
 HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, long long first, int slice, int slices) {
   using T = typename S::T;
-  auto lane = laneOfTile<S, P::plain, P::tiles>(launch, memory, first);
+  auto lane = laneOfTile<S, P>(launch, memory, first);
   const int warp = threadIdx.x / 32, column = threadIdx.x % S::channelLanes;
 #pragma unroll 1
   for (int base = (slice * S::warps + warp) * S::chunk; base < S::width; base += slices * S::warps * S::chunk) {

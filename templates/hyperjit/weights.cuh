@@ -161,6 +161,60 @@ HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
     }
 }
 
+/// Dots of bf16 rows: products of 8 tokens with 8 tokens, of which the diagonal counts. Rows 0-7 of A are the left operand of an
+/// even slot, rows 8-15 that of the odd one after it.
+template <int Slot, int I, int J, class N, class A, class B> HYPERJIT_DEVICE void square(N &lane, int t, const A &a, const B &b) {
+#pragma unroll
+  for (int h = 0; h < N::V / 4; ++h) {
+    const auto &x = a.v[t][I], &y = b.v[t][J];
+    const unsigned x0 = packPlane<A>(x[4 * h], x[4 * h + 1]), x1 = packPlane<A>(x[4 * h + 2], x[4 * h + 3]);
+    const unsigned y0 = packPlane<B>(y[4 * h], y[4 * h + 1]), y1 = packPlane<B>(y[4 * h + 2], y[4 * h + 3]);
+    if constexpr (Slot % 2 == 0)
+      mma16816(lane.square[t][Slot / 2], x0, 0, x1, 0, y0, y1);
+    else
+      mma16816(lane.square[t][Slot / 2], 0, x0, 0, x1, y0, y1);
+  }
+}
+/// Two of them with one right operand, at an even slot.
+template <int Slot, int I, int J, class N, class A, class B>
+HYPERJIT_DEVICE void squarePair(N &lane, int t, const A &a, const B &b) {
+#pragma unroll
+  for (int h = 0; h < N::V / 4; ++h) {
+    const auto &x = a.v[t][I], &z = a.v[t][I + 1], &y = b.v[t][J];
+    mma16816(lane.square[t][Slot / 2], packPlane<A>(x[4 * h], x[4 * h + 1]), packPlane<A>(z[4 * h], z[4 * h + 1]),
+             packPlane<A>(x[4 * h + 2], x[4 * h + 3]), packPlane<A>(z[4 * h + 2], z[4 * h + 3]),
+             packPlane<B>(y[4 * h], y[4 * h + 1]), packPlane<B>(y[4 * h + 2], y[4 * h + 3]));
+  }
+}
+/// slots [Slot + i S + j] += <a_{I0+i}, b_j> for i < IN. The product is symmetric: with several b, they are the pairs.
+template <int Slot, int I0, int IN, int I = 0, int J = 0, class N, class A, class B>
+HYPERJIT_DEVICE void dotSquares(N &lane, const A &a, const B &b) {
+  constexpr int slot = Slot + I * B::R + J;
+  constexpr bool along = B::R > 1 && slot % 2 == 0 && J + 1 < B::R;                // b_j and b_{j+1}
+  constexpr bool across = B::R == 1 && slot % 2 == 0 && I + 1 < IN;                // a_i and a_{i+1}
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t) {
+    if constexpr (along)
+      squarePair<slot, J, I0 + I>(lane, t, b, a);
+    else if constexpr (across)
+      squarePair<slot, I0 + I, 0>(lane, t, a, b);
+    else
+      square<slot, I0 + I, J>(lane, t, a, b);
+  }
+  constexpr int next = I * B::R + J + (along || across ? 2 : 1);
+  if constexpr (next < IN * B::R)
+    dotSquares<Slot, I0, IN, next / B::R, next % B::R>(lane, a, b);
+}
+/// slots [Slot + i] += <a_{I0+i}, b_{I0+i}>
+template <int Slot, int I0, int IN, int I = 0, class N, class A, class B>
+HYPERJIT_DEVICE void dotRowsSquares(N &lane, const A &a, const B &b) {
+#pragma unroll
+  for (int t = 0; t < N::tokens; ++t)
+    square<Slot + I, I0 + I, I0 + I>(lane, t, a, b);
+  if constexpr (I + 1 < IN)
+    dotRowsSquares<Slot, I0, IN, I + 1>(lane, a, b);
+}
+
 /// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
 template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTiles(N &lane) {
   constexpr int V = N::V;

@@ -202,6 +202,30 @@ TEST_P(Conformance, GuardedSizes) {
     }
 }
 
+/// Rows wide enough for a cluster of blocks, tiles that are not full, and so many tokens that a block's ring of tiles turns
+/// several times; the same bits again.
+TEST_P(Conformance, WideRows) {
+  struct Size {
+    int64_t n, d, tokens;
+    const char *dtype;
+  };
+  for (const Size &size : {Size{4, 1280, 5, "bf16"}, Size{3, 2048, 37, "fp16"}, Size{2, 2560, 264, "bf16"}, Size{1, 4096, 1, "bf16"},
+                           Size{4, 1280, 2055, "bf16"}, Size{2, 2048, 1500, "fp16"}}) {
+    if (excluded(recipe(), size.n, 1, size.d) || (device() == at::kCPU && size.tokens > 300))
+      continue;
+    const std::string spec = recipe() + ":n=" + std::to_string(size.n) + ",d=" + std::to_string(size.d) + ",dtype=" + size.dtype;
+    const Case one{spec, {size.tokens}, static_cast<uint64_t>(size.tokens)};
+    run(one);
+    if (HasFailure())
+      return;
+    const Program program = site(one.spec);
+    const Sample sample = makeSample({program}, one.lead, one.seed, device());
+    const Outcome first = runKernels(*program, sample), second = runKernels(*program, sample);
+    for (const auto &[name, tensor] : first)
+      EXPECT_TRUE(at::equal(tensor, second.at(name))) << name << " of " << one.text();
+  }
+}
+
 /// NaN and infinities reach what they belong to, and nothing else.
 TEST_P(Conformance, NotANumberStaysInItsToken) {
   for (double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {

@@ -24,8 +24,8 @@
 // CHECK:   loadRows<Operand<3, bfloat16, 256>, 4>
 // CHECK:   storeRows<Operand<4, bfloat16, 64>>
 // CHECK: rowReduced<Main, Nothing,
-// CHECK:   Stage<Coefficients0, Pass<Rows0_0, 0, 3, Segment<0, 20, 0>>>,
-// CHECK:   Stage<Coefficients1, Pass<Rows1_0, 0, 0>>>(launch);
+// CHECK:   Stage<Coefficients0, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>,
+// CHECK:   Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>>(launch);
 // CHECK: class Tail {
 // CHECK:   sinkhorn<SinkhornOptions<4, 20, SinkhornStart::Exp, false, SinkhornPlace::None, false>>({{.*}}, 0.0, 1.0)
 // CHECK:   storeCoefficients<Operand<5, float, 16>>

@@ -61,7 +61,8 @@ public:
   void releaseRing(int64_t ring, llvm::ArrayRef<mlir::Value> rows);
   /// Adds rows [begin, begin + count) of a reduction's result (project: groups and columns) into slots.
   /// A projection with packed planes counts slots and columns in tiles of 8 coefficients.
-  void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns);
+  /// `squares`: dots are made on tensor cores.
+  void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns, bool squares = false);
   /// Column bodies: adds a token's rows [begin, begin + count) to the lane's sums; its function `store` writes them.
   void sumRows(mlir::Value rows, int64_t begin, int64_t count);
   void storeSums(llvm::StringRef reference, int64_t begin, int64_t count);

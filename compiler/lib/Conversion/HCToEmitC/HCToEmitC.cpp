@@ -260,15 +260,15 @@ void BodyEmitter::releaseRing(int64_t ring, ArrayRef<Value> rows) {
 }
 
 void BodyEmitter::reduce(Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin,
-                         int64_t columns) {
+                         int64_t columns, bool squares) {
   auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
   SmallVector<std::string> range = {number(slot), number(begin), number(count)};
   llvm::TypeSwitch<Operation *>(op)
       .Case<hc::DotOp>([&](auto) {
-        call("dot", range, {context, operand(0), operand(1)}, {}, false);
+        call(squares ? "dotSquares" : "dot", range, {context, operand(0), operand(1)}, {}, false);
       })
       .Case<hc::DotRowsOp>([&](auto) {
-        call("dotRows", range, {context, operand(0), operand(1)}, {}, false);
+        call(squares ? "dotRowsSquares" : "dotRows", range, {context, operand(0), operand(1)}, {}, false);
       })
       .Case<hc::RowSumOp>([&](auto) {
         call("rowSum", range, {context, operand(0)}, {}, false);

@@ -14,8 +14,8 @@ using llvm::StringRef;
 
 /// As in the skeleton.
 static constexpr int64_t mostRings = 4;
-/// Registers of a lane for rows that it holds from stage to stage.
-static constexpr int64_t heldRegisters = 64;
+/// Registers that a lane of a compute warp has: a block with few warps, one whose helpers give theirs up, any other.
+static int64_t registersOf(int64_t warps) { return warps <= 5 ? 168 : warps % 4 == 0 ? 176 : 128; }
 
 LogicalResult SourceBuilder::chooseColumns() {
   auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: columns " << why; };
@@ -55,6 +55,7 @@ LogicalResult SourceBuilder::chooseColumns() {
     for (int64_t rounds = 1; !mainShape.warps; ++rounds)
       if (chunks % rounds == 0 && chunks / rounds <= 10)
         mainShape.warps = chunks / rounds;
+  plan.markSquares();
   minBlocks = 1;
   mainShape.record = recordStride(plan.recordSize);
   if (tiled)
@@ -63,10 +64,52 @@ LogicalResult SourceBuilder::chooseColumns() {
   return success();
 }
 
-/// Every CTA of a cluster needs the first record of every token. Where it is more than numbers moved from operands, it is made
-/// once, in the head, and copied.
+/// The operand that a value is a contiguous part of, and its first element there.
+static std::pair<Value, int64_t> partOf(Value value) {
+  int64_t offset = 0;
+  for (;;) {
+    Operation *op = value.getDefiningOp();
+    if (!op)
+      return {value, offset};
+    if (auto slice = dyn_cast<hc::SliceOp>(op)) {
+      if (slice.getAxis() != 0)
+        return {};
+      auto shape = cast<hc::CoeffsType>(slice.getInput().getType()).getShape();
+      int64_t inner = 1;
+      for (int64_t extent : shape.drop_front())
+        inner *= extent;
+      offset += static_cast<int64_t>(slice.getOffset()) * inner;
+    } else if (!isa<hc::ReshapeOp>(op)) {
+      return {};
+    }
+    value = op->getOperand(0);
+  }
+}
+
+/// Every CTA of a cluster needs the first record of every token. Where its numbers lie in an operand as they will in the record,
+/// they are copied; where they are more than moved, they are made once, in the head, and copied.
 void SourceBuilder::prepareRecords() {
   StagePlan &first = plan.stagePlans.front();
+  Value operand;
+  int64_t shift = 0, begin = plan.recordSize, end = 0;
+  bool lies = !first.recordWrites.empty() && first.stores.empty();
+  for (Value value : first.recordWrites) {
+    auto [source, offset] = partOf(value);
+    int64_t place = plan.record.lookup(value), size = hc::elementCount(value.getType());
+    lies = lies && source && (!operand || (source == operand && place - offset == shift));
+    operand = source, shift = place - offset;
+    begin = std::min(begin, place), end = std::max(end, place + size);
+  }
+  if (lies) {
+    auto argument = cast<BlockArgument>(operand);
+    auto dtype = kernel.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName);
+    lies = dtype && dtype.getValue().isF32() && !plan.isUniform(operand) && hc::elementCount(operand.getType()) % 4 == 0 &&
+           (begin - shift) % 4 == 0 && (end - begin) % 4 == 0;
+    if (lies) {
+      columns.image = {plan.memory.memory.lookup(operand), begin - shift, begin, end - begin};
+      return;
+    }
+  }
   llvm::DenseSet<Value> seen;
   std::function<bool(Value)> isMoved = [&](Value value) {
     Operation *op = value.getDefiningOp();
@@ -79,15 +122,16 @@ void SourceBuilder::prepareRecords() {
   auto &image = columns.image;
   image.first = plan.recordSize;
   for (Value value : first.recordWrites) {
-    int64_t offset = plan.record.lookup(value);
-    image.first = std::min(image.first, offset);
-    image.count = std::max(image.count, offset + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
+    int64_t place = plan.record.lookup(value);
+    image.first = std::min(image.first, place);
+    image.count = std::max(image.count, place + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
   }
   image.count -= image.first;
-  image.offset = plan.tokenBytes;
+  int64_t offset = plan.tokenBytes;
+  image.reference = formatv("Space::PerToken<{0}>", offset);
   plan.tokenBytes += llvm::alignTo(image.count * 4, 16);
   for (Value value : first.recordWrites)
-    plan.head.push_back({value, formatv("Space::PerToken<{0}>", image.offset + 4 * (plan.record.lookup(value) - image.first))});
+    plan.head.push_back({value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - image.first))});
   plan.head.insert(plan.head.end(), first.stores.begin(), first.stores.end());
   first.stores.clear();
 }
@@ -168,7 +212,9 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     }
     columns.stages += !isEmpty(stagePlan);
   }
-  columns.lag = choice.lag ? choice.lag : columns.stages > 2 ? 1 : 2;
+  // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
+  int64_t registers = registersOf(mainShape.warps), heldRegisters = std::min<int64_t>(registers - (expands() ? 128 : 96), 64);
+  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || registers <= 128 ? 1 : 2;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
   auto hold = [&](Value value, StringRef reference, int64_t from, int64_t first, int64_t last) {
@@ -359,7 +405,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv("using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>>;", lag, records, preparers,
               columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights, owners,
-              image.count ? formatv("RecordImage<Space::PerToken<{0}>, {1}, {2}>", image.offset, image.first, image.count).str()
+              image.count ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
                           : "Nothing")
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);

@@ -388,6 +388,15 @@ void KernelPlan::formPasses() {
   }
 }
 
+void KernelPlan::markSquares() {
+  for (StagePlan &stagePlan : stagePlans)
+    for (SweepPass &pass : stagePlan.passes)
+      pass.squares = pass.slots > 0 && llvm::all_of(pass.parts, [](const ReductionPart &part) {
+                       return part.tiled || (isa<hc::DotOp, hc::DotRowsOp>(part.op) && planesOf(part.op->getOperand(0)) == 1 &&
+                                             planesOf(part.op->getOperand(1)) == 1);
+                     });
+}
+
 bool KernelPlan::wantsTiles() const {
   return !wide() && widestStorage == 2 && width % 4 == 0 && !(projected.empty() && expanded.empty());
 }

@@ -43,6 +43,7 @@ struct SweepPass {
   std::vector<ReductionPart> parts;
   std::vector<RecordSegment> segments;
   int64_t slots = 0; ///< plain sums
+  bool squares = false; ///< which are all dots of bf16 rows: tensor cores make them
   int64_t tiles = 0; ///< mma tiles of 8 sums
   int64_t sums() const { return slots + 8 * tiles; }
 };
@@ -100,6 +101,8 @@ public:
   llvm::SetVector<mlir::Value> headValues,
       perToken;                                ///< of which: made by the head; in the token's part of the workspace
   llvm::DenseMap<mlir::Value, int64_t> record; ///< main's record
+  /// Passes whose plain sums tensor cores can make, for lanes of the map of mma fragments.
+  void markSquares();
   llvm::SetVector<mlir::Value> sweptSums;      ///< sums over channels that sweeps read as they are
   llvm::DenseMap<mlir::Value, std::pair<std::string, int64_t>> losslessStores; ///< rows outputs: reference, stage
   int64_t recordSize = 0;

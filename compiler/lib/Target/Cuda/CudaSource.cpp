@@ -276,7 +276,7 @@ void SourceBuilder::emitMain() {
     if (isEmpty(stagePlan))
       continue;
     std::string maths = "Nothing";
-    if (stage == 0 && columns.image.count) {
+    if (stage == 0 && columns.image.count > 0) {
       made.insert(stagePlan.recordWrites.begin(), stagePlan.recordWrites.end());
     } else if (!stagePlan.recordWrites.empty() || !stagePlan.stores.empty()) {
       maths = formatv("Coefficients{0}", stage);
@@ -311,14 +311,21 @@ void SourceBuilder::emitMain() {
       for (auto [ringIndex, ring] : llvm::enumerate(columns.rings))
         if (ring.early && ring.by.first == &pass)
           emitter.releaseRing(static_cast<int64_t>(ringIndex), ring.by.second);
-      for (const Store &store : pass.stores)
-        emitter.storeRows(store.value, placeOf(store));
-      passText += formatv(", Pass<{0}, {1}, {2}", className, pass.slots, pass.tiles).str();
+      auto storeAll = [&] {
+        for (const Store &store : pass.stores)
+          emitter.storeRows(store.value, placeOf(store));
+      };
+      // Reads of staged weights do not pass stores: there, sums come first.
+      if (!choice.columns)
+        storeAll();
+      passText += formatv(", Pass<{0}, {1}, {2}, {3}", className, pass.squares ? 0 : pass.slots, pass.squares ? pass.slots : 0, pass.tiles).str();
       for (const ReductionPart &part : pass.parts)
-        emitter.reduce(part.op, part.slot, part.begin, part.count, part.columnBegin, part.columns);
+        emitter.reduce(part.op, part.slot, part.begin, part.count, part.columnBegin, part.columns, pass.squares);
       for (const RecordSegment &segment : pass.segments)
         passText += formatv(", Segment<{0}, {1}, {2}>", segment.slot, segment.count, segment.record).str();
       passText += ">";
+      if (choice.columns)
+        storeAll();
       close(emitter);
       reduces |= !pass.parts.empty();
       // Rows that were stored without loss are read again by the same lanes.
@@ -375,14 +382,29 @@ void SourceBuilder::emitMain() {
 }
 
 /// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
-/// cluster, else row by row.
+/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels (256 beside an expansion)
+/// a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the sums. More than
+/// four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
-  Choice columns;
-  columns.columns = true;
+  for (Type type : kernel.getArgumentTypes())
+    if (auto rows = dyn_cast<hc::RowsType>(type); rows && rows.getRows() > 4)
+      return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
-  CudaSource source;
-  SourceBuilder builder(kernel, target, columns, source);
-  return builder.run() && builder.tensorCores() && builder.tilesAhead() > 0 ? columns : Choice();
+  constexpr int64_t leastWidth = 1280;
+  Choice best;
+  for (int64_t cluster : {2, 4, 8, 16}) {
+    Choice columns;
+    columns.columns = true;
+    columns.cluster = cluster;
+    CudaSource source;
+    SourceBuilder builder(kernel, target, columns, source);
+    if (!builder.run() || !builder.tensorCores() || builder.blockChannels() * cluster < leastWidth || builder.blockChannels() > (builder.expands() ? 256 : 320) || builder.tilesAhead() < 1)
+      continue;
+    if (builder.tilesAhead() >= 2)
+      return columns;
+    best = columns;
+  }
+  return best;
 }
 
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,

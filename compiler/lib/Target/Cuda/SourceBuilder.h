@@ -67,6 +67,9 @@ public:
   bool tensorCores() const { return tiled; }
   /// Tiles that every ring of clusterColumns fetches ahead; after `run`.
   int64_t tilesAhead() const { return columns.ahead; }
+  /// Channels of a row that one block of the cluster has; after `run`.
+  int64_t blockChannels() const { return plan.width / mainShape.cluster; }
+  bool expands() const { return !plan.expanded.empty(); }
   /// What the cost model weighs; after `run`.
   KernelSizes measure();
 
@@ -146,8 +149,9 @@ private:
       const SweepPass *by;
     };
     struct {
-      int64_t offset = 0, first = 0, count = 0;
-    } image; ///< of the first record in the token's workspace: bytes, numbers; none: the main kernel makes it
+      std::string reference;
+      int64_t skip = 0, first = 0, count = 0;
+    } image; ///< where the first record's numbers lie, which of them; none: the main kernel makes them
     std::vector<HeldRows> held;              ///< operands that the next stage reads from registers, and the pass that loads them
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
   } columns;
