@@ -140,9 +140,33 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
   time *= 1 + 0.3 * double(std::max<int64_t>(1, divideCeil(s.slotSums, std::max<int64_t>(1, n.slots))) - 1);
   if (n.cluster > 1)
     time *= 1.05;
+  if (s.reduces && s.projected > 0)
+    time *= 1.5; // the sums are waited for
   if (s.projected > 0 && !tiled && s.storageBytes == 2)
     time *= 1.5; // multiply-adds outside of tensor cores
   return time;
+}
+
+double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
+  // Measured at four streams of 4096 channels: 0.75 of copy bandwidth with two tiles between stages or two tokens a lane, some
+  // percent less where sums wait for the exchange, and where a block has few of a row's channels.
+  double time = double(s.wideBytes) / shape.copyGBs / 0.75;
+  if (n.lag * n.tokens < 16)
+    time *= 1.03;
+  return time * (1 + 0.1 * double(n.cluster) * 160 / double(s.width));
+}
+
+std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
+  std::vector<RowNumbers> all = {first};
+  for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4), int64_t(8), int64_t(16)})
+    for (int64_t tokens : {8, 16})
+      for (int64_t lag : {2, 1, 3}) {
+        RowNumbers numbers;
+        numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag;
+        all.push_back(numbers);
+      }
+  sortAfterFirst(all, [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
+  return all;
 }
 
 std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {

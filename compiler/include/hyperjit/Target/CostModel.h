@@ -88,6 +88,9 @@ struct RowNumbers {
 };
 
 double rowsCost(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &numbers);
+/// The same for `columns`, and other numbers of it, best first; what they leave open the exit chooses.
+double columnsCost(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &numbers);
+std::vector<RowNumbers> listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first);
 /// Numbers worth trying around `first`, which leads; the exit still refuses what does not fit together.
 std::vector<RowNumbers> listRows(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first);
 

@@ -470,19 +470,31 @@ LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const Gpu
   // What does not fit together is found by making it; its diagnostics are not the caller's.
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   llvm::StringSet<> seen;
-  for (const RowNumbers &numbers : listRows(sizes, shape, first)) {
-    if (out.size() == limit)
-      break;
+  auto list = [&](llvm::ArrayRef<RowNumbers> all, llvm::function_ref<double(const RowNumbers &)> cost) {
+    for (const RowNumbers &numbers : all) {
+      if (out.size() == limit)
+        break;
+      CudaSource source;
+      SourceBuilder candidate(kernel, target, numbers, source);
+      if (!candidate.run())
+        continue;
+      bool fits = llvm::all_of(source.launches, [&](json::Value &launch) {
+        return launch.getAsObject()->getInteger("shared_bytes").value_or(0) <= sharedBytes;
+      });
+      if (fits && seen.insert(source.schedule).second)
+        out.push_back({source.schedule, cost(numbers)});
+    }
+  };
+  if (first.columns) {
+    list(listColumns(sizes, shape, first), [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
+    Choice rows;
     CudaSource source;
-    SourceBuilder candidate(kernel, target, numbers, source);
-    if (!candidate.run())
-      continue;
-    bool fits = llvm::all_of(source.launches, [&](json::Value &launch) {
-      return launch.getAsObject()->getInteger("shared_bytes").value_or(0) <= sharedBytes;
-    });
-    if (fits && seen.insert(source.schedule).second)
-      out.push_back({source.schedule, rowsCost(sizes, shape, numbers)});
+    SourceBuilder other(kernel, target, rows, source);
+    if (!other.run() || failed(parseSchedule(kernel, source.schedule, first)))
+      return success();
+    sizes = other.measure();
   }
+  list(listRows(sizes, shape, first), [&](const RowNumbers &numbers) { return rowsCost(sizes, shape, numbers); });
   return success();
 }
 

@@ -1,0 +1,90 @@
+// What the compiler tells the skeleton clusterColumns: rings of rows, the first record, stages.
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HYPERJIT_COLUMNS_PLAN_CUH
+#define HYPERJIT_COLUMNS_PLAN_CUH
+
+#include "hyperjit/tiles.cuh"
+
+namespace hyperjit {
+
+template <class...> struct List {};
+/// Rows of each token that a loader brings, Place = Staged<..>.
+template <class Place_, int Rows_> struct Input {
+  using Place = Place_;
+  static constexpr int rows = Rows_;
+};
+/// Slots for rows that stages First .. Last read, given back by a sweep of the last one (`Early`: releaseRing) or after it; TokenBytes = 64 mod 128, so that neighbouring tokens hit different banks.
+template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I> struct Ring {
+  using Inputs = List<I...>;
+  static constexpr int slots = Slots, first = First, last = Last, tokenBytes = TokenBytes;
+  static constexpr bool early = Early;
+};
+/// Entries [First, First + Count) of a token's record, as they lie in memory from number Skip on.
+template <class Ref_, int Skip, int First, int Count> struct RecordImage {
+  using Ref = Ref_;
+  static constexpr int skip = Skip, first = First, count = Count;
+};
+/// Tiles between stages, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
+/// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
+/// the next one, bytes of all staged weights, bytes of shared memory.
+template <int Lag, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes, int Shared, class Rings_,
+          class Weights_>
+struct Flow {
+  using Image = Image_;
+  using Rings = Rings_;
+  using Weights = Weights_;
+  static constexpr int lag = Lag, records = Records, preparers = Preparers, owners = Owners, heldFrom = HeldFrom, heldWords = HeldWords,
+                       weightBytes = WeightBytes, shared = Shared;
+};
+
+/// Coefficient maths, what of the record sweeps wait for, then sweeps.
+template <int First, int Count, class S> struct Publish;
+template <int First, int Count, class Maths, class... Passes> struct Publish<First, Count, Stage<Maths, Passes...>> {
+  using Stage = hyperjit::Stage<Maths, Passes...>;
+  static constexpr int first = First, count = Count, passes = sizeof...(Passes);
+  static constexpr int sums = (0 + ... + Passes::slots);
+  static constexpr bool maths = !IsNothing<Maths>::value;
+};
+
+/// What is known of all rings together.
+template <class> struct RingTable;
+template <class... R> struct RingTable<List<R...>> {
+  static constexpr int count = sizeof...(R);
+  HYPERJIT_METHOD static constexpr int slots(int ring) {
+    const int all[] = {R::slots...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int first(int ring) {
+    const int all[] = {R::first...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int last(int ring) {
+    const int all[] = {R::last...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr bool early(int ring) {
+    const bool all[] = {R::early...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int tokenBytes(int ring) {
+    const int all[] = {R::tokenBytes...};
+    return all[ring];
+  }
+  HYPERJIT_METHOD static constexpr int slotsBefore(int ring) {
+    int result = 0;
+    for (int i = 0; i < ring; ++i)
+      result += slots(i);
+    return result;
+  }
+  /// Of one token in one slot each, times slots.
+  HYPERJIT_METHOD static constexpr int bytesBefore(int ring) {
+    int result = 0;
+    for (int i = 0; i < ring; ++i)
+      result += slots(i) * tokenBytes(i);
+    return result;
+  }
+};
+
+} // namespace hyperjit
+
+#endif
