@@ -36,12 +36,18 @@ def main():
     parser.add_argument("programs", nargs="+")
     parser.add_argument("--filter", default="*", help="GoogleTest's")
     parser.add_argument("--first", nargs="*", default=[], help="tests whose names hold one of these texts begin first: the longest")
+    parser.add_argument("--split", nargs="*", default=[], help="tests whose names hold one of these texts run as --parts processes")
+    parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for all of them")
     parser.add_argument("--json")
     options = parser.parse_args()
 
-    work = [(program, name) for program in options.programs for name in tests_of(program, options.filter)]
+    work = []
+    for program in options.programs:
+        for name in tests_of(program, options.filter):
+            parts = options.parts if any(text in name for text in options.split) else 1
+            work += [(program, name, f"{i}/{parts}") for i in range(parts)]
     rank = lambda item: next((i for i, text in enumerate(options.first) if text in item[1]), len(options.first))
     work.sort(key=rank)
     if not work:
@@ -51,14 +57,15 @@ def main():
     environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
 
     def run(item):
-        program, name = item
+        program, name, part = item
         left = begin + options.limit - time.monotonic()
         started = time.monotonic()
-        result = {"program": os.path.basename(program), "test": name, "result": "not run", "seconds": 0.0, "output": ""}
+        label = name if part == "0/1" else f"{name} (part {part})"
+        result = {"program": os.path.basename(program), "test": label, "result": "not run", "seconds": 0.0, "output": ""}
         if left <= 0:
             return result
         try:
-            ran = subprocess.run([program, f"--gtest_filter={name}"], env=environment, capture_output=True, text=True,
+            ran = subprocess.run([program, f"--gtest_filter={name}"], env=dict(environment, HYPERJIT_TEST_PART=part), capture_output=True, text=True,
                                  timeout=None if left == float("inf") else left, check=False)
             result["output"] = ran.stdout + ran.stderr
             skipped = re.search(r"^\[  SKIPPED \]", ran.stdout, re.M)

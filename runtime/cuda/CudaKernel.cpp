@@ -119,6 +119,7 @@ public:
       return *there;
     const Driver &driver = Driver::get();
     int capturing = 0;
+    ContextGuard guard(driver, device); // a thread that has not worked on the device yet has no context
     if (stream && driver.streamIsCapturing(static_cast<StreamHandle>(*stream), &capturing) == 0 && capturing)
       throw UserError(ErrorId::NotPrepared,
                       fmt::format("kernel {} for {} is not loaded on device {} and its stream is being captured; call "

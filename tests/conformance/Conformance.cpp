@@ -89,9 +89,13 @@ protected:
       ADD_FAILURE() << one.text() << "\n  " << error.what();
     }
   }
+  /// HYPERJIT_TEST_PART=i/k: every k-th case from the i-th on, for a test that is split among processes.
   void run(const std::vector<Case> &cases) {
-    for (const Case &one : cases)
-      run(one);
+    int first = 0, step = 1;
+    if (const char *part = std::getenv("HYPERJIT_TEST_PART"))
+      ASSERT_TRUE(std::sscanf(part, "%d/%d", &first, &step) == 2 && step > 0 && first >= 0 && first < step) << "HYPERJIT_TEST_PART=" << part;
+    for (size_t i = static_cast<size_t>(first); i < cases.size(); i += static_cast<size_t>(step))
+      run(cases[i]);
   }
 
   const bool verbose = std::getenv("HYPERJIT_TEST_VERBOSE") != nullptr;

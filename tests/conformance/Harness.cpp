@@ -482,9 +482,12 @@ std::string compareFused(const Outcome &fused, const Outcome &separate, const Ed
   const std::vector<Program> one{edge.before};
   const Tolerance alone{one, tokens, {}};
   const double e = unitRoundoff(ops::scalarType(computeType(edge.before->spec.stream)));
-  // Next streams that are rounded differently are multiplied with cotangents (normal numbers, below 5) and summed over tokens, in
-  // a gradient that may be small beside what it is a sum of.
-  const double moves = (toTruth(fused.at("next")) - toTruth(separate.at("next"))).abs().sum().item<double>() * 5;
+  // A fused backward makes the streams between the sites again, where two kernels read them: a few are rounded differently, as
+  // few as may be below, each by one unit. Multiplied with normal numbers and summed over tokens they walk at random, in a
+  // gradient that may be small beside what it is a sum of.
+  const at::Tensor next = toTruth(separate.at("next"));
+  const double unit = unitRoundoff(separate.at("next").scalar_type()), flips = 2 + std::min(0.15, 16 * e / unit) * static_cast<double>(next.numel());
+  const double moves = unit > e && next.numel() > 0 ? 4 * unit * std::sqrt(flips * next.square().mean().item<double>()) : 0;
   std::ostringstream report;
   for (const auto &[name, other] : separate) {
     const at::Tensor given = fused.at(name), a = toTruth(given), b = toTruth(other);
