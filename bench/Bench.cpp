@@ -148,6 +148,12 @@ Json firstCall(const SiteSpec &given, const Target &target) {
   std::string path;
   {
     KernelManager cold(fresh);
+    // Another kernel opens the compiler's libraries.
+    const SiteSpec small = programs.normalise(SiteSpec::parse("static:n=1,d=24"));
+    const KernelSpec other = KernelSpec::boundaryForward(small, small, true, Bucket::Large);
+    cold.get(other, target);
+    std::error_code error;
+    std::filesystem::remove(cold.cache().pathOf(CacheKey::of(cold.keyFields(other, target))), error);
     answer["cold"] = millisecondsOf([&] { cold.get(kernel, target); });
     double memory = millisecondsOf([&] {
       for (int i = 0; i < 1000; ++i)
@@ -204,6 +210,8 @@ int bench(const BenchOptions &options) {
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
   bool eager = std::find(options.against.begin(), options.against.end(), "eager") != options.against.end();
+  // First of all: CUDA text that this process has compiled already is not compiled again.
+  const Json first = firstCall(specs.back(), target);
   double copy = copyBandwidth(device);
   std::vector<Row> rows;
   Progress progress("bench", int64_t(specs.size() * options.tokens.size()));
@@ -245,7 +253,7 @@ int bench(const BenchOptions &options) {
                               {"us", {{"median", row.us.median}, {"min", row.us.min}, {"max", row.us.max}}}, {"u", row.u},
                               {"share", row.share}, {"speedup", row.speedup}});
   }
-  answer["first_call_ms"] = firstCall(specs.back(), target);
+  answer["first_call_ms"] = first;
   answer["host_us_per_call"] = hostMicroseconds(specs.back(), device);
   answer["peak_bytes"] = peakBytes();
   const double others = otherWork.share();
@@ -255,7 +263,6 @@ int bench(const BenchOptions &options) {
                100 * others);
   if (options.json != "-") {
     fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site\n\n{}\n", name, copy, options.sites, table.text());
-    const Json &first = answer["first_call_ms"];
     fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
     if (first["disk"].is_number())
       fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
