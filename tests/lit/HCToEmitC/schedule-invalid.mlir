@@ -6,7 +6,7 @@
 
 // POWER: vector is 3; legal are 1 to 8, powers of two
 // NAME: 'width=3' is no number of 'rows'; it takes blocks, chunks, cluster, planes, slots, tokens, vector, warps
-// SKELETON: names the skeleton 'tiles'; CUDA kernels have 'rows'
+// SKELETON: names the skeleton 'tiles'; CUDA kernels have 'rows' and 'columns'
 // DIVIDES: vector is 4; {{.*}} it divides 2 channels
 // CLUSTER: cluster is 4, but sm_80 has no clusters
 hc.func @copy(%x: !hc.rows<1, 2> {hc.dtype = f32}) -> (!hc.coeffs<1> {hc.dtype = f32}) attributes {hc.compute = f32} {

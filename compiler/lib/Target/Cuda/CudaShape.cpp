@@ -12,7 +12,11 @@ using namespace hyperjit::cuda;
 using llvm::StringRef;
 
 LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice) {
-  choice.columns = text.split(':').first == "columns";
+  StringRef skeleton = text.split(':').first;
+  if (!text.empty() && skeleton != "auto" && skeleton != "rows" && skeleton != "columns")
+    return kernel.emitError() << "schedule '" << text << "' names the skeleton '" << skeleton
+                              << "'; CUDA kernels have 'rows' and 'columns'";
+  choice.columns = skeleton == "columns";
   std::vector<ScheduleNumber> numbers = {{"chunks", &choice.chunks, 1, 256},
                                          {"cluster", &choice.cluster, 1, 16, /*power=*/!choice.columns},
                                          {"planes", &choice.planes, 0, 2},
