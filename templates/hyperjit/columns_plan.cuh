@@ -13,7 +13,8 @@ template <class Place_, int Rows_> struct Input {
   using Place = Place_;
   static constexpr int rows = Rows_;
 };
-/// Slots for rows that stages First .. Last read, given back by a sweep of the last one (`Early`: releaseRing) or after it; TokenBytes = 64 mod 128, so that neighbouring tokens hit different banks.
+/// Slots for rows that stages First .. Last read, given back by a sweep of the last one (`Early`: releaseRing) or after it;
+/// TokenBytes = 64 mod 128, so that neighbouring tokens hit different banks.
 template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I> struct Ring {
   using Inputs = List<I...>;
   static constexpr int slots = Slots, first = First, last = Last, tokenBytes = TokenBytes;
@@ -25,10 +26,10 @@ template <class Ref_, int Skip, int First, int Count> struct RecordImage {
   static constexpr int skip = Skip, first = First, count = Count;
 };
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
-/// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
-/// the next one, bytes of all staged weights, bytes of shared memory.
-template <int Lag, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes, int Shared, class Rings_,
-          class Weights_>
+/// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for the next one, bytes of all
+/// staged weights, bytes of shared memory.
+template <int Lag, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
+          int Shared, class Rings_, class Weights_>
 struct Flow {
   using Image = Image_;
   using Rings = Rings_;

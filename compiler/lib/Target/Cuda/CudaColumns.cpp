@@ -39,7 +39,8 @@ LogicalResult SourceBuilder::chooseColumns() {
   mainShape.tokens = choice.tokens ? choice.tokens / 8 : 1;
   int64_t chunk = 4 * mainShape.vector, &cluster = mainShape.cluster;
   if (mainShape.vector < 4 || mainShape.vector * plan.widestStorage > 16)
-    return refuse("takes vectors of 4 channels and of at most 16 bytes, not " + llvm::Twine(mainShape.vector) + " channels");
+    return refuse("takes vectors of 4 channels and of at most 16 bytes, not " + llvm::Twine(mainShape.vector) +
+                  " channels");
   cluster = choice.cluster ? choice.cluster : 16;
   if (cluster < 2)
     return refuse("shares rows among 2 to 16 blocks of a cluster, not " + llvm::Twine(cluster));
@@ -103,8 +104,8 @@ void SourceBuilder::prepareRecords() {
   if (lies) {
     auto argument = cast<BlockArgument>(operand);
     auto dtype = kernel.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName);
-    lies = dtype && dtype.getValue().isF32() && !plan.isUniform(operand) && hc::elementCount(operand.getType()) % 4 == 0 &&
-           (begin - shift) % 4 == 0 && (end - begin) % 4 == 0;
+    lies = dtype && dtype.getValue().isF32() && !plan.isUniform(operand) &&
+           hc::elementCount(operand.getType()) % 4 == 0 && (begin - shift) % 4 == 0 && (end - begin) % 4 == 0;
     if (lies) {
       columns.image = {plan.memory.memory.lookup(operand), begin - shift, begin, end - begin};
       return;
@@ -124,14 +125,16 @@ void SourceBuilder::prepareRecords() {
   for (Value value : first.recordWrites) {
     int64_t place = plan.record.lookup(value);
     image.first = std::min(image.first, place);
-    image.count = std::max(image.count, place + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
+    image.count =
+        std::max(image.count, place + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
   }
   image.count -= image.first;
   int64_t offset = plan.tokenBytes;
   image.reference = formatv("Space::PerToken<{0}>", offset);
   plan.tokenBytes += llvm::alignTo(image.count * 4, 16);
   for (Value value : first.recordWrites)
-    plan.head.push_back({value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - image.first))});
+    plan.head.push_back(
+        {value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - image.first))});
   plan.head.insert(plan.head.end(), first.stores.begin(), first.stores.end());
   first.stores.clear();
 }
@@ -213,7 +216,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     columns.stages += !isEmpty(stagePlan);
   }
   // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
-  int64_t registers = registersOf(mainShape.warps), heldRegisters = std::min<int64_t>(registers - (expands() ? 128 : 96), 64);
+  int64_t registers = registersOf(mainShape.warps),
+          heldRegisters = std::min<int64_t>(registers - (expands() ? 128 : 96), 64);
   columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || registers <= 128 ? 1 : 2;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
@@ -221,7 +225,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     int64_t words = mainShape.tokens * rowsOf(value) * mainShape.vector / 2;
     bool pairs = bytesOf(value, reference) == rowsOf(value) * channels * 2;
     if (!pairs || chunks != mainShape.warps || first != from + 1 || last != first ||
-        (columns.heldWords > 0 && columns.heldFrom != from) || (columns.heldWords + words) * (columns.lag + 1) > heldRegisters)
+        (columns.heldWords > 0 && columns.heldFrom != from) ||
+        (columns.heldWords + words) * (columns.lag + 1) > heldRegisters)
       return std::string();
     std::string place = formatv("Held<{0}, {1}>", reference, columns.heldWords);
     columns.heldFrom = from;
@@ -267,10 +272,13 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
 
   // Rows that the same stages touch share a ring.
   for (SlotEntry &entry : entries) {
-    auto found = llvm::find_if(columns.rings, [&](const auto &ring) { return ring.first == entry.first && ring.last == entry.last; });
+    auto found = llvm::find_if(columns.rings,
+                               [&](const auto &ring) { return ring.first == entry.first && ring.last == entry.last; });
     if (found == columns.rings.end())
-      found = columns.rings.insert(columns.rings.end(), {entry.first, entry.last, 0, 0, "", chunks == mainShape.warps, {}});
-    std::string place = formatv("Staged<{0}, {1}, {2}, {3}>", entry.reference, found - columns.rings.begin(), found->tokenBytes, channels);
+      found =
+          columns.rings.insert(columns.rings.end(), {entry.first, entry.last, 0, 0, "", chunks == mainShape.warps, {}});
+    std::string place = formatv("Staged<{0}, {1}, {2}, {3}>", entry.reference, found - columns.rings.begin(),
+                                found->tokenBytes, channels);
     found->tokenBytes += entry.bytes;
     if (entry.loaded) {
       places.memory[entry.value] = place;
@@ -291,7 +299,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       }
   }
   if (columns.rings.size() > mostRings)
-    return kernel.emitError() << "schedule: columns has " << columns.rings.size() << " rings of rows, and takes " << mostRings;
+    return kernel.emitError() << "schedule: columns has " << columns.rings.size() << " rings of rows, and takes "
+                              << mostRings;
   for (auto &ring : columns.rings) {
     ring.tokenBytes = llvm::alignTo(ring.tokenBytes, 64);
     ring.tokenBytes += ring.tokenBytes % 128 ? 0 : 64; // neighbouring tokens hit different halves of the banks
@@ -345,11 +354,12 @@ std::pair<int64_t, int64_t> SourceBuilder::publishedRange(int64_t stage) {
 LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llvm::ArrayRef<int64_t> sums,
                                            llvm::ArrayRef<int64_t> published, StringRef uniform) {
   const ShapeNumbers &numbers = mainShape;
-  int64_t tile = numbers.tokenLanes * numbers.tokens, count = stages.size(), cluster = numbers.cluster, lag = columns.lag;
+  int64_t tile = numbers.tokenLanes * numbers.tokens, count = stages.size(), cluster = numbers.cluster,
+          lag = columns.lag;
   // Warps in all a multiple of four: the register file has four parts.
   const auto &image = columns.image;
   int64_t others = numbers.warps + static_cast<int64_t>(columns.rings.size()) + 1, owners = 2;
-  int64_t preparers = image.count       ? 1
+  int64_t preparers = image.count        ? 1
                       : choice.preparers ? choice.preparers
                                          : llvm::alignTo(others + owners + 2, 4) - others - owners;
   if (image.count)
@@ -376,8 +386,9 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     return bytes + 4 * numbers.scratch * (owners + preparers);
   };
   if (shared() > mostShared)
-    return kernel.emitError() << "schedule: columns needs " << shared() << " bytes of shared memory with cluster=" << cluster
-                              << ",lag=" << lag << ",tokens=" << tile << "; a block has " << mostShared;
+    return kernel.emitError() << "schedule: columns needs " << shared()
+                              << " bytes of shared memory with cluster=" << cluster << ",lag=" << lag
+                              << ",tokens=" << tile << "; a block has " << mostShared;
   // The rest is for rows on their way, in turn, where the fewest tiles are.
   int64_t most = choice.ring ? choice.ring : 6;
   auto ahead = [&](auto &ring) { return ring.slots - lag * (ring.last - ring.first); };
@@ -397,16 +408,19 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   std::string ringText;
   int64_t fewest = most;
   for (auto &ring : rings) {
-    ringText += formatv("{0}Ring<{1}, {2}, {3}, {4}, {5}{6}>", ringText.empty() ? "" : ", ", ring.slots, ring.first, ring.last,
-                        ring.early, ring.tokenBytes, ring.inputs)
+    ringText += formatv("{0}Ring<{1}, {2}, {3}, {4}, {5}{6}>", ringText.empty() ? "" : ", ", ring.slots, ring.first,
+                        ring.last, ring.early, ring.tokenBytes, ring.inputs)
                     .str();
     fewest = std::min(fewest, ahead(ring));
   }
   add(formatv("using Main = {0};", shape(numbers)).str());
-  add(formatv("using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>>;", lag, records, preparers,
-              columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights, owners,
-              image.count ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
-                          : "Nothing")
+  add(formatv(
+          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>>;", lag, records,
+          preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
+          owners,
+          image.count
+              ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
+              : "Nothing")
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -417,7 +431,8 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   launch["tokens_per_block"] = tile;
   int64_t helpers = static_cast<int64_t>(rings.size()) + 1 + owners + preparers;
   if (numbers.warps + helpers > 32)
-    return kernel.emitError() << "schedule: columns has " << numbers.warps + helpers << " warps in a block, and 32 is the most";
+    return kernel.emitError() << "schedule: columns has " << numbers.warps + helpers
+                              << " warps in a block, and 32 is the most";
   entry("main", call, 32 * (numbers.warps + helpers), 1, std::move(launch), cluster);
   Choice used = choice;
   used.columns = true, used.chunks = result.maxChunks, used.cluster = cluster, used.lag = lag, used.ring = most;

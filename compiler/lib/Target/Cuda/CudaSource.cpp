@@ -318,7 +318,9 @@ void SourceBuilder::emitMain() {
       // Reads of staged weights do not pass stores: there, sums come first.
       if (!choice.columns)
         storeAll();
-      passText += formatv(", Pass<{0}, {1}, {2}, {3}", className, pass.squares ? 0 : pass.slots, pass.squares ? pass.slots : 0, pass.tiles).str();
+      passText += formatv(", Pass<{0}, {1}, {2}, {3}", className, pass.squares ? 0 : pass.slots,
+                          pass.squares ? pass.slots : 0, pass.tiles)
+                      .str();
       for (const ReductionPart &part : pass.parts)
         emitter.reduce(part.op, part.slot, part.begin, part.count, part.columnBegin, part.columns, pass.squares);
       for (const RecordSegment &segment : pass.segments)
@@ -398,7 +400,10 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     columns.cluster = cluster;
     CudaSource source;
     SourceBuilder builder(kernel, target, columns, source);
-    if (!builder.run() || !builder.tensorCores() || builder.blockChannels() * cluster < leastWidth || builder.blockChannels() > (builder.expands() ? 256 : 320) || builder.tilesAhead() < 1)
+    if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1)
+      continue;
+    int64_t channels = builder.blockChannels();
+    if (channels * cluster < leastWidth || channels > (builder.expands() ? 256 : 320))
       continue;
     if (builder.tilesAhead() >= 2)
       return columns;
