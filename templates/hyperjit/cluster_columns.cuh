@@ -96,6 +96,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int exchangeAt = partialsAt + partialsOf * sumsBefore(stages);
   static constexpr int scratchAt = exchangeAt + exchangeOf * exchangedBefore(stages);
   static_assert(scratchAt + 4 * S::scratch * (owners + preparers) == F::shared, "the compiler plans another amount of shared memory");
+  static_assert(S::tile % cluster == 0 || cluster % S::tile == 0, "blocks own different numbers of a tile's tokens");
   static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
   static_assert(F::heldWords == 0 || channels / S::chunk == S::warps, "rows are held in registers by lanes of one chunk");
 

@@ -3,6 +3,8 @@
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=1 %s 2>&1 | FileCheck %s --check-prefix=ONE
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 %s 2>&1 | FileCheck %s --check-prefix=PARTS
 // RUN: not hc-translate --hc-to-cuda --target=sm_80 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=TARGET
+// RUN: not hc-translate --hc-to-cuda --target=sm_90 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=SPECIFIC
+// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=5 %s 2>&1 | FileCheck %s --check-prefix=POWER
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,tokens=4 %s 2>&1 | FileCheck %s --check-prefix=EIGHTS
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:blocks=2 %s 2>&1 | FileCheck %s --check-prefix=NAME
 
@@ -35,7 +37,9 @@
 
 // ONE: columns shares rows among 2 to 16 blocks of a cluster, not 1
 // PARTS: columns splits rows into 4 parts of whole chunks of 32 channels, and there are 64
-// TARGET: columns needs clusters and bulk copies, which sm_80 lacks
+// TARGET: columns needs clusters, bulk copies and registers that move between warps, which sm_80 lacks
+// SPECIFIC: which sm_90 lacks
+// POWER: cluster is 5; legal are 1 to 16, powers of two
 // EIGHTS: columns takes tokens in eights, not 4
 // NAME: 'blocks=2' is no number of 'columns'; it takes chunks, cluster, lag, planes, preparers, ring, slots, tokens, vector, warps
 hc.func @boundary(%x: !hc.rows<4, 64> {hc.dtype = bf16, hc.operand = "streams"},

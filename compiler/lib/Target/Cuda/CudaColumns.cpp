@@ -19,8 +19,9 @@ static int64_t registersOf(int64_t warps) { return warps <= 5 ? 168 : warps % 4 
 
 LogicalResult SourceBuilder::chooseColumns() {
   auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: columns " << why; };
-  if (!(target.starts_with("sm_9") || target.starts_with("sm_10")))
-    return refuse("needs clusters and bulk copies, which " + target + " lacks");
+  bool known = target.starts_with("sm_9") || target.starts_with("sm_10");
+  if (!known || !target.split('/').first.ends_with("a")) // moving registers between warps is specific to an architecture
+    return refuse("needs clusters, bulk copies and registers that move between warps, which " + target + " lacks");
   if (plan.wide())
     return refuse("is for kernels that compute in fp32");
   bool reduces = false;
@@ -183,7 +184,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   };
   // In the order of passes: what each loads, and when a value is loaded for the last time.
   struct Use {
-    int64_t first, last, position;
+    int64_t first, last, position, ofFirst; ///< stages; the last pass of all, and of the first stage
   };
   llvm::MapVector<Value, Use> uses;
   struct Stored {
@@ -201,9 +202,11 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       loadsOf(pass, stored, uniformity, loads);
       passes.push_back({&pass, loads});
       for (Value value : loads) {
-        auto [use, isNew] = uses.insert({value, {columns.stages, columns.stages, position}});
+        auto [use, isNew] = uses.insert({value, {columns.stages, columns.stages, position, position}});
         use->second.last = columns.stages;
         use->second.position = position;
+        if (use->second.first == columns.stages)
+          use->second.ofFirst = position;
       }
       for (const Store &store : pass.stores)
         if (auto lossless = plan.losslessStores.find(store.value);
@@ -241,8 +244,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       int64_t last = use.last, at = use.position;
       if (!place.empty()) {
         last = use.first;
-        for (at = 0; !passes[at].second.contains(value);)
-          ++at;
+        at = use.ofFirst; // all passes of the stage read the slot
         columns.held.push_back({value, place, passes[at].first});
       }
       entries.push_back({value, reference, use.first, last, at, rowsOf(value), bytesOf(value, reference), true});
@@ -356,6 +358,9 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   const ShapeNumbers &numbers = mainShape;
   int64_t tile = numbers.tokenLanes * numbers.tokens, count = stages.size(), cluster = numbers.cluster,
           lag = columns.lag;
+  // Blocks wait for each other's sums by the records that sweeps wait for.
+  if (count < 2 || published[1] == 0)
+    return kernel.emitError() << "schedule: columns is for kernels whose sweeps wait for sums; 'rows' takes others";
   // Warps in all a multiple of four: the register file has four parts.
   const auto &image = columns.image;
   int64_t others = numbers.warps + static_cast<int64_t>(columns.rings.size()) + 1, owners = 2;
