@@ -21,7 +21,7 @@ static constexpr ScheduleParameter kKnown[] = {
     {"lag", "tiles between the stages of a kernel", 1, 8},
     {"planes", "bf16 planes a weight is split into for tensor cores, 0 without them", 0, 2, true},
     {"preparers", "warps for the maths before the first stage", 1, 12},
-    {"ring", "tiles in shared memory", 2, 32},
+    {"ring", "most tiles fetched ahead into shared memory", 2, 32},
     {"slots", "sums of one sweep", 32, 96},
     {"stream", "MiB of a launch's rows from which on its results are stored past the cache", 0, 65536},
     {"sums", "sums of one pass over channels", 1, 28},

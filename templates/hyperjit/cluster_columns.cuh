@@ -9,8 +9,8 @@
 //   warps                     a tile
 //   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
 //                             registers, where a warp has one chunk of channels), deposit sums, give the record back
-//   loaders (one a ring)      copies of the CTA's part of each row into a free slot, 16 bytes a lane: bulk copies of some hundred
-//                             bytes are an order of magnitude too slow, one after the other
+//   loaders (one a ring)      copies of the CTA's part of each row into a free slot, 16 bytes a lane: bulk copies of half a
+//                             kilobyte, one after the other, take longer than the sweeps
 //   preparers                 coefficient maths of stage 0, each CTA for all tokens; where its numbers lie in memory, copies of them
 //   sender (1)                adds the compute warps' sums and sends each token's to its owner
 //   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
@@ -19,7 +19,7 @@
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
 //
-// Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers) and finished (compute
+// Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers; 1 + bytes where records are copied) and finished (compute
 // warps, and owners where maths follows the last sweep) of each record; weights (1 + bytes); a stage: ready (1 + bytes) of
 // each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //

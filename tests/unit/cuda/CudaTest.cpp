@@ -179,4 +179,19 @@ TEST(Source, IsShortAndSaysItsSchedule) {
   EXPECT_EQ(again.source.text, forward.source.text);
 }
 
+/// A slot of clusterColumns is given back by the last pass that reads it, not by the first of two of one stage.
+TEST(Source, SlotsAreReadBeforeTheyAreGivenBack) {
+  Built built = build("joint:n=2,m=4,d=1280,dtype=bf16", false, "sm_90a", "columns:cluster=2,vector=4", "before");
+  ASSERT_TRUE(built.ok);
+  const std::string &text = built.source.text;
+  size_t reads = 0, last = 0;
+  for (size_t at = text.find("loadRows<Staged<"); at != std::string::npos; at = text.find("loadRows<Staged<", at + 1), ++reads)
+    last = at;
+  EXPECT_EQ(reads, 2u);
+  EXPECT_NE(text.find("class Rows0_1"), std::string::npos);
+  const size_t release = text.find("releaseRing<0>");
+  ASSERT_NE(release, std::string::npos);
+  EXPECT_GT(release, last);
+}
+
 } // namespace

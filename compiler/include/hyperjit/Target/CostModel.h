@@ -82,8 +82,8 @@ struct GpuShape {
 /// The numbers of the skeletons `rows` and `columns`; 0 (planes: -1) leaves one to the rules.
 struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
-  bool columns = false;          ///< the main kernel is `clusterColumns`:
-  int64_t lag = 0, preparers = 0, ring = 0; ///< tiles from stage to stage, warps for the first maths, tiles in shared memory
+  bool columns = false; ///< the main kernel is `clusterColumns`:
+  int64_t lag = 0, preparers = 0, ring = 0; ///< tiles from stage to stage, warps for the first maths, most tiles fetched ahead
   bool operator==(const RowNumbers &) const = default;
 };
 

@@ -287,10 +287,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       found->inputs += formatv(", Input<{0}, {1}>", place, entry.rows).str();
     }
     // Lanes that see one chunk of channels have a slot's rows in registers long before they are done with them.
-    for (Value value : passes[entry.position].second)
-      if (value == entry.value && found->by.first && found->by.first != passes[entry.position].first)
-        found->early = false; // rows of one ring whose last loads are in two passes
-    found->early &= entry.loaded;
+    found->early &= entry.loaded && (!found->by.first || found->by.first == passes[entry.position].first);
     found->by.first = passes[entry.position].first;
     found->by.second.push_back(entry.value);
     for (auto &[value, index] : replaced)
@@ -323,15 +320,6 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   stage(projection, plan.projected, false, places.projection);
   stage(expansion, plan.expanded, true, places.expansion);
   return success();
-}
-
-/// Bytes of a row's packed weights for 4 vectors of channels.
-int64_t SourceBuilder::planesOfChunk(hc::WeightType type, bool expands) const {
-  int64_t columnsOf = type.getColumns(), vector = mainShape.vector;
-  if (!expands)
-    return vector / 4 * llvm::divideCeil(columnsOf, 8) * 512;
-  int64_t steps = columnsOf % 16 > 8 || columnsOf % 16 == 0 ? llvm::divideCeil(columnsOf, 16) : columnsOf / 16;
-  return vector / 2 * (128 * steps + (columnsOf > 16 * steps ? 64 : 0)) * 4;
 }
 
 /// The entries of the record that sweeps of a stage, or later ones, wait for; the owner sends them.

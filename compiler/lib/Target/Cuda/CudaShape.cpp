@@ -186,26 +186,27 @@ LogicalResult SourceBuilder::chooseMain() {
 
 /// The prologue packs the weights of projections and expansions for the main kernel's vector.
 void SourceBuilder::placePlanes() {
-  auto place = [&](Value weight, StringRef kind, int64_t words, llvm::DenseMap<Value, std::string> &planes) {
+  int64_t chunks = llvm::divideCeil(plan.width, 4 * mainShape.vector);
+  auto place = [&](Value weight, StringRef kind, bool expands, llvm::DenseMap<Value, std::string> &planes) {
     auto type = cast<hc::WeightType>(weight.getType());
     int64_t offset = plan.fixedBytes;
-    plan.fixedBytes += llvm::alignTo(words * 4, 256);
+    plan.fixedBytes += llvm::alignTo(type.getRows() * chunks * planesOfChunk(type, expands), 256);
     planes[weight] = formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}>", kind, offset, type.getRows(),
                              type.getColumns(), plan.width, mainShape.vector);
     plan.prologueStores.push_back({weight, planes[weight], true});
   };
-  int64_t vector = mainShape.vector, chunks = llvm::divideCeil(plan.width, 4 * vector);
   plan.fixedBytes = llvm::alignTo(plan.fixedBytes, 256);
-  for (Value weight : plan.projected) {
-    auto type = cast<hc::WeightType>(weight.getType());
-    place(weight, "ProjectionPlanes",
-          type.getRows() * chunks * (vector / 4) * llvm::divideCeil(type.getColumns(), 8) * 128, projection);
-  }
-  for (Value weight : plan.expanded) {
-    auto type = cast<hc::WeightType>(weight.getType());
-    int64_t k = type.getColumns();
-    int64_t steps = k % 16 > 8 || k % 16 == 0 ? llvm::divideCeil(k, 16) : k / 16;
-    int64_t words = 128 * steps + (k > 16 * steps ? 64 : 0);
-    place(weight, "ExpansionPlanes", type.getRows() * chunks * (vector / 2) * words, expansion);
-  }
+  for (Value weight : plan.projected)
+    place(weight, "ProjectionPlanes", /*expands=*/false, projection);
+  for (Value weight : plan.expanded)
+    place(weight, "ExpansionPlanes", /*expands=*/true, expansion);
+}
+
+/// Bytes of a row's packed weights for 4 vectors of channels.
+int64_t SourceBuilder::planesOfChunk(hc::WeightType type, bool expands) const {
+  int64_t columnsOf = type.getColumns(), vector = mainShape.vector;
+  if (!expands)
+    return vector / 4 * llvm::divideCeil(columnsOf, 8) * 512;
+  int64_t steps = columnsOf % 16 > 8 || columnsOf % 16 == 0 ? llvm::divideCeil(columnsOf, 16) : columnsOf / 16;
+  return vector / 2 * (128 * steps + (columnsOf > 16 * steps ? 64 : 0)) * 4;
 }
