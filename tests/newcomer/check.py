@@ -119,9 +119,8 @@ assert x.shape == (5, 4, 512) and x.isfinite().all(), x
 
 
 def demo():
-    corpus = pathlib.Path(arguments.hyperjit).parent.parent / "share/hyperjit/corpus.txt"
-    (folder / "text.txt").write_bytes(corpus.read_bytes())  # a build beside this test may replace it between two runs
-    small = ["--text", "text.txt", "--steps", 30, "--dim", 32, "--layers", 1, "--context", 32, "--batch", 4, "--device", "cpu"]
+    # A text that no commit changes, and the default number of steps.
+    small = ["--text", arguments.source / "LICENSE", "--dim", 32, "--layers", 1, "--context", 32, "--batch", 4, "--device", "cpu"]
     variants = ["plain", "static", "dynamic:n=2,tanh=false", "frac", "manifold"]
     for attempt in ("first", "second"):
         result = run("demo", *small, "--variants", ",".join(variants), "--plot", f"{attempt}.svg", "--json", f"{attempt}.json")
@@ -135,7 +134,8 @@ def demo():
         check([r["variant"] for r in answer["runs"]] == variants, "variants in the JSON")
         for one in answer["runs"]:
             name = f"{attempt} run of {one['variant']}"
-            check(len(one["loss"]) == 30 and one["loss"][-1] < 0.9 * one["loss"][0], f"{name}: loss {one['loss'][0]} to {one['loss'][-1]}")
+            first, last = one["loss"][0], sum(one["loss"][-10:]) / 10  # one step's batch is a few lines
+            check(len(one["loss"]) == 250 and last < 0.6 * first, f"{name}: loss {first} to {last}")
             check(one["validation_loss"] > 0 and one["step_ms"]["median"] > 0 and one["eager_step_ms"]["median"] > 0, name)
             if one["variant"] == "plain":
                 continue
@@ -144,7 +144,7 @@ def demo():
             check(one["connection_ms"]["jit"] > 0 and one["connection_ms"]["eager"] > 0, f"{name}: connection time")
             compiled, found = one["jit"]["compiled"], one["jit"]["disk_hits"]
             check(compiled > 0 if attempt == "first" else compiled == 0 and found > 0, f"{name}: {compiled} compiled, {found} from disk")
-    own = run("demo", *small[4:], "--steps", 1, "--variants", "plain", "--plot", "none", "--json", "-")
+    own = run("demo", *small[2:], "--steps", 1, "--variants", "plain", "--plot", "none", "--json", "-")
     check(json.loads(own.stdout)["text"]["source"] == "the project's own sources and documents", "the text that is read by default")
     first, second = (json.loads((folder / f"{a}.json").read_text())["runs"] for a in ("first", "second"))
     for a, b in zip(first, second):
