@@ -542,7 +542,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 /// Persistent grid of clusters.
 template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DEVICE void clusterColumns(const L &launch) {
 #if __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(16) unsigned char memory[];
+  unsigned char *memory = dynamicShared();
   using Kernel = ColumnsKernel<S, F, L, Stages...>;
   Kernel kernel(launch, memory);
   kernel.init();

@@ -12,12 +12,6 @@
 
 namespace hyperjit {
 
-HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {
-  unsigned result;
-  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(block));
-  return result;
-}
-
 /// tile [(r V / 4 + m) JN + j] += rows r of all groups with coefficients firstColumn + 8 j .., summed over the tile's tokens.
 template <class Source, int R, int K, int JN, int XPlanes, class N, class X>
 HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {

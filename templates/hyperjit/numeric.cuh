@@ -1,13 +1,11 @@
 // Storage types, conversions, vector memory access and scalar maths of the generated kernels.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Includes nothing, so that NVRTC needs neither -I nor a toolkit. Narrowing rounds to nearest even (PTX cvt.rn);
-// fp32 maths is the accurate library version (no fast-math), fp64 the built-in one.
+// Narrowing rounds to nearest even; fp32 maths is the accurate library version (no fast-math), fp64 the built-in one.
 #ifndef HYPERJIT_NUMERIC_CUH
 #define HYPERJIT_NUMERIC_CUH
 
-#define HYPERJIT_DEVICE static __device__ __forceinline__
-#define HYPERJIT_METHOD __device__ __forceinline__
+#include "hyperjit/device.cuh"
 
 /// Blocks an SM that a kernel's registers must leave room for. The runtime compiles again with HYPERJIT_RELAXED where that
 /// made a kernel spill.
@@ -44,25 +42,13 @@ template <class T> struct Convert<T, bfloat16> {
   }
 };
 template <class T> struct Convert<T, float16> {
-  HYPERJIT_METHOD static T to(float16 value) {
-    float result;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
-    return static_cast<T>(result);
-  }
+  HYPERJIT_METHOD static T to(float16 value) { return static_cast<T>(halfToFloat(value.bits)); }
 };
 template <class S> struct Convert<bfloat16, S> {
-  HYPERJIT_METHOD static bfloat16 to(S value) {
-    bfloat16 result;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(result.bits) : "f"(static_cast<float>(value)));
-    return result;
-  }
+  HYPERJIT_METHOD static bfloat16 to(S value) { return {floatToBfloat(static_cast<float>(value))}; }
 };
 template <class S> struct Convert<float16, S> {
-  HYPERJIT_METHOD static float16 to(S value) {
-    float16 result;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(static_cast<float>(value)));
-    return result;
-  }
+  HYPERJIT_METHOD static float16 to(S value) { return {floatToHalf(static_cast<float>(value))}; }
 };
 template <> struct Convert<bfloat16, bfloat16> {
   HYPERJIT_METHOD static bfloat16 to(bfloat16 value) { return value; }
@@ -82,11 +68,7 @@ template <class S> struct Pair {
 };
 template <> struct Pair<bfloat16> {
   static constexpr bool exists = true;
-  HYPERJIT_METHOD static unsigned pack(float low, float high) {
-    unsigned result;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-    return result;
-  }
+  HYPERJIT_METHOD static unsigned pack(float low, float high) { return floatsToBfloats(low, high); }
   /// Of values that are bf16 already: what a compiler sees through when they come from a pair.
   HYPERJIT_METHOD static unsigned packExact(float low, float high) {
     return (__float_as_uint(low) >> 16) | (__float_as_uint(high) & 0xffff0000u);
@@ -96,11 +78,7 @@ template <> struct Pair<bfloat16> {
 };
 template <> struct Pair<float16> {
   static constexpr bool exists = true;
-  HYPERJIT_METHOD static unsigned pack(float low, float high) {
-    unsigned result;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
-    return result;
-  }
+  HYPERJIT_METHOD static unsigned pack(float low, float high) { return floatsToHalves(low, high); }
   HYPERJIT_METHOD static unsigned packExact(float low, float high) { return pack(low, high); }
   HYPERJIT_METHOD static float low(unsigned pair) { return convert<float>(float16{static_cast<unsigned short>(pair)}); }
   HYPERJIT_METHOD static float high(unsigned pair) { return convert<float>(float16{static_cast<unsigned short>(pair >> 16)}); }
@@ -134,13 +112,13 @@ template <class S, class T, int V> HYPERJIT_DEVICE void loadVector(const S *sour
   constexpr int words = bytes / word;
   using Word = typename Words<word>::Type;
   union {
-    Word words[words];
+    Word whole[words];
     S element[V];
     unsigned pair[(V + 1) / 2];
   } raw;
 #pragma unroll
   for (int i = 0; i < words; ++i)
-    raw.words[i] = reinterpret_cast<const Word *>(source)[i];
+    raw.whole[i] = reinterpret_cast<const Word *>(source)[i];
 #pragma unroll
   for (int i = 0; i < V; ++i)
     if constexpr (InPairs<S, T, V>::value)
@@ -149,12 +127,6 @@ template <class S, class T, int V> HYPERJIT_DEVICE void loadVector(const S *sour
       target[i] = convert<T>(raw.element[i]);
 }
 
-/// In one piece: a compiler splits some stores of a struct into four.
-HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)), "r"(v.x), "r"(v.y), "r"(v.z),
-               "r"(v.w)
-               : "memory");
-}
 template <class W> HYPERJIT_DEVICE void storeGlobal(W *target, W v) { *target = v; }
 
 /// `Exact`: the numbers are S's already. `Global`: the target is no shared memory.
@@ -164,7 +136,7 @@ template <bool Exact = false, bool Global = false, class S, class T, int V> HYPE
   constexpr int words = bytes / word;
   using Word = typename Words<word>::Type;
   union {
-    Word words[words];
+    Word whole[words];
     S element[V];
     unsigned pair[(V + 1) / 2];
   } raw;
@@ -180,9 +152,9 @@ template <bool Exact = false, bool Global = false, class S, class T, int V> HYPE
 #pragma unroll
   for (int i = 0; i < words; ++i)
     if constexpr (Global)
-      storeGlobal(reinterpret_cast<Word *>(target) + i, raw.words[i]);
+      storeGlobal(reinterpret_cast<Word *>(target) + i, raw.whole[i]);
     else
-      reinterpret_cast<Word *>(target)[i] = raw.words[i];
+      reinterpret_cast<Word *>(target)[i] = raw.whole[i];
 }
 
 //===-- scalar maths ------------------------------------------------------===//

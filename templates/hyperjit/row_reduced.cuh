@@ -39,7 +39,7 @@ template <class S, class Uniform, class OnlyStage, class L> HYPERJIT_DEVICE void
 
 /// Coefficient maths of every token, one warp a token, off the path of the wide kernels.
 template <class S, class Maths, class L> HYPERJIT_DEVICE void tokenwise(const L &launch) {
-  extern __shared__ __align__(16) unsigned char memory[];
+  unsigned char *memory = dynamicShared();
   const int warp = threadIdx.x / 32;
   Token<typename S::T, L> token{launch, 0, nullptr, reinterpret_cast<typename S::T *>(memory) + warp * S::scratch,
                                 static_cast<int>(threadIdx.x % 32)};

@@ -299,9 +299,6 @@ template <class Ref_, int R_, int K_> struct PlainWeight {
   static constexpr int R = R_, K = K_;
 };
 
-/// Keeps reads of weights near their use: read ahead without bound, they fill the registers and spill.
-HYPERJIT_DEVICE void orderReads() { asm volatile("" ::: "memory"); }
-
 /// Columns are read in groups of up to four.
 template <int K, int K0, int KN> struct ColumnGroup {
   static constexpr int size = (K % 4 == 0 && K0 % 4 == 0 && KN % 4 == 0) ? 4 : (K % 2 == 0 && K0 % 2 == 0 && KN % 2 == 0) ? 2 : 1;

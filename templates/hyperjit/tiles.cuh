@@ -72,7 +72,7 @@ template <class S> struct SharedMemory {
   mutable int turn = 0;
   /// `sums`: the largest number of sums that one sweep makes for a tile.
   HYPERJIT_METHOD SharedMemory(int sums) {
-    extern __shared__ __align__(16) unsigned char memory[];
+    unsigned char *memory = dynamicShared();
     uniform = reinterpret_cast<T *>(memory);
     records = uniform + (S::uniform + 3) / 4 * 4;
     partials = records + S::tile * S::record;
@@ -126,28 +126,11 @@ template <class S, class Maths, class L> HYPERJIT_DEVICE void uniformOfKernel(co
   }
 }
 
-HYPERJIT_DEVICE void clusterBarrier() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-HYPERJIT_DEVICE int clusterRank() {
-  unsigned rank = 0;
-#if __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-  return static_cast<int>(rank);
-}
 /// A number in the shared memory of another CTA of the cluster, at the address that it has here.
 template <class T> HYPERJIT_DEVICE T readRemote(const T *local, int rank) {
   T value = *local;
 #if __CUDA_ARCH__ >= 900
-  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(local)), remote;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-  if constexpr (sizeof(T) == 4)
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(remote) : "memory");
-  else
-    asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(value) : "r"(remote) : "memory");
+  loadRemote(remoteAddress(sharedAddress(local), rank), value);
 #endif
   return value;
 }
@@ -252,7 +235,7 @@ HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, l
   for (int base = (slice * S::warps + warp) * S::chunk; base < S::width; base += slices * S::warps * S::chunk) {
     // Large matrices of coefficients are read from shared memory where they are used, not kept in registers.
     if constexpr (S::record + S::uniform > 96)
-      asm volatile("" ::: "memory");
+      orderReads();
     lane.channel = base + column * S::v;
     lane.active = S::width % S::chunk == 0 || lane.channel < S::width;
     // mma needs the whole warp; there, lanes beyond the row work on zeros.

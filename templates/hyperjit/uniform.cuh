@@ -289,7 +289,7 @@ template <class T, int Width, class Body, class L> HYPERJIT_DEVICE void uniformW
 
 /// Coefficient maths that belongs to no token, by one warp.
 template <class T, class Body, class L> HYPERJIT_DEVICE void uniformNarrow(const L &launch) {
-  extern __shared__ __align__(16) unsigned char memory[];
+  unsigned char *memory = dynamicShared();
   Token<T, L> token{launch, 0, nullptr, reinterpret_cast<T *>(memory), static_cast<int>(threadIdx.x)};
   Body::run(token);
 }

@@ -1,0 +1,197 @@
+// Driver.cpp - as much of libcuda as the runtime opens: one device of three processors whose memory is the process's.
+// SPDX-License-Identifier: Apache-2.0
+//
+// HYPERJIT_EMULATOR_SEED: of the order in which warps go on. A launch that fails is refused with its reason on stderr.
+#include "Machine.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <elf.h>
+#include <fstream>
+#include <string>
+#include <time.h>
+#include <unistd.h>
+#include <utility>
+
+using namespace hyperjit;
+
+namespace {
+
+// As runtime/cuda/Driver.h declares them.
+struct LaunchAttribute {
+  int id;
+  char padding[4];
+  union {
+    char bytes[64];
+    emulator::Index cluster;
+  } value;
+  LaunchAttribute() = delete;
+};
+struct LaunchConfig {
+  unsigned gridX, gridY, gridZ, blockX, blockY, blockZ, sharedBytes;
+  void *stream;
+  LaunchAttribute *attributes;
+  unsigned attributeCount;
+};
+struct Function {
+  void (*kernel)(const void *);
+  std::string name;
+};
+
+constexpr int invalid = 1, notFound = 500, failed = 719;
+constexpr int processors = 3, clusters = 2;
+int current = 0, capturing = 0; ///< contexts pushed; whether streams say that they are being captured
+uint64_t launches = 0;
+
+uint64_t seed() {
+  static const char *given = std::getenv("HYPERJIT_EMULATOR_SEED");
+  return (given ? std::strtoull(given, nullptr, 10) : 1) * 1000003 + launches++;
+}
+
+} // namespace
+
+#define EXPORT extern "C" HYPERJIT_EMULATOR_EXPORT int
+
+EXPORT cuInit(unsigned) { return 0; }
+EXPORT cuGetErrorString(int status, const char **text) {
+  *text = status == failed ? "the launch failed, see stderr" : "invalid";
+  return 0;
+}
+EXPORT cuDeviceGetCount(int *count) {
+  *count = 1;
+  return 0;
+}
+EXPORT cuDeviceGet(int *device, int ordinal) {
+  *device = ordinal;
+  return ordinal == 0 ? 0 : invalid;
+}
+EXPORT cuDeviceGetName(char *name, int bytes, int) {
+  std::snprintf(name, size_t(bytes), "emulated GPU");
+  return 0;
+}
+EXPORT cuDeviceGetAttribute(int *value, int attribute, int) {
+  *value = attribute == 16 ? processors : attribute == 75 ? 9 : 0;
+  return 0;
+}
+EXPORT cuDevicePrimaryCtxRetain(void **context, int) {
+  *context = &current;
+  return 0;
+}
+EXPORT cuCtxGetCurrent(void **context) {
+  *context = current ? &current : nullptr;
+  return 0;
+}
+EXPORT cuCtxGetDevice(int *device) {
+  *device = 0;
+  return 0;
+}
+EXPORT cuCtxPushCurrent_v2(void *) {
+  ++current;
+  return 0;
+}
+EXPORT cuCtxPopCurrent_v2(void **) {
+  --current;
+  return 0;
+}
+
+/// A "cubin" is a shared object, whose length is in its own header.
+EXPORT cuModuleLoadData(void **module, const void *image) {
+  const auto *header = static_cast<const Elf64_Ehdr *>(image);
+  if (std::memcmp(header->e_ident, ELFMAG, SELFMAG) || header->e_machine != EM_X86_64)
+    return 209; // no binary for this device
+  char name[] = "/tmp/hyperjit-emulated-XXXXXX";
+  int file = mkstemp(name);
+  if (file < 0)
+    return invalid;
+  close(file);
+  std::ofstream(name, std::ios::binary)
+      .write(static_cast<const char *>(image), std::streamsize(header->e_shoff + size_t(header->e_shnum) * header->e_shentsize));
+  *module = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  unlink(name);
+  if (*module)
+    return 0;
+  std::fprintf(stderr, "emulator: %s\n", dlerror());
+  return invalid;
+}
+EXPORT cuModuleGetFunction(void **function, void *module, const char *name) {
+  auto kernel = reinterpret_cast<void (*)(const void *)>(dlsym(module, name));
+  *function = kernel ? new Function{kernel, name} : nullptr;
+  return kernel ? 0 : notFound;
+}
+EXPORT cuFuncSetAttribute(void *, int, int) { return 0; }
+EXPORT cuOccupancyMaxActiveBlocksPerMultiprocessor(int *count, void *, int, size_t) {
+  *count = 1;
+  return 0;
+}
+EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *) {
+  *count = clusters;
+  return 0;
+}
+EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {
+  const auto *what = static_cast<const Function *>(function);
+  emulator::Launch launch;
+  launch.kernel = what->kernel;
+  launch.parameters = arguments[0];
+  launch.name = what->name;
+  launch.grid = {config->gridX, config->gridY, config->gridZ};
+  launch.block = {config->blockX, config->blockY, config->blockZ};
+  launch.sharedBytes = int(config->sharedBytes);
+  for (unsigned i = 0; i < config->attributeCount; ++i)
+    if (config->attributes[i].id == 4)
+      launch.cluster = int(config->attributes[i].value.cluster.x);
+  std::string error = emulator::run(launch, seed());
+  if (error.empty())
+    return 0;
+  std::fprintf(stderr, "emulator: %s\n", error.c_str());
+  return failed;
+}
+
+EXPORT cuMemAlloc_v2(uint64_t *pointer, size_t bytes) {
+  *pointer = reinterpret_cast<uint64_t>(emulator::allocate(bytes));
+  return *pointer ? 0 : 2;
+}
+EXPORT cuMemFree_v2(uint64_t pointer) {
+  emulator::release(reinterpret_cast<void *>(pointer));
+  return 0;
+}
+EXPORT cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
+  std::memcpy(reinterpret_cast<void *>(to), from, bytes);
+  return 0;
+}
+EXPORT cuMemcpyDtoH_v2(void *to, uint64_t from, size_t bytes) {
+  std::memcpy(to, reinterpret_cast<void *>(from), bytes);
+  return 0;
+}
+EXPORT cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *) {
+  std::memcpy(reinterpret_cast<void *>(to), reinterpret_cast<void *>(from), bytes);
+  return 0;
+}
+EXPORT cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *) {
+  std::memset(reinterpret_cast<void *>(to), value, bytes);
+  return 0;
+}
+EXPORT cuStreamCreate(void **stream, unsigned) {
+  *stream = &launches;
+  return 0;
+}
+EXPORT cuStreamSynchronize(void *) { return 0; }
+EXPORT cuStreamIsCapturing(void *, int *status) {
+  *status = capturing;
+  return 0;
+}
+/// For tests: streams say from now on that they are being captured, or not.
+EXPORT hyperjitEmulatorCapture(int on) { return std::exchange(capturing, on); }
+
+EXPORT cuEventCreate(void **event, unsigned) {
+  *event = new timespec{};
+  return 0;
+}
+EXPORT cuEventRecord(void *event, void *) { return clock_gettime(CLOCK_MONOTONIC, static_cast<timespec *>(event)); }
+EXPORT cuEventSynchronize(void *) { return 0; }
+EXPORT cuEventElapsedTime(float *milliseconds, void *begin, void *end) {
+  const auto *a = static_cast<timespec *>(begin), *b = static_cast<timespec *>(end);
+  *milliseconds = float(double(b->tv_sec - a->tv_sec) * 1e3 + double(b->tv_nsec - a->tv_nsec) * 1e-6);
+  return 0;
+}
