@@ -161,6 +161,7 @@ void Run::tune(const Task &task, size_t index, size_t count) {
   outcome.task = task;
   try {
     outcome.opened = worker.open(task.kernel, target, task.tokens);
+    copyGBs = outcome.opened.copyGBs;
     TuningRecord blank = recordFor(task, target, outcome.opened);
     std::map<std::string, Trial> known;
     if (options.resume)
@@ -180,8 +181,6 @@ void Run::tune(const Task &task, size_t index, size_t count) {
             known[record.schedule.text()] = trial;
           }
         }
-    if (!copyGBs)
-      copyGBs = worker.copyBandwidth();
     if (outcome.remembered) {
       outcomes.push_back(std::move(outcome));
       return;
@@ -221,6 +220,7 @@ void Run::tune(const Task &task, size_t index, size_t count) {
     tools.duel = [&](const std::vector<Schedule> &schedules, int samples) { return worker.duel(schedules, samples); };
     // A quarter of the time is the finalists'.
     tools.timeUp = [&] { return secondsSince(start) > 0.75 * left; };
+    tools.seconds = [&] { return secondsSince(start); };
     tools.progress = [&](const Trial &last, size_t done, size_t planned, double best, double base) {
       if (last.good())
         outcome.path.emplace_back(double(done), last.median());

@@ -19,7 +19,8 @@ struct World {
   std::set<std::string> broken;
   double noise = 0.002, valley = 0.5;
   bool duels = true;
-  int attempts = 0, timeLeft = 1 << 30;
+  int attempts = 0, duelSamples = 0, timeLeft = 1 << 30;
+  double clock = 0.3; ///< what opening took
   std::mt19937 random{7};
 
   World(int a = 8, int b = 16) {
@@ -27,7 +28,38 @@ struct World {
       for (int j = 0; j < b; ++j)
         candidates.push_back({Schedule::parse("blocks:tokens=" + std::to_string(i) + ",unroll=" + std::to_string(j)), 1.0 + i + j});
   }
+  std::map<std::string, double> effects; ///< of "name=value" on the logarithm of the time, instead of the valley
+
+  /// As kernels were found to be: a few numbers, each with its own effect, large for some and small for most, and a little that
+  /// belongs to the combination. The cost model knows the largest.
+  static World ofEffects(int seed, int columns = 4) {
+    World world(0, 0);
+    std::mt19937 random(seed);
+    std::normal_distribution<double> effect(0, 0.03);
+    for (int tokens = 0; tokens < 4; ++tokens)
+      for (int column = 0; column < columns; ++column)
+        for (int ahead = 0; ahead < 2; ++ahead)
+          for (int vector = 0; vector < 2; ++vector)
+            world.candidates.push_back({Schedule::parse("blocks:ahead=" + std::to_string(ahead) + ",columns=" + std::to_string(column) +
+                                                        ",tokens=" + std::to_string(tokens) + ",vector=" + std::to_string(vector)),
+                                        1.0 + tokens + column + 8 * ahead + vector});
+    std::stable_sort(world.candidates.begin(), world.candidates.end(),
+                     [](const ScheduleCandidate &a, const ScheduleCandidate &b) { return a.cost < b.cost; });
+    world.effects["ahead=0"] = 0, world.effects["ahead=1"] = 0.25;
+    for (const ScheduleCandidate &candidate : world.candidates) {
+      for (const auto &[name, value] : candidate.schedule.parameters)
+        world.effects.emplace(name + "=" + std::to_string(value), (name == "vector" ? 4 : 1) * effect(random));
+      world.effects.emplace(candidate.schedule.text(), 0.2 * effect(random));
+    }
+    return world;
+  }
   double truth(const Schedule &schedule) const {
+    if (!effects.empty()) {
+      double sum = effects.at(schedule.text());
+      for (const auto &[name, value] : schedule.parameters)
+        sum += effects.at(name + "=" + std::to_string(value));
+      return 100 * std::exp(sum);
+    }
     auto i = double(*schedule.parameter("tokens")), j = double(*schedule.parameter("unroll"));
     return 100 * (1 - valley * std::exp(-((i - 5) * (i - 5) + (j - 9) * (j - 9)) / 30));
   }
@@ -37,6 +69,7 @@ struct World {
     SearchTools tools;
     tools.attempt = [&](const Schedule &schedule, int samples, double hopeless) {
       ++attempts, --timeLeft;
+      clock += 0.1;
       Trial trial;
       trial.schedule = schedule;
       if (broken.count(schedule.text())) {
@@ -50,25 +83,63 @@ struct World {
     tools.duel = [&](const std::vector<Schedule> &schedules, int samples) {
       std::vector<std::vector<double>> times(duels ? schedules.size() : 0);
       for (int i = 0; i < samples && duels; ++i)
-        for (size_t k = 0; k < schedules.size(); ++k)
+        for (size_t k = 0; k < schedules.size(); ++k, ++duelSamples) {
           times[k].push_back(sample(schedules[k]));
+          clock += 2e-4;
+        }
       return times;
     };
     tools.timeUp = [&] { return timeLeft <= 0; };
+    tools.seconds = [&] { return clock; };
     tools.progress = [](const Trial &, size_t done, size_t planned, double, double) { EXPECT_LE(done, planned); };
     return search(candidates, known, exhaustive, tools);
   }
 };
 
-TEST(Search, ComesNearTheBestWithAFifthOfTheTrials) {
-  World world, all;
+TEST(Search, ComesNearTheBestInAFifthOfTheTime) {
+  for (int columns : {4, 64}) {
+    int near = 0;
+    for (int seed = 1; seed <= 20; ++seed) {
+      World world = World::ofEffects(seed, columns), all = World::ofEffects(seed, columns);
+      SearchResult found = world.run();
+      SearchResult exhaustive = all.run({}, true);
+      EXPECT_EQ(exhaustive.tried, all.candidates.size());
+      EXPECT_LE(world.clock, 0.2 * all.clock);
+      near += world.truth(found.best.schedule) <= 1.03 * all.truth(exhaustive.best.schedule);
+    }
+    EXPECT_GE(near, 16) << columns;
+  }
+}
+
+TEST(Search, GoesFarFromWhereTheCostModelPoints) {
+  World world(8, 64);
   SearchResult found = world.run();
-  SearchResult exhaustive = all.run({}, true);
-  EXPECT_EQ(exhaustive.tried, all.candidates.size());
   EXPECT_TRUE(found.wins);
-  EXPECT_LE(world.truth(found.best.schedule), 1.03 * all.truth(exhaustive.best.schedule));
-  EXPECT_LE(world.attempts, all.attempts * 2 / 3); // a valley far from where the cost model points
-  EXPECT_LT(found.best.median(), found.base.median());
+  EXPECT_LT(world.truth(found.best.schedule), 55); // of 50 to 100
+}
+
+TEST(Search, TriesALittleWhereTryingEverythingIsShort) {
+  World world(2, 6);
+  EXPECT_EQ(world.run().tried, leastTried);
+  World slow(2, 6); // opening takes so long that a fifth of everything is more than all candidates
+  slow.clock = 100;
+  EXPECT_EQ(slow.run().tried, leastTried);
+}
+
+TEST(Search, TakesFewerSamplesWhereTheyAgree) {
+  World clear, close;
+  clear.noise = 0.001;
+  close.valley = 0.05, close.noise = 0.1;
+  clear.run({}, true), close.run({}, true);
+  EXPECT_LT(clear.duelSamples, close.duelSamples);
+}
+
+TEST(Search, TriesAnotherSkeletonWhereverItsCostsStand) {
+  World world;
+  world.candidates.push_back({Schedule::parse("rows:tokens=5,unroll=9"), 1e6});
+  SearchResult result = world.run();
+  EXPECT_EQ(result.trials[1].schedule, world.candidates.back().schedule);
+  EXPECT_EQ(result.best.schedule, world.candidates.back().schedule);
 }
 
 TEST(Search, TheDefaultStaysUnlessItIsBeaten) {

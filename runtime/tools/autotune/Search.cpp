@@ -12,16 +12,53 @@ namespace hyperjit::tools {
 
 namespace {
 
-/// Numbers in which two schedules of one skeleton differ.
-int distance(const Schedule &a, const Schedule &b) {
-  if (a.skeleton != b.skeleton)
-    return 99;
+/// The number in which two schedules of one skeleton differ; empty where they differ in more, or in the skeleton.
+std::string onlyDifference(const Schedule &a, const Schedule &b) {
   std::set<std::string> names;
   for (const Schedule *schedule : {&a, &b})
     for (const auto &[name, value] : schedule->parameters)
-      names.insert(name);
-  return int(std::count_if(names.begin(), names.end(),
-                           [&](const std::string &name) { return a.parameter(name) != b.parameter(name); }));
+      if (a.parameter(name) != b.parameter(name))
+        names.insert(name);
+  return a.skeleton == b.skeleton && names.size() == 1 ? *names.begin() : "";
+}
+
+/// The values that the candidates have for each number, and which were tried.
+class Axes {
+public:
+  explicit Axes(const std::vector<ScheduleCandidate> &candidates) {
+    for (const ScheduleCandidate &candidate : candidates)
+      for (const auto &[name, value] : candidate.schedule.parameters)
+        values[name][value] = false;
+  }
+  void tried(const Schedule &schedule) {
+    for (const auto &[name, value] : schedule.parameters)
+      values[name][value] = true;
+  }
+  /// How many values lie between this one and the next that was tried.
+  size_t gap(const std::string &name, const Schedule &schedule) const {
+    auto axis = values.find(name);
+    auto value = schedule.parameter(name);
+    if (axis == values.end() || !value)
+      return 0;
+    size_t nearest = axis->second.size(), place = 0, mine = size_t(std::distance(axis->second.begin(), axis->second.find(*value)));
+    for (const auto &[each, wasTried] : axis->second) {
+      if (wasTried)
+        nearest = std::min(nearest, place > mine ? place - mine : mine - place);
+      ++place;
+    }
+    return nearest;
+  }
+
+private:
+  std::map<std::string, std::map<int64_t, bool>> values;
+};
+
+/// Of the difference of two medians.
+double sigma(const Trial &a, const Trial &b) { return std::hypot(a.noise() * a.median(), b.noise() * b.median()); }
+
+/// Whether more samples could change what `beats` says.
+bool undecided(const Trial &mine, const Trial &base) {
+  return std::fabs(mine.median() - base.median() * (1 - tuningMargin)) < 3 * sigma(mine, base);
 }
 
 } // namespace
@@ -30,8 +67,7 @@ bool beats(const Trial &mine, const Trial &base) {
   double fast = mine.median(), slow = base.median();
   if (!std::isfinite(fast) || !(fast < slow * (1 - tuningMargin)))
     return false;
-  double sigma = std::hypot(mine.noise() * fast, base.noise() * slow);
-  return slow - fast > 3 * sigma;
+  return slow - fast > 3 * sigma(mine, base);
 }
 
 SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std::map<std::string, Trial> &known,
@@ -39,20 +75,35 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
   constexpr int screening = 3;
   SearchResult result;
   std::vector<bool> seen(candidates.size());
+  Axes axes(candidates);
   std::set<std::string> texts; // a candidate may turn out to be another one once its numbers are complete
   size_t best = 0, planned = exhaustive ? candidates.size() : std::clamp<size_t>(candidates.size() / 8, 8, 48);
   planned = std::min(planned, candidates.size());
   double bestUs = INFINITY, baseUs = INFINITY;
 
+  double opened = tools.seconds(), trying = 0;
+  // Seconds that this search may take, opening and finals included, by what trying everything would take.
+  auto each = [&] { return trying / double(std::max<size_t>(result.tried - result.remembered, 1)); };
+  auto finals = [&](int samples) { return samples * std::max(baseUs, 200.0) * 1e-6; };
+  auto allowance = [&] {
+    return exhaustive ? INFINITY : searchShare * (opened + each() * double(candidates.size()) + finals(376)); // 9 x 8, 5 x 16, ...
+  };
+  auto mayTry = [&] { // and then 3 x 8 and 2 x 32 samples
+    return !tools.timeUp() && (result.tried < leastTried || tools.seconds() + each() + finals(88) < allowance());
+  };
+
   auto attempt = [&](size_t i) {
     seen[i] = true;
+    axes.tried(candidates[i].schedule);
     Trial trial;
     if (auto found = known.find(candidates[i].schedule.text()); found != known.end() && i > 0) {
       trial = found->second;
       ++result.remembered;
     } else {
       // One that is far behind in its first sample is not sampled again.
+      double begin = tools.seconds();
       trial = tools.attempt(candidates[i].schedule, screening, bestUs * 1.25);
+      trying += tools.seconds() - begin;
     }
     trial.cost = candidates[i].cost;
     ++result.tried;
@@ -77,19 +128,41 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
     tools.progress(result.trials.back(), result.tried, std::max(planned, result.tried), bestUs, baseUs);
   };
 
-  for (size_t i = 0; i < planned && (i == 0 || !tools.timeUp()); ++i)
+  attempt(0);
+  // Costs of one skeleton say little about another's: the first of each is tried.
+  std::set<std::string> skeletons = {candidates[0].schedule.skeleton};
+  for (size_t i = 1; i < candidates.size() && mayTry(); ++i)
+    if (skeletons.insert(candidates[i].schedule.skeleton).second)
+      attempt(i);
+  // Then what differs from the best in one number, the numbers in turn: what one does to the time, it does beside most values of
+  // the others. First the value that is furthest from those tried, which says most about whether the number matters. Where
+  // nothing is left that differs in one, the cost model says what is next.
+  std::map<std::string, int> steps; // of a number
+  std::vector<std::pair<size_t, std::string>> near;
+  size_t centre = candidates.size();
+  auto next = [&] {
+    if (centre != best && !exhaustive) {
+      centre = best;
+      near.clear();
+      for (size_t i = 0; i < candidates.size(); ++i)
+        if (std::string name = onlyDifference(candidates[i].schedule, candidates[centre].schedule); !name.empty())
+          near.emplace_back(i, name);
+    }
+    const std::pair<size_t, std::string> *step = nullptr;
+    auto urgency = [&](const auto &each) {
+      return std::pair(-steps[each.second], axes.gap(each.second, candidates[each.first].schedule));
+    };
+    for (const auto &each : near)
+      if (!seen[each.first] && (!step || urgency(each) > urgency(*step)))
+        step = &each;
+    if (step)
+      ++steps[step->second];
+    return step                      ? step->first
+           : result.tried < planned ? size_t(std::find(seen.begin(), seen.end(), false) - seen.begin())
+                                    : candidates.size();
+  };
+  for (size_t i = 0; mayTry() && (i = next()) < candidates.size();)
     attempt(i);
-  // What differs from the best in one number, as long as that finds something better.
-  for (bool moved = true; moved && !tools.timeUp();) {
-    moved = false;
-    size_t centre = best;
-    for (size_t i = 0; i < candidates.size() && !tools.timeUp(); ++i)
-      if (!seen[i] && distance(candidates[i].schedule, candidates[centre].schedule) == 1) {
-        planned = std::max(planned, result.tried + 1);
-        attempt(i);
-      }
-    moved = best != centre;
-  }
 
   // Halving: the fastest ones again, turn by turn with the default, half of them each time with twice the samples.
   std::vector<const Trial *> good;
@@ -99,11 +172,14 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
       good.push_back(&trial);
   std::stable_sort(good.begin() + 1, good.end(), [](const Trial *a, const Trial *b) { return a->median() < b->median(); });
   std::vector<Trial> finalists;
+  size_t others = std::clamp<size_t>(good.size() / 4, 2, 8);
   for (const Trial *trial : good)
-    if (finalists.size() < 9) // the default and eight more
+    if (finalists.size() < 1 + others)
       finalists.push_back(*trial);
   result.base = result.best = result.trials[0];
   for (int samples = 8;; samples *= 2) {
+    if (finalists.size() <= 2)
+      samples = std::max(samples, 32);
     std::vector<Schedule> schedules;
     for (const Trial &trial : finalists)
       schedules.push_back(trial.schedule);
@@ -115,8 +191,9 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
     std::stable_sort(finalists.begin() + 1, finalists.end(),
                      [](const Trial &a, const Trial &b) { return a.median() < b.median(); });
     result.base = finalists[0];
-    bool last = finalists.size() <= 2 || (samples >= 16 && tools.timeUp());
-    if (last) {
+    bool late = tools.timeUp() || tools.seconds() > allowance();
+    bool settled = finalists.size() < 2 || samples >= 128 || late || !undecided(finalists[1], finalists[0]);
+    if ((finalists.size() <= 2 && settled) || (samples >= 16 && tools.timeUp())) {
       result.wins = finalists.size() > 1 && beats(finalists[1], finalists[0]);
       result.best = result.wins ? finalists[1] : finalists[0];
       break;

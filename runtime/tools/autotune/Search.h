@@ -1,5 +1,6 @@
-// The search for a schedule: candidates in the order of the cost model, then what lies next to the best, then the best ones
-// again and again with more samples. It knows no kernel, no process and no clock but the one it is given.
+// The search for a schedule: steps of one number from the best so far, then candidates in the order of the cost model, then the
+// best ones again and again with more samples. All of it takes a share of what trying everything would take, as far as the
+// candidates tried so far say. It knows no kernel, no process and no clock but the one it is given.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -19,6 +20,8 @@ struct SearchTools {
   std::function<std::vector<std::vector<double>>(const std::vector<Schedule> &, int samples)> duel;
   /// True once the time is up: what is measured is compared, nothing more is tried.
   std::function<bool()> timeUp;
+  /// Since the work on this kernel began, its opening included.
+  std::function<double()> seconds;
   /// After each candidate: how many are done of how many, and the best so far.
   std::function<void(const Trial &last, size_t done, size_t planned, double bestUs, double baseUs)> progress;
 };
@@ -32,6 +35,10 @@ struct SearchResult {
 
 /// A tuned schedule must be this much faster than the default, and by more than three standard errors.
 inline constexpr double tuningMargin = 0.02;
+
+/// A search takes at most this share of the time of trying every candidate, unless that leaves fewer than `leastTried`.
+inline constexpr double searchShare = 0.2;
+inline constexpr size_t leastTried = 6;
 
 /// Whether `mine` beats `base` by the margin and the noise.
 bool beats(const Trial &mine, const Trial &base);

@@ -34,17 +34,19 @@ public:
 
   const ArtifactMeta &base() const { return kernel->meta(); }
   /// Compiles, checks against the default's results, then times: `samples` times, but once only if the first is above
-  /// `hopeless` microseconds. `fault`: HYPERJIT_TUNING_FAULT.
+  /// `hopeless` microseconds. Each sample has the default's beside it, and counts as what it would be if that had taken what it
+  /// took at first: what slows the machine for a while moves no candidate. `fault`: HYPERJIT_TUNING_FAULT.
   Trial attempt(const Schedule &schedule, int samples, double hopeless, const std::string &fault);
   /// Times good schedules turn by turn, so that what disturbs the machine disturbs all.
   std::vector<std::vector<double>> duel(const std::vector<Schedule> &schedules, int samples);
 
 private:
+  std::shared_ptr<const Kernel> kernelOf(const Schedule &schedule);
   void run(const Kernel &kernel);
   double sample(const Kernel &kernel, int launches);
   int launchesOf(const Kernel &kernel);
-  std::vector<std::vector<std::byte>> results();
-  double compare(const std::vector<std::vector<std::byte>> &got, std::string &message) const;
+  void results(std::vector<std::vector<std::byte>> &all);
+  double compare(std::string &message) const;
 
   KernelManager &manager;
   Machine &machine;
@@ -56,7 +58,9 @@ private:
   std::vector<size_t> sizes;
   void *workspace = nullptr;
   size_t workspaceBytes = 0;
-  std::vector<std::vector<std::byte>> expected; ///< one an output
+  std::vector<std::vector<std::byte>> expected, got; ///< one an output
+  int baseLaunches = 1;
+  double baseUs = 0;
 };
 
 } // namespace hyperjit::tools

@@ -1,8 +1,7 @@
 // One JSON object a line in both directions:
-//   {"op":"open","spec","target","tokens"}          -> {"device","threads","schedule","wide_bytes"}
+//   {"op":"open","spec","target","tokens","copy"}   -> {"device","threads","schedule","wide_bytes","gbps"}
 //   {"op":"try","schedule","samples","hopeless"}    -> {"schedule","status","message","us":[...],"error"}
 //   {"op":"duel","schedules":[...],"samples"}       -> {"us":[[...],...]}
-//   {"op":"copy"}                                   -> {"gbps"}
 //   any of them that cannot be done                 -> {"failed": message, "code": exit code}
 // SPDX-License-Identifier: Apache-2.0
 #include "Worker.h"
@@ -136,8 +135,9 @@ Worker::Answer Worker::reopen() {
 }
 
 OpenedKernel Worker::open(const KernelSpec &spec, const Target &target, int64_t tokens) {
-  opening = {{"op", "open"}, {"spec", spec.text()}, {"target", target.text()}, {"tokens", tokens}};
+  opening = {{"op", "open"}, {"spec", spec.text()}, {"target", target.text()}, {"tokens", tokens}, {"copy", copyGBs == 0}};
   Answer answer = reopen();
+  opening["copy"] = false;
   if (!answer.failure.empty())
     throw std::runtime_error(fmt::format("the default schedule: {}", answer.detail));
   if (!opened) {
@@ -151,6 +151,7 @@ OpenedKernel Worker::open(const KernelSpec &spec, const Target &target, int64_t 
   kernel.threads = answer.json.value("threads", 0);
   kernel.base = Schedule::parse(answer.json.value("schedule", "auto"));
   kernel.wideBytes = answer.json.value("wide_bytes", int64_t(0));
+  kernel.copyGBs = copyGBs = answer.json.value("gbps", copyGBs);
   return kernel;
 }
 
@@ -204,14 +205,6 @@ std::vector<std::vector<double>> Worker::duel(const std::vector<Schedule> &sched
   return answer.json.value("us", std::vector<std::vector<double>>());
 }
 
-double Worker::copyBandwidth() {
-  if (!opened)
-    if (reopen(); !opened)
-      return 0;
-  Answer answer = ask({{"op", "copy"}});
-  return answer.failure.empty() ? answer.json.value("gbps", 0.0) : 0;
-}
-
 //===-- The process that measures -------------------------------------------------------------------------------------===//
 
 namespace {
@@ -239,15 +232,19 @@ public:
         target = wanted;
         machine = machineFor(target);
       }
+      Json reply;
+      if (request.value("copy", false)) // before the operands, which then lie in the memory of the copy
+        reply["gbps"] = machine->copyBandwidth();
       KernelSpec spec = KernelSpec::parse(request.at("spec").get<std::string>());
       bench = std::make_unique<Workbench>(*manager, *machine, spec, target, request.at("tokens").get<int64_t>());
       const ArtifactMeta &meta = bench->base();
       const SiteSpec &site = spec.before ? *spec.before : *spec.after;
       int64_t u = site.d * sizeOf(site.stream);
-      return {{"device", machine->name()},
-              {"threads", machine->threads()},
-              {"schedule", meta.schedule},
-              {"wide_bytes", (meta.traffic.readsU + meta.traffic.writesU) * u}};
+      reply["device"] = machine->name();
+      reply["threads"] = machine->threads();
+      reply["schedule"] = meta.schedule;
+      reply["wide_bytes"] = (meta.traffic.readsU + meta.traffic.writesU) * u;
+      return reply;
     }
     if (!bench)
       throw std::runtime_error("no kernel is open");
@@ -267,8 +264,6 @@ public:
         schedules.push_back(Schedule::parse(text.get<std::string>()));
       return {{"us", bench->duel(schedules, samples)}};
     }
-    if (op == "copy")
-      return {{"gbps", machine->copyBandwidth()}};
     throw std::runtime_error("unknown request");
   }
 

@@ -21,6 +21,7 @@ struct OpenedKernel {
   int threads = 0;
   Schedule base;        ///< what auto stands for, complete
   int64_t wideBytes = 0; ///< a token's, read plus written, as the compiler counts them
+  double copyGBs = 0;    ///< of this machine
 };
 
 class Worker {
@@ -37,7 +38,6 @@ public:
   Trial attempt(const Schedule &schedule, int samples, double hopeless);
   /// Empty where the process was lost.
   std::vector<std::vector<double>> duel(const std::vector<Schedule> &schedules, int samples);
-  double copyBandwidth();
   int lost() const { return losses; } ///< processes that crashed or were ended
 
 private:
@@ -58,6 +58,7 @@ private:
   std::string received;
   Json opening; ///< sent again to a new process
   bool opened = false;
+  double copyGBs = 0;
   int losses = 0;
 };
 
