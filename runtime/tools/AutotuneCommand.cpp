@@ -218,6 +218,10 @@ void Run::tune(const Task &task, size_t index, size_t count) {
       return trial;
     };
     tools.duel = [&](const std::vector<Schedule> &schedules, int samples) { return worker.duel(schedules, samples); };
+    tools.confirm = [&](const std::vector<Schedule> &schedules, int samples) {
+      worker.renew();
+      return worker.duel(schedules, samples);
+    };
     // A quarter of the time is the finalists'.
     tools.timeUp = [&] { return secondsSince(start) > 0.75 * left; };
     tools.seconds = [&] { return secondsSince(start); };

@@ -21,6 +21,7 @@ struct World {
   bool duels = true;
   int attempts = 0, duelSamples = 0, timeLeft = 1 << 30;
   double clock = 0.3; ///< what opening took
+  double elsewhere = 1; ///< what a fresh process makes of the time of the best
   std::mt19937 random{7};
 
   World(int a = 8, int b = 16) {
@@ -87,6 +88,13 @@ struct World {
           times[k].push_back(sample(schedules[k]));
           clock += 2e-4;
         }
+      return times;
+    };
+    tools.confirm = [&](const std::vector<Schedule> &schedules, int samples) {
+      clock += 0.3;
+      std::vector<std::vector<double>> times = tools.duel(schedules, samples);
+      for (double &us : times[1])
+        us *= elsewhere;
       return times;
     };
     tools.timeUp = [&] { return timeLeft <= 0; };
@@ -178,6 +186,18 @@ TEST(Search, AFinalThatCannotBeMeasuredLeavesTheDefault) {
   World world;
   world.duels = false;
   EXPECT_FALSE(world.run().wins);
+}
+
+TEST(Search, WhatWinsInOneProcessOnlyLeavesTheDefault) {
+  World world;
+  world.elsewhere = 2.2;
+  SearchResult result = world.run();
+  EXPECT_FALSE(result.wins);
+  EXPECT_EQ(result.best.schedule, world.candidates[0].schedule);
+  world.elsewhere = 1.2; // what a fresh process says is what is reported
+  result = world.run();
+  EXPECT_TRUE(result.wins);
+  EXPECT_NEAR(result.best.median(), 1.2 * world.truth(result.best.schedule), 1);
 }
 
 TEST(Search, StopsWhenTheTimeIsUp) {

@@ -18,6 +18,8 @@ struct SearchTools {
   std::function<Trial(const Schedule &, int samples, double hopeless)> attempt;
   /// Times schedules turn by turn; empty where that failed.
   std::function<std::vector<std::vector<double>>(const std::vector<Schedule> &, int samples)> duel;
+  /// The same in a fresh process.
+  std::function<std::vector<std::vector<double>>(const std::vector<Schedule> &, int samples)> confirm;
   /// True once the time is up: what is measured is compared, nothing more is tried.
   std::function<bool()> timeUp;
   /// Since the work on this kernel began, its opening included.
@@ -33,7 +35,8 @@ struct SearchResult {
   size_t tried = 0, rejected = 0, remembered = 0;
 };
 
-/// A tuned schedule must be this much faster than the default, and by more than three standard errors.
+/// A tuned schedule must be this much faster than the default, and by more than three standard errors: among the others, and once
+/// more in a fresh process. Where memory lies and who else uses the cache may change a time more than a schedule does.
 inline constexpr double tuningMargin = 0.02;
 
 /// A search takes at most this share of the time of trying every candidate, unless that leaves fewer than `leastTried`.

@@ -38,6 +38,8 @@ public:
   Trial attempt(const Schedule &schedule, int samples, double hopeless);
   /// Empty where the process was lost.
   std::vector<std::vector<double>> duel(const std::vector<Schedule> &schedules, int samples);
+  /// The next request goes to a fresh process.
+  void renew() { stop(); }
   int lost() const { return losses; } ///< processes that crashed or were ended
 
 private:
