@@ -44,6 +44,7 @@ struct Fiber {
 /// Which lanes do what, a bit each; no bit: the lane has returned.
 struct Warp {
   int block = 0, firstFiber = 0, turn = 0;
+  uint64_t lookedAt = 0; ///< phases that had ended when the waiting lanes were last looked at
   uint32_t ready = 0, atWarp = 0, atPhase = 0, atBlock = 0, atCluster = 0;
   unsigned char slots[2][32][slotBytes];
   uint32_t alive() const { return ready | atWarp | atPhase | atBlock | atCluster; }
@@ -51,7 +52,7 @@ struct Warp {
 
 struct Block {
   unsigned char *shared = nullptr;
-  int bytes = 0;
+  int bytes = 0, threads = 0; ///< threads that have not returned
   std::vector<Barrier> barriers; ///< one for every eight bytes
 };
 
@@ -161,6 +162,8 @@ public:
   unsigned char *pointerTo(unsigned address, int bytes, int align, int block) {
     const int rank = address >> 24 ? int(address >> 24) - 1 : block;
     const unsigned offset = address & 0xffffff;
+    if (rank < launch->cluster && blocks[rank].threads == 0)
+      fail(fmt::format("block {} is written to or read from when its threads have returned", rank));
     if (rank >= launch->cluster || int(offset) + bytes > launch->sharedBytes || offset % align)
       fail(fmt::format("{} bytes at {} of block {}, aligned to {}, of {} bytes of shared memory", bytes, offset, rank, align,
                        launch->sharedBytes));
@@ -187,7 +190,13 @@ public:
     --barrier.pending;
     endPhase(barrier);
   }
-  void arrive(unsigned address, int bytes) { arrive(barrierAt(address, running->block), bytes); }
+  void arrive(unsigned address, int bytes) {
+    arrive(barrierAt(address, running->block), bytes);
+    if (random() % 8 == 0) { // others may see it before this warp's other lanes go on
+      interrupted = true;
+      leave();
+    }
+  }
   void waitForPhase(unsigned address, int parity) {
     const Barrier &barrier = barrierAt(address, running->block);
     if (barrier.phase != parity)
@@ -197,6 +206,7 @@ public:
     fiber.waitParity = parity;
     running->ready &= ~(1u << lane);
     running->atPhase |= 1u << lane;
+    running->lookedAt = 0;
     leave();
   }
   void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) {
@@ -240,6 +250,7 @@ private:
   void endPhase(Barrier &barrier) {
     if (barrier.pending == 0 && barrier.bytes == 0) {
       barrier.phase ^= 1;
+      ++phases;
       barrier.pending = barrier.arrivals;
     }
   }
@@ -271,6 +282,7 @@ private:
       if (!block.shared)
         block.shared = static_cast<unsigned char *>(allocate(size_t(launch->sharedBytes)));
       block.bytes = launch->sharedBytes;
+      block.threads = perBlock;
       std::memset(block.shared, 0xff, size_t(block.bytes));
       block.barriers.assign(size_t(launch->sharedBytes) / 8 + 1, {});
       for (int t = 0; t < perBlock; ++t) {
@@ -310,6 +322,8 @@ private:
 
   /// Lanes whose phase has ended are ready.
   void look(Warp &warp) {
+    if (std::exchange(warp.lookedAt, phases) == phases)
+      return;
     for (uint32_t left = warp.atPhase; left; left &= left - 1) {
       const int which = std::countr_zero(left);
       const Fiber &fiber = fibers[warp.firstFiber + which];
@@ -379,9 +393,11 @@ private:
         break;
     }
     if (next) {
-      while (next->ready) {
-        const int which = std::countr_zero(next->ready);
-        resume(*next, which);
+      // From any lane on, round and round, until all wait.
+      interrupted = false;
+      for (int which = int(random() % 32); next->ready && !interrupted;) {
+        which = std::countr_zero(std::rotr(next->ready, which)) + which;
+        resume(*next, which++ % 32);
       }
       return true;
     }
@@ -433,6 +449,8 @@ private:
   Warp *running = nullptr;
   int lane = 0;
   size_t behind = 0;
+  uint64_t phases = 1;
+  bool interrupted = false;
   std::string failure;
 };
 
@@ -443,6 +461,7 @@ void Machine::begin() {
   for (;;) {
     machine.launch->kernel(machine.launch->parameters);
     machine.running->ready &= ~(1u << machine.lane);
+    --machine.blocks[machine.running->block].threads;
     machine.leave();
   }
 }

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "Sides.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <fmt/format.h>
+#include <stdexcept>
+
+using namespace hyperjit;
+using namespace hyperjit::test;
+
+namespace {
+
+double toDouble(const void *at, DType type) {
+  switch (type) {
+  case DType::Float64: {
+    double value;
+    std::memcpy(&value, at, 8);
+    return value;
+  }
+  case DType::Float32: {
+    float value;
+    std::memcpy(&value, at, 4);
+    return value;
+  }
+  case DType::Float16: {
+    _Float16 value;
+    std::memcpy(&value, at, 2);
+    return double(value);
+  }
+  default: {
+    uint32_t bits = 0;
+    std::memcpy(reinterpret_cast<char *>(&bits) + 2, at, 2);
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+  }
+  }
+}
+void fromDouble(void *at, double value, DType type) {
+  switch (type) {
+  case DType::Float64:
+    std::memcpy(at, &value, 8);
+    return;
+  case DType::Float32: {
+    float narrow = float(value);
+    std::memcpy(at, &narrow, 4);
+    return;
+  }
+  case DType::Float16: {
+    _Float16 narrow = _Float16(value);
+    std::memcpy(at, &narrow, 2);
+    return;
+  }
+  default: {
+    float narrow = float(value);
+    std::memcpy(at, reinterpret_cast<char *>(&narrow) + 2, 2); // towards zero: any bf16 will do
+  }
+  }
+}
+
+int64_t countOf(const OperandInfo &operand, int64_t tokens) {
+  return operand.elements * (operand.scope == OperandScope::Token ? tokens : 1);
+}
+
+/// How far a number may be off: a rounding of a stream may fall the other way, and sums of such numbers with it.
+struct Allowed {
+  double ulp, share; ///< of the number, of the operand's largest
+};
+Allowed allowedFor(DType type, bool narrowStreams) {
+  switch (type) {
+  case DType::BFloat16:
+    return {0x1p-7, 0x1p-9};
+  case DType::Float16:
+    return {0x1p-10, 0x1p-12};
+  case DType::Float32:
+    return {0, narrowStreams ? 2e-3 : 2e-5};
+  default:
+    return {0, 1e-11};
+  }
+}
+
+} // namespace
+
+void hyperjit::test::useEmulator() {
+  if (!dlopen(HYPERJIT_EMULATOR_FOLDER "/libcuda.so.1", RTLD_NOW | RTLD_LOCAL))
+    throw std::runtime_error(dlerror());
+  setenv("HYPERJIT_NVRTC_PATH", HYPERJIT_EMULATOR_FOLDER "/libnvrtc.so.13", 1);
+  setenv("HYPERJIT_CACHE", "off", 1);
+  setenv("HYPERJIT_EMULATOR_SEED", std::to_string(std::random_device()()).c_str(), 0);
+}
+uint64_t hyperjit::test::seedOfRun() { return std::strtoull(std::getenv("HYPERJIT_EMULATOR_SEED"), nullptr, 10); }
+
+Sides::Sides(const KernelSpec &spec, int64_t tokens, const Schedule &schedule, const Target &target)
+    : tokens(tokens), cpu(KernelManager::global().get(spec, Target::hostLevel())), gpu(KernelManager::global().get(spec, target, schedule)) {
+  std::mt19937_64 random(seedOfRun());
+  void *saved = nullptr;
+  for (const OperandInfo &operand : cpu->meta().operands) {
+    inputs.push_back(allocate(bytesOf(operand)));
+    if (operand.output)
+      continue;
+    if (operand.name == "saved")
+      saved = inputs.back();
+    fill(operand, inputs.back(), random);
+  }
+  if (saved)
+    save(spec, saved);
+}
+
+/// Streams and cotangents are normal; weights are small enough that a projection is about 1; a token's coefficients are positive.
+void Sides::fill(const OperandInfo &operand, void *to, std::mt19937_64 &random) {
+  std::normal_distribution<double> normal;
+  std::uniform_real_distribution<double> uniform(0.05, 0.95);
+  const bool coefficient = operand.kind == OperandKind::Coeffs, token = operand.scope == OperandScope::Token;
+  const bool positive = coefficient && token && !operand.name.starts_with("d_");
+  const double scale = operand.kind == OperandKind::Weight ? 4 / std::sqrt(std::max(double(operand.elements), 16.0))
+                       : coefficient && !token             ? 0.5
+                                                           : 1.0;
+  const size_t size = sizeOf(operand.dtype);
+  for (size_t at = 0; at < bytesOf(operand); at += size)
+    fromDouble(static_cast<char *>(to) + at, positive ? uniform(random) : scale * normal(random), operand.dtype);
+}
+
+/// Random numbers could be impossible sums.
+void Sides::save(const KernelSpec &spec, void *saved) {
+  KernelSpec forward = spec;
+  forward.direction = Direction::Forward;
+  forward.save = true;
+  forward.given = forward.want = {};
+  auto kernel = KernelManager::global().get(forward, Target::hostLevel());
+  std::vector<void *> operands;
+  for (const OperandInfo &operand : kernel->meta().operands)
+    operands.push_back(!operand.output            ? inputs.at(operands.size())
+                       : operand.name == "saved" ? saved
+                                                  : allocate(bytesOf(operand)));
+  launch(*kernel, operands, {});
+}
+
+void *Sides::allocate(size_t bytes) { return device.allocate(std::max<size_t>(bytes, 16)); }
+
+size_t Sides::bytesOf(const OperandInfo &operand) const { return size_t(countOf(operand, tokens)) * sizeOf(operand.dtype); }
+
+void Sides::launch(const Kernel &kernel, const std::vector<void *> &operands, const LaunchContext &context) {
+  kernel.launch(operands, allocate((kernel.workspaceBytes(tokens) + 255) / 256 * 256), tokens, context);
+}
+
+std::vector<void *> Sides::run(const Kernel &kernel, const LaunchContext &context) {
+  std::vector<void *> operands = inputs;
+  for (size_t i = 0; i < operands.size(); ++i)
+    if (const OperandInfo &operand = kernel.meta().operands[i]; operand.output)
+      operands[i] = allocate(bytesOf(operand));
+  launch(kernel, operands, context);
+  return operands;
+}
+
+std::string Sides::compare() {
+  lastOutputs = run(*gpu, {0, nullptr});
+  std::vector<void *> theirs = run(*cpu, {});
+  const std::vector<OperandInfo> &list = cpu->meta().operands;
+  bool narrow = false;
+  for (const OperandInfo &operand : list)
+    narrow |= operand.kind == OperandKind::Rows && sizeOf(operand.dtype) == 2;
+  std::string message;
+  for (size_t i = 0; i < list.size(); ++i)
+    if (list[i].output)
+      message += difference(list[i], lastOutputs[i], theirs[i], narrow);
+  return message;
+}
+
+std::string Sides::repeat() {
+  std::vector<void *> again = run(*gpu, {0, nullptr});
+  if (lastOutputs.empty())
+    lastOutputs = again;
+  const std::vector<OperandInfo> &list = gpu->meta().operands;
+  for (size_t i = 0; i < list.size(); ++i)
+    if (list[i].output && std::memcmp(lastOutputs[i], again[i], bytesOf(list[i])))
+      return fmt::format("a repeat gives other bits of '{}'", list[i].name);
+  return {};
+}
+
+std::string Sides::difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow) const {
+  const size_t count = size_t(countOf(operand, tokens)), size = sizeOf(operand.dtype);
+  auto number = [&](const void *of, size_t i) { return toDouble(static_cast<const char *>(of) + i * size, operand.dtype); };
+  const Allowed allowed = allowedFor(operand.dtype, narrow);
+  double largest = 0;
+  for (size_t i = 0; i < count; ++i)
+    largest = std::max(largest, std::fabs(number(theirs, i)));
+  double worst = 1;
+  size_t where = count;
+  for (size_t i = 0; i < count && !std::isnan(worst); ++i) {
+    const double wanted = number(theirs, i);
+    const double off = std::fabs(number(mine, i) - wanted) / (allowed.ulp * std::fabs(wanted) + allowed.share * largest + 1e-300);
+    if (!(off <= worst)) {
+      worst = off;
+      where = i;
+    }
+  }
+  return where == count ? ""
+                        : fmt::format("'{}' number {} of {} is {}, not {} ({:.1f} times what is allowed)\n", operand.name, where, count,
+                                      number(mine, where), number(theirs, where), worst);
+}
