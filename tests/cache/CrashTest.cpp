@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <set>
+#include <sstream>
 #include <sys/file.h>
 #include <sys/wait.h>
 #include <thread>
@@ -274,6 +275,86 @@ TEST_F(Promise, P13_NoLinksBetweenProcesses) {
     EXPECT_EQ(ran.json()["bad"], 0);
   }
 }
+
+struct FileSystemCase {
+  const char *name;
+  const char *make;  ///< of $1, a file of 320 MiB
+  const char *mount; ///< $1 to $2
+};
+void PrintTo(const FileSystemCase &each, std::ostream *out) { *out << each.name; }
+
+// Without hard links, permissions or both; in user space; over another one.
+const FileSystemCase fileSystems[] = {
+    {"vfat", "mkfs.vfat $1", "mount -o loop,$3 $1 $2"},
+    {"exfat", "mkfs.exfat $1", "disk=$(losetup -f --show $1); mount.exfat-fuse -o $3 $disk $2; losetup -d $disk"}, // goes when unmounted
+    {"ntfs", "mkfs.ntfs -F -Q $1", "ntfs-3g -o $3 $1 $2"},
+    {"ext2", "mke2fs -q -F $1", "mount -o loop $1 $2"},
+    {"xfs", "mkfs.xfs -q -f $1", "mount -o loop $1 $2"},
+    {"btrfs", "mkfs.btrfs -q -f $1", "mount -o loop $1 $2"},
+    {"overlay", "true",
+     "mount -t tmpfs none /mnt && mkdir /mnt/lower /mnt/upper /mnt/work && "
+     "mount -t overlay none -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work $2"},
+};
+
+struct OnFileSystem : Promise, testing::WithParamInterface<FileSystemCase> {
+  /// What cache-stress says, a line a run; the code is 77 where this machine cannot mount it. `mask`: where files have no
+  /// permissions, the mount says which they seem to have.
+  Ran mounted(const std::string &mask, const std::vector<std::string> &runs) {
+    fs::create_directories(folder / "mount");
+    std::string script = std::string("truncate -s 320M $1 && { ") + GetParam().make + "; } >/dev/null 2>&1 && { " + GetParam().mount +
+                         "; } >/dev/null 2>&1 && grep -q \" $2 \" /proc/mounts || exit 77; code=0; ";
+    for (const std::string &each : runs)
+      script += stressProgram() + " " + each + " --processes 6 --keys 12 || code=1; ";
+    return run("unshare -m sh -c '" + script + "umount $2; exit $code' sh " + (folder / "disk") + " " + (folder / "mount") +
+               " umask=" + mask);
+  }
+};
+
+// Inverted: renameat2 left out of linkInto: nothing is stored on exfat.
+TEST_P(OnFileSystem, P13_StoresAndFinds) {
+  HYPERJIT_NEEDS("mount");
+  HYPERJIT_NEEDS("root");
+  Ran ran = mounted("077", {"cold $2/cache --compile-ms 1", "random $2/cache --rounds 60"});
+  if (ran.code == 77)
+    GTEST_SKIP() << "this machine cannot: mount " << GetParam().name;
+  EXPECT_EQ(ran.code, 0) << ran.out << ran.error;
+  std::istringstream lines(ran.out);
+  for (std::string kind : {"cold", "random"}) {
+    std::string line;
+    std::getline(lines, line);
+    nlohmann::json counts = nlohmann::json::parse(line, nullptr, false);
+    ASSERT_TRUE(counts.is_object()) << ran.out << ran.error;
+    for (const char *none : {"wrong", "failed", "bad", "damaged", "litter", "warnings"})
+      EXPECT_EQ(counts[none], 0) << none << ": " << line;
+    EXPECT_GT(counts["hits"], 0) << line;
+    EXPECT_GT(counts["entries"], 0) << line;
+    if (kind == "cold") {
+      EXPECT_EQ(counts["stored"], 12) << line;
+      EXPECT_EQ(counts["most_compiles_of_a_key"], 1) << line;
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Each, OnFileSystem, testing::ValuesIn(fileSystems),
+                         [](const testing::TestParamInfo<FileSystemCase> &info) { return info.param.name; });
+
+// As file systems without permissions are often mounted, every file is everyone's to write.
+// Inverted: S_IWOTH left out of CacheRoot::trusts and openVersion.
+struct OnOpenFileSystem : OnFileSystem {};
+TEST_P(OnOpenFileSystem, P27_NothingIsStoredOrBelieved) {
+  HYPERJIT_NEEDS("mount");
+  HYPERJIT_NEEDS("root");
+  Ran ran = mounted("000", {"cold $2/cache --compile-ms 1"});
+  if (ran.code == 77)
+    GTEST_SKIP() << "this machine cannot: mount " << GetParam().name;
+  EXPECT_EQ(ran.code, 0) << ran.out << ran.error;
+  nlohmann::json counts = ran.json();
+  ASSERT_TRUE(counts.is_object()) << ran.out << ran.error;
+  for (const char *none : {"wrong", "failed", "stored", "entries"})
+    EXPECT_EQ(counts[none], 0) << none << ": " << ran.out;
+  EXPECT_EQ(counts["warnings"], 6) << ran.out; // one a process
+}
+INSTANTIATE_TEST_SUITE_P(Each, OnOpenFileSystem, testing::ValuesIn(fileSystems, fileSystems + 3),
+                         [](const testing::TestParamInfo<FileSystemCase> &info) { return info.param.name; });
 
 // Inverted: randomName() made of the process number.
 TEST_F(Promise, P14_EqualProcessNumbersDoNotCollide) {
