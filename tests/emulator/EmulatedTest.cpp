@@ -28,6 +28,12 @@ void PrintTo(const Case &given, std::ostream *out) {
   *out << fmt::format("{} {}, {} tokens, {}, {}", name(given.role), given.site, given.tokens, given.schedule, given.target);
 }
 
+/// HYPERJIT_EMULATED_SCHEDULES: how many of the legal schedules of a kernel are run, drawn at random; 0: all.
+size_t schedulesOfEach() {
+  const char *text = std::getenv("HYPERJIT_EMULATED_SCHEDULES");
+  return text ? std::strtoull(text, nullptr, 10) : 5;
+}
+
 KernelSpec kernelOf(const std::string &site, Role role, Direction direction) {
   ProgramSource &programs = ProgramSource::global();
   SiteSpec spec = programs.normalise(SiteSpec::parse(site));
@@ -86,5 +92,25 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"dynamic:n=8,d=160,dtype=fp32", Role::Boundary, 13},
   {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37},
 })));
+
+class Schedules : public testing::TestWithParam<std::tuple<std::string, Direction>> {};
+TEST_P(Schedules, AllThatAreLegalGiveWhatTheCpuGives) {
+  auto [site, direction] = GetParam();
+  Case given{site, Role::Boundary, 45};
+  std::vector<ScheduleCandidate> legal =
+      KernelManager::global().schedules(kernelOf(site, given.role, direction), Target::parse(given.target), 100000);
+  std::mt19937_64 random(seedOfRun());
+  std::shuffle(legal.begin(), legal.end(), random);
+  const size_t wanted = schedulesOfEach();
+  for (size_t i = 0; i < legal.size() && (wanted == 0 || i < wanted); ++i) {
+    given.schedule = legal[i].schedule.text();
+    expectEqualSides(given, direction);
+  }
+  RecordProperty("legal", int(legal.size()));
+}
+INSTANTIATE_TEST_SUITE_P(Legal, Schedules,
+                         testing::Combine(testing::Values("manifold:n=4,d=1280,dtype=bf16", "dynamic:n=2,d=1536,dtype=fp16",
+                                                          "frac:n=1,m=4,d=2048,dtype=bf16", "static:n=4,d=320,dtype=fp32"),
+                                          testing::Values(Direction::Forward, Direction::Backward)));
 
 } // namespace
