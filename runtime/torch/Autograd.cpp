@@ -14,6 +14,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <optional>
+
 #ifndef HYPERJIT_OP_NAMESPACE
 #define HYPERJIT_OP_NAMESPACE hyperjit
 #endif
@@ -81,7 +84,7 @@ variable_list spread(const OpPlan &plan, const std::string &want, const std::vec
 }
 
 variable_list runNode(AutogradContext *context, Role role, variable_list grads) {
-  const std::string spec = context->saved_data["spec"].toStringRef();
+  const std::string &spec = context->saved_data["spec"].toStringRef();
   const OpPlan &plan = OpPlan::get(role, spec);
   const size_t others = role == Role::After ? 1 : 2;
   variable_list saved = context->get_saved_variables();
@@ -96,6 +99,13 @@ variable_list runNode(AutogradContext *context, Role role, variable_list grads) 
   const auto parameters = slice(head + plan.coefficientCount, plan.parameterCount);
   const auto carries = slice(head + plan.coefficientCount + plan.parameterCount, plan.carryCount);
   const std::optional<at::Tensor> numbers = plan.saved ? std::optional<at::Tensor>(saved.back()) : std::nullopt;
+  // The fallback under the Autograd key boxes every operand, to refuse second and forward-mode derivatives.
+  // Where neither is asked for it is passed by.
+  std::optional<at::AutoDispatchBelowADInplaceOrView> below;
+  auto hasTangent = [](const at::Tensor &tensor) { return tensor._fw_grad(0).defined(); };
+  if (!at::GradMode::is_enabled() && std::none_of(saved.begin(), saved.end(), hasTangent) &&
+      std::none_of(cotangents.begin(), cotangents.end(), hasTangent))
+    below.emplace();
   std::vector<at::Tensor> gradients;
   switch (role) {
   case Role::Before:
@@ -116,7 +126,7 @@ variable_list runNode(AutogradContext *context, Role role, variable_list grads) 
 void keep(AutogradContext *context, const OpPlan &plan, const Operands &operands, std::vector<at::Tensor> &outputs,
           at::Tensor *savedNumbers) {
   context->set_materialize_grads(false);
-  context->saved_data["spec"] = plan.spec;
+  context->saved_data["spec"] = plan.specValue;
   variable_list saved;
   saved.reserve(operands.size() + 1);
   operands.visit([&](const at::Tensor &tensor) { saved.push_back(tensor); });

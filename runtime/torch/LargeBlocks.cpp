@@ -92,6 +92,8 @@ private:
 
 } // namespace
 
+c10::Allocator &allocatorOnCpu() { return LargeBlocks::global(); }
+
 at::Tensor emptyOnCpu(at::IntArrayRef sizes, at::ScalarType dtype) {
   return at::Tensor(at::detail::empty_generic(sizes, &LargeBlocks::global(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype,
                                               std::nullopt));

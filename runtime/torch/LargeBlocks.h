@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Allocator.h>
 
 namespace hyperjit::ops {
 
@@ -11,5 +12,7 @@ namespace hyperjit::ops {
 /// of 4 MiB and more are therefore kept when a tensor is freed, up to HYPERJIT_KEEP_MEMORY bytes together, the oldest going
 /// first; smaller ones come straight from torch's allocator. Thread safe; a forked child neither waits nor shares.
 at::Tensor emptyOnCpu(at::IntArrayRef sizes, at::ScalarType dtype);
+/// Where its memory comes from.
+c10::Allocator &allocatorOnCpu();
 
 } // namespace hyperjit::ops

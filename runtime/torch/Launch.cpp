@@ -44,11 +44,10 @@ public:
 
   void launch(const Kernel &kernel, int64_t tokens, const at::Tensor &x, int device) {
     const size_t bytes = kernel.workspaceBytes(tokens);
-    at::Tensor workspace; // of torch's allocator: freed in stream order, known to graphs
+    at::DataPtr workspace; // of torch's allocator: freed in stream order, known to graphs
     if (bytes)
-      workspace = empty({static_cast<int64_t>(bytes)}, x, at::kByte);
-    kernel.launch({pointers.data(), pointers.size()}, bytes ? workspace.data_ptr() : nullptr, tokens,
-                  device < 0 ? cpuContext() : cudaContext(device));
+      workspace = (x.is_cpu() ? allocatorOnCpu() : *c10::GetAllocator(x.device().type())).allocate(bytes);
+    kernel.launch({pointers.data(), pointers.size()}, workspace.get(), tokens, device < 0 ? cpuContext() : cudaContext(device));
   }
 
 private:
@@ -64,15 +63,15 @@ at::Tensor allocate(const Slot &slot, const at::Tensor &x, int64_t tokens) {
   return empty(sizes, x, slot.dtype);
 }
 
-std::vector<at::Tensor> runForward(const OpPlan &plan, const Operands &operands, bool save) {
+template <typename List = std::vector<at::Tensor>> List runForward(const OpPlan &plan, const Operands &operands, bool save) {
   plan.check(operands);
   const at::Tensor &x = operands.x;
   const c10::OptionalDeviceGuard guard(x.is_cuda() ? std::optional<at::Device>(x.device()) : std::nullopt);
   const int device = deviceOf(x);
   const int64_t tokens = tokensOf(x);
   save = save && plan.saved;
-  std::vector<at::Tensor> outputs;
-  outputs.reserve(plan.outputs.size() + 1);
+  List outputs;
+  outputs.reserve(plan.outputs.size() + (save ? 1 : 0));
   for (const Slot &slot : plan.outputs)
     outputs.push_back(allocate(slot, x, tokens));
   if (save)
@@ -145,7 +144,8 @@ std::vector<at::Tensor> boundaryKernel(const at::Tensor &x, const at::Tensor &y,
 }
 
 at::Tensor afterKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients, std::string_view spec) {
-  return runForward(OpPlan::get(Role::After, spec), {x, &y, coefficients, {}, {}}, false)[0];
+  using One = c10::SmallVector<at::Tensor, 1>; // a list on the heap is for operators that return one
+  return std::move(runForward<One>(OpPlan::get(Role::After, spec), {x, &y, coefficients, {}, {}}, false)[0]);
 }
 
 std::vector<at::Tensor> beforeBackwardKernel(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,

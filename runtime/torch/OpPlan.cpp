@@ -118,7 +118,7 @@ const OpPlan &OpPlan::get(Role role, std::string_view spec) {
   return *plans.try_emplace(std::string(spec), std::move(made)).first->second;
 }
 
-OpPlan::OpPlan(Role role, std::string_view text) : role(role), spec(text), opName(operatorName(role)) {
+OpPlan::OpPlan(Role role, std::string_view text) : role(role), spec(text), specValue(spec), opName(operatorName(role)) {
   std::string_view first = text, second = text;
   size_t bar = text.find('|');
   if (role == Role::Boundary) {

@@ -12,6 +12,7 @@
 #include <hyperjit/torch/Ops.h>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 #include <c10/core/SymIntArrayRef.h>
 #include <c10/util/SmallVector.h>
 
@@ -67,6 +68,7 @@ public:
 
   Role role;
   std::string spec;                               ///< as given
+  c10::IValue specValue;                          ///< the same for what autograd keeps: shared, not copied for each node
   std::shared_ptr<const SiteProgram> after, before;
   std::vector<Slot> inputs;                       ///< forward inputs
   std::vector<Slot> outputs;                      ///< forward outputs without `saved`

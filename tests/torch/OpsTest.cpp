@@ -8,7 +8,21 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <cstdlib>
+#include <new>
 #include <sys/resource.h>
+
+// Every allocation of this process by new, LibTorch's and hyperjit's too, counted a thread.
+static thread_local int64_t allocations = 0;
+
+void *operator new(std::size_t size) {
+  ++allocations;
+  if (void *memory = std::malloc(size ? size : 1))
+    return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void *memory) noexcept { std::free(memory); } // inlined, GCC thinks it the wrong one
+[[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { std::free(memory); }
 
 namespace hyperjit::tests {
 namespace {
@@ -318,6 +332,76 @@ TEST(Schema, EveryOperatorHasEveryKey) {
       EXPECT_TRUE(dispatcher.findSchemaOrThrow(("hyperjit::" + name).c_str(), "").hasKernelForDispatchKey(key)) << name;
 }
 
+/// Of the second of two equal calls: the first may compile.
+template <typename Call> int64_t allocationsOf(Call &&call) {
+  call();
+  const int64_t before = allocations;
+  const auto results = call();
+  return allocations - before;
+}
+
+/// A call of a kernel that is loaded makes its results, a tensor each and the list of them: no string, no table, nothing else.
+/// Inverted: `std::string text(spec)` in OpPlan::get; a std::vector for the result of after.
+TEST(Launch, AllocatesNothingButResults) {
+  const at::AutoDispatchBelowADInplaceOrView below; // what autograd keeps is its own
+  const int64_t aTensor = allocationsOf([] { return at::empty({1, 3, 6}); });
+  ASSERT_GT(aTensor, 0);
+  for (const std::string &spec : smallSites()) {
+    const auto program = ProgramSource::global().site(SiteSpec::parse(spec));
+    const SiteSpec &site = program->spec;
+    const std::string text = site.text() /* too long to lie in a string object */, both = text + "|" + text;
+    ASSERT_GT(text.size(), 16u);
+    const at::Tensor x = random({1, site.n, site.d}, 1), y = random({1, site.d}, 2);
+    std::vector<at::Tensor> parameters, carries;
+    for (const ParameterInfo &info : program->parameters)
+      parameters.push_back(random(info.shape, 3));
+    for (const CarryInfo &carry : program->signature.carriesIn)
+      carries.push_back(random({1, carry.size}, 4));
+    auto expectOnlyResults = [&](const char *op, const std::function<std::vector<at::Tensor>()> &call) {
+      const std::vector<at::Tensor> results = call();
+      EXPECT_EQ(allocationsOf(call), aTensor * static_cast<int64_t>(results.size()) + 1) << op << " of " << both;
+      return results;
+    };
+    const bool saves = program->signature.saved > 0;
+    auto savedOf = [&](const std::vector<at::Tensor> &results) { return saves ? std::optional(results.back()) : std::nullopt; };
+    expectOnlyResults("before", [&] { return ops::before(x, parameters, carries, text, false); });
+    const auto made = expectOnlyResults("before", [&] { return ops::before(x, parameters, carries, text, true); });
+    const auto crossing = made.end() - static_cast<int64_t>(saves + program->signature.carriesOut.size());
+    const std::vector<at::Tensor> coefficients(made.begin() + 1, crossing), u{made[0]}, cotangents{x, made[0]};
+    const auto saved = savedOf(made);
+    expectOnlyResults("before_backward", [&] { return ops::beforeBackward(x, parameters, carries, saved, u, text, "u", "xp"); });
+    expectOnlyResults("boundary", [&] { return ops::boundary(x, y, coefficients, parameters, carries, both, false); });
+    const auto crossed =
+        savedOf(expectOnlyResults("boundary", [&] { return ops::boundary(x, y, coefficients, parameters, carries, both, true); }));
+    expectOnlyResults("boundary_backward", [&] {
+      return ops::boundaryBackward(x, y, coefficients, parameters, carries, crossed, cotangents, both, "xu", "xyp");
+    });
+    expectOnlyResults("after_backward", [&] { return ops::afterBackward(x, y, coefficients, x, text, "xy"); });
+    EXPECT_EQ(allocationsOf([&] { return ops::after(x, y, coefficients, text); }), aTensor) << "after of " << text;
+  }
+}
+
+/// A text of 15 letters lies in its string object, a longer one does not: as many allocations for both means that none is copied.
+/// Inverted: a std::string in Autograd.cpp's runNode, and plan.spec in its keep.
+TEST(Launch, CopiesNoSpecText) {
+  auto step = [](const std::string &spec) {
+    Operands o(spec);
+    std::vector<at::Tensor> parameters;
+    for (const at::Tensor &parameter : o.parameters)
+      parameters.push_back(parameter.clone().requires_grad_());
+    return allocationsOf([&] {
+      const auto made = ops::before(o.x, parameters, {}, spec);
+      const at::Tensor next = ops::after(o.x, made[0], at::TensorList(made).slice(1), spec);
+      next.sum().backward();
+      return next;
+    });
+  };
+  const std::string brief = "static:n=3,d=6", full = SiteSpec::parse(brief).text();
+  ASSERT_LE(brief.size(), 15u);
+  ASSERT_GT(full.size(), 15u);
+  EXPECT_EQ(step(full), step(brief));
+}
+
 TEST(ForwardMode, IsRefused) {
   // Dual tensors are made by Python's forward_ad; here its level by hand.
   const Operands o;
@@ -325,6 +409,11 @@ TEST(ForwardMode, IsRefused) {
   at::Tensor dual = o.x.clone();
   dual._set_fw_grad(at::ones_like(dual), level, /*is_inplace_op=*/false);
   EXPECT_MESSAGE("hyperjit::before: forward-mode differentiation is not supported", o.before(dual));
+  // Nor does backward drop the tangent of a cotangent. Inverted: `hasTangent` left out of Autograd.cpp's runNode.
+  const at::Tensor u = o.before(o.x.clone().requires_grad_())[0];
+  at::Tensor cotangent = at::ones_like(u);
+  cotangent._set_fw_grad(at::ones_like(u), level, /*is_inplace_op=*/false);
+  EXPECT_MESSAGE("forward AD with hyperjit::before_backward", u.backward(cotangent));
   torch::autograd::forward_ad::exit_dual_level(level);
 }
 
