@@ -7,12 +7,6 @@
 
 namespace hyperjit {
 
-template <class...> struct List {};
-/// Rows of each token that a loader brings, Place = Staged<..>.
-template <class Place_, int Rows_> struct Input {
-  using Place = Place_;
-  static constexpr int rows = Rows_;
-};
 /// Slots for rows that stages First .. Last read, given back by a sweep of the last one (`Early`: releaseRing) or after it;
 /// TokenBytes = 64 mod 128, so that neighbouring tokens hit different banks.
 template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I> struct Ring {

@@ -59,6 +59,24 @@ HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) {
 /// Keeps reads near their use: read ahead without bound, they fill the registers and spill.
 HYPERJIT_DEVICE void orderReads() { asm volatile("" ::: "memory"); }
 
+//===-- copies in groups, by the lane that waits for them -----------------===//
+
+/// `Bytes` (4, 8, 16) from global to shared memory, or zeros where `exists` is false.
+template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
+  const int size = exists ? Bytes : 0;
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "r"(size)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes),
+                 "r"(size)
+                 : "memory");
+}
+/// What the lane has copied since the last group is a group.
+HYPERJIT_DEVICE void groupCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// All groups of the lane but the last `Left` have landed.
+template <int Left> HYPERJIT_DEVICE void waitForGroups() { asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory"); }
+
 //===-- a warp: all lanes together ----------------------------------------===//
 
 /// d += a b. bf16 [16, 16] by [16, 8]: lane 4 g + q holds rows g and g + 8 of a, column g of b, and of d the columns 2 q, 2 q + 1.

@@ -81,20 +81,64 @@ template <class Ref, int R, int K, int JN, class N> HYPERJIT_DEVICE void storeTi
         }
 }
 
-/// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for.
-template <class Sweep_, int Tiles, int Columns, int Repeats> struct TilePass {
+/// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for, rows it reads.
+template <class Sweep_, int Tiles, int Columns, int Repeats, class... Inputs_> struct TilePass {
   using Sweep = Sweep_;
+  using Inputs = List<Inputs_...>;
   static constexpr int tiles = Tiles, columns = Columns, repeats = Repeats;
+  static constexpr int vectors = (0 + ... + Inputs_::rows); // of a token
 };
 
-/// As `columns`, with a warp on 4 V channels and 16 tokens at once. S::tokens tokens (a multiple of 16) are staged together.
-template <class S, class Uniform, class Records, int Size, class... Passes, class L>
+/// A tile's records and rows on their way from memory. A slot holds records of 16 tokens, then the lanes' own vectors.
+template <class S, class Records, int Size, class P, class L> struct TileFetcher {
+  static constexpr int vectorBytes = 2 * S::v, recordBytes = Size > 0 ? 16 * 4 * S::record : 0;
+  static constexpr int slotBytes = recordBytes + P::vectors * 2 * S::threads * vectorBytes;
+  const L &launch;
+  unsigned char *slots;
+  int channel; // of the lane; none beyond the row
+  long long end;
+
+  HYPERJIT_METHOD unsigned char *slot(int index) const { return slots + index * slotBytes; }
+  HYPERJIT_METHOD const unsigned char *rowsOf(int index) const { return slot(index) + recordBytes + threadIdx.x * vectorBytes; }
+  HYPERJIT_METHOD void fetch(int index, long long first) const {
+    if constexpr (Size > 0) {
+      constexpr int pieces = Size / 4;
+      for (int i = threadIdx.x; i < 16 * pieces; i += S::threads) {
+        const int token = i / pieces, piece = i % pieces;
+        const bool exists = first + token < end;
+        copyOrClear<16>(sharedAddress(slot(index) + 4 * (token * S::record + 4 * piece)),
+                        Records::at(launch, exists ? first + token : first) + 4 * piece, exists);
+      }
+    }
+    fetchRows(sharedAddress(rowsOf(index)), first, typename P::Inputs());
+  }
+  template <class... I> HYPERJIT_METHOD void fetchRows(unsigned target, long long first, List<I...>) const {
+    (fetchInput<I>(target, first), ...);
+  }
+  template <class I> HYPERJIT_METHOD void fetchInput(unsigned target, long long first) const {
+#pragma unroll
+    for (int t = 0; t < 2; ++t) {
+      const long long token = first + 8 * t + threadIdx.x % 32 / 4;
+      const bool exists = token < end && channel < S::width;
+      const auto *source = I::Place::Ref::at(launch, exists ? token : first) + (exists ? channel : 0);
+#pragma unroll
+      for (int r = 0; r < I::rows; ++r)
+        copyOrClear<vectorBytes>(target + ((I::Place::index + r) * 2 + t) * S::threads * vectorBytes,
+                                 source + static_cast<long long>(r) * S::width, exists);
+    }
+  }
+};
+
+/// As `columns`, with a warp on 4 V channels and 16 tokens at once, which come Slots - 1 tiles ahead. A lane's rows are its own; all
+/// share the records. A slot is written again behind the barrier that follows its last reads.
+template <class S, class Uniform, class Records, int Size, int Slots, class... Passes, class L>
 HYPERJIT_DEVICE void columnTiles(const L &launch) {
   const SharedMemory<S> memory(0);
   uniformOfKernel<S, Uniform>(launch, memory);
   const long long begin = blockIdx.y * launch.chunkTokens;
   const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
   const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4;
+  const int tiles = static_cast<int>((end - begin + 15) / 16);
   auto body = [&](auto pass, int repeat) {
     using P = decltype(pass);
     Lane<float, L, S::width, 2, S::v, 0, P::tiles> lane{launch};
@@ -107,26 +151,31 @@ HYPERJIT_DEVICE void columnTiles(const L &launch) {
 #pragma unroll
     for (int i = 0; i < 4 * P::tiles; ++i)
       lane.tile[0][i / 4][i % 4] = 0;
-    for (long long first = begin; first < end; first += S::tokens) {
-      const int count = end - first < S::tokens ? static_cast<int>(end - first) : S::tokens;
-      if constexpr (Size > 0) {
-        __syncthreads();
-        copyRecords<S, Records, Size>(launch, memory, first, count, (count + 15) / 16 * 16);
-        __syncthreads();
-      }
-      if (base < S::width) {
-#pragma unroll 1
-        for (int tile = 0; tile < count; tile += 16) {
-          lane.records = memory.records + tile * S::record;
-          lane.count = count - tile < 16 ? count - tile : 16;
+    const TileFetcher<S, Records, Size, P, L> fetcher{launch, reinterpret_cast<unsigned char *>(memory.records), lane.channel, end};
 #pragma unroll
-          for (int t = 0; t < 2; ++t) {
-            lane.token[t] = first + tile + 8 * t + row;
-            lane.live[t] = lane.token[t] < end;
-            lane.record[t] = lane.records + (8 * t + row) * S::record;
-          }
-          P::Sweep::run(lane);
+    for (int k = 0; k < Slots - 1; ++k) {
+      if (k < tiles)
+        fetcher.fetch(k, begin + 16 * k);
+      groupCopies();
+    }
+    for (int k = 0; k < tiles; ++k) {
+      waitForGroups<Slots - 2>();
+      __syncthreads();
+      if (k + Slots - 1 < tiles)
+        fetcher.fetch((k + Slots - 1) % Slots, begin + 16ll * (k + Slots - 1));
+      groupCopies();
+      if (base < S::width) {
+        const long long first = begin + 16ll * k;
+        lane.records = reinterpret_cast<const float *>(fetcher.slot(k % Slots));
+        lane.fetched = fetcher.rowsOf(k % Slots);
+        lane.count = end - first < 16 ? static_cast<int>(end - first) : 16;
+#pragma unroll
+        for (int t = 0; t < 2; ++t) {
+          lane.token[t] = first + 8 * t + row;
+          lane.live[t] = lane.token[t] < end;
+          lane.record[t] = lane.records + (8 * t + row) * S::record;
         }
+        P::Sweep::run(lane);
       }
     }
     if (base < S::width)

@@ -39,6 +39,7 @@ template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Ti
   const T *records;           // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
   int recordStride, count;
   int firstColumn;            // weight gradients: of the columns that this lane sums
+  const unsigned char *fetched; // weight gradients: the lane's rows in shared memory
   T slot[Tokens_][Slots_ > 0 ? Slots_ : 1];
   float tile[Tokens_][Tiles_ > 0 ? Tiles_ : 1][4]; // accumulators of mma, weights.cuh
   float square[Tokens_][(Squares_ + 1) / 2 + (Squares_ == 0)][4]; // the same, for two dots each, on their diagonals
@@ -104,6 +105,21 @@ template <class Ref, int Ring, int Offset, int Channels> struct RowPlace<Staged<
     return reinterpret_cast<typename Ref::Storage *>(lane.staged[Ring][t] + Offset) + lane.local;
   }
   template <class N> HYPERJIT_METHOD static constexpr long long stride() { return Channels; }
+};
+
+/// Rows that the lane has copied to shared memory itself, from vector `Index` of its slot on; vectors of `Threads` lanes are neighbours.
+template <class Ref_, int Index, int Threads> struct Fetched {
+  using Ref = Ref_;
+  using Storage = typename Ref_::Storage;
+  static constexpr int index = Index;
+};
+template <class Ref, int Index, int Threads> struct RowPlace<Fetched<Ref, Index, Threads>> {
+  using Storage = typename Ref::Storage;
+  static constexpr bool staged = true; // numbers of tokens that do not exist are zeros there
+  template <class N> HYPERJIT_METHOD static auto *at(const N &lane, int t) {
+    return reinterpret_cast<const Storage *>(lane.fetched) + (Index * N::tokens + t) * Threads * N::V;
+  }
+  template <class N> HYPERJIT_METHOD static constexpr long long stride() { return N::tokens * Threads * N::V; }
 };
 
 /// Rows that a lane holds from one stage to the next, as pairs, `Word` words into lane.held; stored, they go to `Ref` too.

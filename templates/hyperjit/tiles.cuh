@@ -55,6 +55,13 @@ template <class Coefficients_, class... Passes> struct Stage {
   static constexpr int maxSlots = 0;
 };
 
+template <class...> struct List {};
+/// Rows of each token that are copied to shared memory, Place = Staged<..> or Fetched<..>.
+template <class Place_, int Rows_> struct Input {
+  using Place = Place_;
+  static constexpr int rows = Rows_;
+};
+
 struct Nothing {
   static constexpr bool empty = true;
   template <class C> HYPERJIT_METHOD static void run(C &) {}
@@ -100,17 +107,15 @@ HYPERJIT_DEVICE void coefficientsOfTile(const L &launch, const SharedMemory<S> &
 }
 
 /// Records of `count` tokens from the workspace, where they lie as they are here: Size numbers each, a multiple of 4.
-/// Records up to `padded` are zero, so that tokens that do not exist add nothing.
 template <class S, class Ref, int Size, class L>
-HYPERJIT_DEVICE void copyRecords(const L &launch, const SharedMemory<S> &memory, long long first, int count, int padded) {
+HYPERJIT_DEVICE void copyRecords(const L &launch, const SharedMemory<S> &memory, long long first, int count) {
   using T = typename S::T;
   constexpr int pieces = Size / 4;
 #pragma unroll 4
-  for (int i = threadIdx.x; i < padded * pieces; i += S::threads) {
+  for (int i = threadIdx.x; i < count * pieces; i += S::threads) {
     const int token = i / pieces, piece = i % pieces;
-    T numbers[4] = {0, 0, 0, 0};
-    if (token < count)
-      loadVector(Ref::at(launch, first + token) + 4 * piece, numbers);
+    T numbers[4];
+    loadVector(Ref::at(launch, first + token) + 4 * piece, numbers);
     storeVector(memory.records + token * S::record + 4 * piece, numbers);
   }
 }

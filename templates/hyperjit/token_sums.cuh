@@ -32,7 +32,7 @@ HYPERJIT_DEVICE void columns(const L &launch) {
       const int count = end - first < S::tokens ? static_cast<int>(end - first) : S::tokens;
       if constexpr (Size > 0) {
         __syncthreads();
-        copyRecords<S, Records, Size>(launch, memory, first, count, count);
+        copyRecords<S, Records, Size>(launch, memory, first, count);
         __syncthreads();
       }
       if (lane.active) {

@@ -30,6 +30,12 @@ struct Barrier {
   int arrivals = 0, pending = 0, bytes = 0, phase = 0; ///< arrivals 0: there is none
 };
 
+struct Copy {
+  unsigned target;
+  const void *source; ///< none: zeros
+  int bytes;
+};
+
 struct Fiber {
   Thread thread;
   jmp_buf place;
@@ -39,6 +45,7 @@ struct Fiber {
   unsigned waitBarrier = 0;
   int waitParity = 0;
   std::vector<std::pair<unsigned, const void *>> copies; ///< that no arrival follows yet
+  std::deque<std::vector<Copy>> groups;                   ///< the last one is not complete
 };
 
 /// Which lanes do what, a bit each; no bit: the lane has returned.
@@ -59,11 +66,6 @@ struct Block {
 /// What lands by itself: copies in any order, then an arrival or bytes at a barrier.
 struct Pending {
   int block = 0; ///< of its addresses
-  struct Copy {
-    unsigned target;
-    const void *source;
-    int bytes;
-  };
   std::vector<Copy> copies;
   std::vector<unsigned char> value; ///< in place of a source in memory
   unsigned barrier = 0;
@@ -230,6 +232,24 @@ public:
     fibers[running->firstFiber + lane].copies.clear();
     pending.push_back(std::move(one));
   }
+  void copyOrClear(unsigned target, const void *source, int bytes) {
+    if ((bytes != 4 && bytes != 8 && bytes != 16) || reinterpret_cast<uintptr_t>(source) % bytes)
+      fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
+    pointerTo(target, bytes, bytes, running->block);
+    fibers[running->firstFiber + lane].groups.back().push_back({target, source, bytes});
+  }
+  void groupCopies() { fibers[running->firstFiber + lane].groups.emplace_back(); }
+  /// Groups land when they are waited for, and now and then one more does.
+  void waitForGroups(int left) {
+    auto &groups = fibers[running->firstFiber + lane].groups;
+    while (int(groups.size()) - 1 > left || (groups.size() > 1 && random() % 4 == 0)) {
+      for (const Copy &copy : groups.front()) {
+        unsigned char *target = pointerTo(copy.target, copy.bytes, 4, running->block);
+        copy.source ? std::memcpy(target, copy.source, size_t(copy.bytes)) : std::memset(target, 0, size_t(copy.bytes));
+      }
+      groups.pop_front();
+    }
+  }
   void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier) {
     pointerTo(target, bytes, bytes, running->block);
     barrierAt(barrier, running->block);
@@ -289,6 +309,7 @@ private:
         Fiber &fiber = fibers[rank * perBlock + t];
         fiber.thread = {{unsigned(t), 0, 0}, {first.x + rank, first.y, first.z}, launch->block, launch->grid, block.shared, rank};
         fiber.copies.clear();
+        fiber.groups.assign(1, {});
         if (t % 32 == 0) {
           warps.emplace_back();
           warps.back().block = rank;
@@ -339,7 +360,7 @@ private:
     Pending &one = pending.back();
     if (!one.copies.empty()) {
       std::swap(one.copies[random() % one.copies.size()], one.copies.back());
-      const Pending::Copy copy = one.copies.back();
+      const Copy copy = one.copies.back();
       one.copies.pop_back();
       std::memcpy(pointerTo(copy.target, copy.bytes, 4, one.block), copy.source ? copy.source : one.value.data(), size_t(copy.bytes));
       if (!one.copies.empty())
@@ -482,6 +503,9 @@ void waitForPhase(unsigned barrier, int parity) { machine.waitForPhase(barrier, 
 void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) { machine.copyBulk(target, source, bytes, barrier); }
 void copyAsync(unsigned target, const void *source) { machine.copyAsync(target, source); }
 void arriveWithCopies(unsigned barrier) { machine.arriveWithCopies(barrier); }
+void copyOrClear(unsigned target, const void *source, int bytes) { machine.copyOrClear(target, source, bytes); }
+void groupCopies() { machine.groupCopies(); }
+void waitForGroups(int left) { machine.waitForGroups(left); }
 void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier) { machine.storeRemote(target, value, bytes, barrier); }
 
 std::string run(const Launch &launch, uint64_t seed) { return machine.run(launch, seed); }

@@ -90,6 +90,12 @@ HYPERJIT_DEVICE unsigned sharedAddress(const void *pointer) { return emulator::s
 HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) { *target = v; }
 HYPERJIT_DEVICE void orderReads() {}
 
+template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
+  emulator::copyOrClear(target, exists ? source : nullptr, Bytes);
+}
+HYPERJIT_DEVICE void groupCopies() { emulator::groupCopies(); }
+template <int Left> HYPERJIT_DEVICE void waitForGroups() { emulator::waitForGroups(Left); }
+
 struct Fragments {
   unsigned a[4], b[2];
 };

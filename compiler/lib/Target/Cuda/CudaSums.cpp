@@ -17,6 +17,18 @@ int64_t SourceBuilder::columnVector(int64_t registers) {
   return 1;
 }
 
+/// The rows that a weight gradient reads from memory, token by token.
+static void rowsOf(Value value, KernelPlan &plan, llvm::SetVector<Value> &rows) {
+  if (!isa<hc::RowsType>(value.getType()) || plan.isUniform(value) || rows.contains(value))
+    return;
+  if (plan.memory.memory.count(value)) {
+    rows.insert(value);
+    return;
+  }
+  for (Value operand : value.getDefiningOp()->getOperands())
+    rowsOf(operand, plan, rows);
+}
+
 void SourceBuilder::emitColumns() {
   // Weight gradients of half-width rows go to tensor cores, the rest to one lane a channel.
   std::vector<Operation *> tiles, plain;
@@ -37,13 +49,13 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   std::string prefix = onTiles ? "Gradient" : "Columns";
   ShapeNumbers numbers;
   numbers.tokenLanes = 1;
-  numbers.tokens = onTiles ? 64 : 16; // staged at once
+  numbers.tokens = 16; // staged at once
   Places places;
   places.memory = plan.memory.memory;
   std::string uniform = emitUniformRecord(prefix + "Uniform", plan.columnUniforms, places, numbers);
   places.record = plan.columnRecord;
   numbers.record = recordStride(plan.columnSize);
-  while (numbers.tokens > (onTiles ? 16 : 1) && numbers.tokens * numbers.record * plan.elementBytes > 32768)
+  while (!onTiles && numbers.tokens > 1 && numbers.tokens * numbers.record * plan.elementBytes > 32768)
     numbers.tokens /= 2;
   auto extents = [](Operation *op) -> std::pair<int64_t, int64_t> {
     if (auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType()))
@@ -64,11 +76,29 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   numbers.vector = vector;
   int64_t channels = onTiles ? 4 * vector : 32 * vector; // of a warp
   numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, onTiles ? 4 : 8);
+  // On tensor cores, rows come through shared memory: two vectors of every row for each lane.
+  auto fetchedOf = [&](Operation *op) {
+    llvm::SetVector<Value> rows;
+    rowsOf(op->getOperand(0), plan, rows);
+    return rows;
+  };
+  auto slotBytes = [&] {
+    int64_t most = 0;
+    for (Operation *op : ops) {
+      int64_t vectors = 0;
+      for (Value value : fetchedOf(op))
+        vectors += cast<hc::RowsType>(value.getType()).getRows();
+      most = std::max(most, vectors);
+    }
+    return (plan.columnSize ? 16 * 4 * numbers.record : 0) + most * 2 * 32 * numbers.warps * 2 * vector;
+  };
+  while (onTiles && numbers.warps > 1 && 2 * slotBytes() > leastShared)
+    numbers.warps /= 2;
   std::string passes;
   int64_t count = 0, blocks = 0;
-  auto addPass = [&](StringRef className, int64_t sums, int64_t columns, int64_t repeats) {
-    passes += formatv(",\n      {0}<{1}, {2}, {3}, {4}>", onTiles ? "TilePass" : "ColumnPass", className, sums, columns,
-                      repeats)
+  auto addPass = [&](StringRef className, int64_t sums, int64_t columns, int64_t repeats, StringRef inputs = "") {
+    passes += formatv(",\n      {0}<{1}, {2}, {3}, {4}{5}>", onTiles ? "TilePass" : "ColumnPass", className, sums,
+                      columns, repeats, inputs)
                   .str();
     blocks += repeats;
   };
@@ -87,7 +117,19 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       int64_t per = std::clamp<int64_t>(room / each, 1, extent);
       heaviest = std::max(heaviest, pressure + per * each);
       std::string className = formatv("{0}{1}", prefix, count++);
-      BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, places);
+      Places own = places;
+      std::string inputs;
+      if (onTiles) {
+        int64_t index = 0;
+        for (Value value : fetchedOf(op)) {
+          std::string &place = own.memory[value];
+          place = formatv("Fetched<{0}, {1}, {2}>", place, index, 32 * numbers.warps);
+          int64_t valueRows = cast<hc::RowsType>(value.getType()).getRows();
+          inputs += formatv(", Input<{0}, {1}>", place, valueRows).str();
+          index += valueRows;
+        }
+      }
+      BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, own);
       if (onTiles) {
         emitter.sumTiles(gradient, per);
         emitter.storeTiles(reference, gradient, per);
@@ -97,7 +139,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       }
       close(emitter);
       addPass(className, onTiles ? per * rows * vector / 4 : per * vector * rows, onTiles ? 8 * per : per,
-              llvm::divideCeil(extent, per));
+              llvm::divideCeil(extent, per), inputs);
       continue;
     }
     int64_t per = std::max<int64_t>(1, columnRegisters / (vector * words));
@@ -111,18 +153,22 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       addPass(className, size * vector, 0, 1);
     }
   }
-  int64_t shared =
-      llvm::alignTo(numbers.uniform, 4) + numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
+  int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
+  int64_t minBlocks = !onTiles ? 1 : heaviest <= 130 ? 3 : heaviest <= 180 ? 2 : 1;
+  std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
+  std::string records = formatv("Space::PerToken<{0}>, {1}", plan.columnOffset, plan.columnSize);
+  if (onTiles) {
+    // Tiles on their way, as many as leave room for the blocks that registers leave room for.
+    int64_t room = target.starts_with("sm_9") || target.starts_with("sm_10") ? mostShared : leastShared;
+    int64_t tileSlots = std::clamp<int64_t>((room / minBlocks - 1024 - 4 * numbers.uniform) / slotBytes(), 2, 4);
+    shared = std::max(shared, tileSlots * slotBytes() / 4);
+    skeleton = formatv("columnTiles<{0}, {1}", shape(numbers), uniform);
+    records += formatv(", {0}", tileSlots).str();
+  }
+  shared += llvm::alignTo(numbers.uniform, 4);
   entry(
       onTiles ? "gradients" : "columns",
-      formatv("{0}<{1}, {2}, Space::PerToken<{3}>, {4}{5}>", onTiles ? "columnTiles" : "columns", shape(numbers),
-              uniform, plan.columnOffset, plan.columnSize, passes)
-          .str(),
-      32 * numbers.warps,
-      onTiles ? (heaviest <= 130   ? 3
-                 : heaviest <= 180 ? 2
-                                   : 1)
-              : 1,
+      formatv("{0}, {1}{2}>", skeleton, records, passes).str(), 32 * numbers.warps, minBlocks,
       json::Object{
           {"grid", json::Object{{"kind", "columns"}, {"extent", plan.width}, {"per_block", numbers.warps * channels}}},
           {"grid_y", "chunks"},
