@@ -14,6 +14,10 @@
 #include <hyperjit/torch/Ops.h>
 #include <hyperjit/torch/Reference.h>
 
+#include <ATen/EmptyTensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -187,6 +191,80 @@ double hostMicroseconds(const SiteSpec &given, at::Device device) {
   return milliseconds * 1e3 / (calls * 3); // before, boundary, after
 }
 
+/// What a call of the boundary operator costs the host at one token on the CPU, by parts (us): a call of an operator that does
+/// nothing, the results as LibTorch makes them, the kernel itself, and the rest, which is hyperjit's own: plan and kernel looked
+/// up, operands checked, pointers collected, launched. On one thread, as the kernel is launched by itself too.
+struct LaunchCost {
+  double call = 0, dispatch = 0, results = 0, kernel = 0;
+  double own() const { return call - dispatch - results - kernel; }
+};
+
+std::vector<at::Tensor> nothing(const at::Tensor &, const at::Tensor &, at::TensorList, at::TensorList, at::TensorList,
+                                std::string_view, bool) {
+  return {};
+}
+
+TORCH_LIBRARY(hyperjit_bench, library) {
+  library.def("nothing(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> "
+              "Tensor[]");
+}
+TORCH_LIBRARY_IMPL(hyperjit_bench, CPU, library) { library.impl("nothing", TORCH_FN(nothing)); }
+
+LaunchCost launchCost(const SiteSpec &given) {
+  torch::NoGradGuard noGradients;
+  const at::AutoDispatchBelowADInplaceOrView below;
+  Chain chain(given, 1, 1, at::kCPU);
+  const auto program = ProgramSource::global().site(given);
+  const std::string site = program->spec.text(), both = site + "|" + site;
+  const at::Tensor x = chain.x.detach(), y = at::randn({1, given.d}, at::dtype(ops::scalarType(program->spec.branchOut)));
+  std::vector<at::Tensor> parameters, carries;
+  for (const at::Tensor &parameter : chain.layers[0]->siteParameters())
+    parameters.push_back(parameter.detach());
+  for (const CarryInfo &carry : program->signature.carriesIn)
+    carries.push_back(at::randn({1, carry.size}, at::dtype(ops::scalarType(computeType(program->spec.stream)))));
+  const std::vector<at::Tensor> made = ops::before(x, parameters, carries, site);
+  const std::vector<at::Tensor> coefficients(made.begin() + 1, made.end() - int64_t(program->signature.carriesOut.size()));
+  const std::vector<at::Tensor> results = ops::boundary(x, y, coefficients, parameters, carries, both);
+
+  const auto kernel =
+      KernelManager::global().get(KernelSpec::boundaryForward(program->spec, program->spec, false, bucketOf(1)), Target::hostLevel());
+  std::vector<void *> pointers = {x.data_ptr(), y.data_ptr()};
+  for (const std::vector<at::Tensor> *list : std::initializer_list<const std::vector<at::Tensor> *>{&coefficients, &parameters, &carries, &results})
+    for (const at::Tensor &tensor : *list)
+      pointers.push_back(tensor.data_ptr());
+  std::vector<char> workspace(kernel->workspaceBytes(1) + 64);
+  const auto doNothing = c10::Dispatcher::singleton().findSchemaOrThrow("hyperjit_bench::nothing", "").typed<decltype(nothing)>();
+
+  // The least of many short runs: what interrupts the host is no part of a call.
+  auto microseconds = [](const std::function<void()> &call) {
+    constexpr int calls = 500;
+    double least = INFINITY;
+    for (int run = 0; run < 30; ++run)
+      least = std::min(least, millisecondsOf([&] {
+                         for (int i = 0; i < calls; ++i)
+                           call();
+                       }) * 1e3 / calls);
+    return least;
+  };
+  LaunchCost cost;
+  cost.call = microseconds([&] { ops::boundary(x, y, coefficients, parameters, carries, both); });
+  cost.dispatch = microseconds([&] { doNothing.call(x, y, coefficients, parameters, carries, both, false); });
+  cost.results = microseconds([&] {
+    std::vector<at::Tensor> list;
+    list.reserve(results.size());
+    for (const at::Tensor &result : results)
+      list.emplace_back(at::detail::empty_cpu(result.sizes(), result.scalar_type(), false));
+  });
+  auto launch = [&](int64_t tokens) {
+    return microseconds([&] { kernel->launch(pointers, workspace.data(), tokens, {}); });
+  };
+  // Without tokens all is done but the work; where some of it is the call's, not a token's, the checks of pointers count as work.
+  const std::vector<LaunchInfo> &launches = kernel->meta().launches;
+  bool ofTokens = std::all_of(launches.begin(), launches.end(), [](const LaunchInfo &each) { return each.grid == GridKind::Chunks; });
+  cost.kernel = launch(1) - (ofTokens ? launch(0) : 0);
+  return cost;
+}
+
 int64_t peakBytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
@@ -255,6 +333,12 @@ int bench(const BenchOptions &options) {
   }
   answer["first_call_ms"] = first;
   answer["host_us_per_call"] = hostMicroseconds(specs.back(), device);
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const LaunchCost launch = launchCost(specs.back());
+  at::set_num_threads(threads);
+  answer["launch_us"] = {{"call", launch.call}, {"dispatch", launch.dispatch}, {"results", launch.results},
+                         {"kernel", launch.kernel}, {"own", launch.own()}};
   answer["peak_bytes"] = peakBytes();
   const double others = otherWork.share();
   answer["other_work"] = others;
@@ -268,6 +352,9 @@ int bench(const BenchOptions &options) {
       fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
     fmt::print(", from memory {:.2f} us; host {:.1f} us a call at 1 token\n", 1e3 * first["memory"].get<double>(),
                answer["host_us_per_call"].get<double>());
+    fmt::print("boundary operator at 1 token on the CPU: {:.2f} us; dispatcher {:.2f}, making results {:.2f}, kernel {:.2f}, hyperjit's "
+               "own {:.2f}\n",
+               launch.call, launch.dispatch, launch.results, launch.kernel, launch.own());
   }
   if (!options.plot.empty()) {
     Plot plot;

@@ -196,6 +196,8 @@ def bench():
             check(row["speedup"] > 0 and 0 < row["share"], f"speedup and share of {row}")
     calls = answer["first_call_ms"]
     check(calls["cold"] > calls["disk"] > calls["memory"] > 0, f"first calls {calls}")
+    launch = answer["launch_us"]
+    check(launch["call"] > launch["results"] > 0 and launch["kernel"] > 0 and launch["dispatch"] > 0, f"parts of a launch {launch}")
     check(answer["peak_bytes"] > 0 and answer["host_us_per_call"] > 0, "memory and host time")
     xml.parse(folder / "bench.svg")
 
