@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <utility>
+#include <vector>
 
 using namespace hyperjit;
 
@@ -41,13 +42,38 @@ struct Function {
 };
 
 constexpr int invalid = 1, notFound = 500, failed = 719;
-constexpr int processors = 3, clusters = 2;
-int current = 0, capturing = 0; ///< contexts pushed; whether streams say that they are being captured
+/// A launch with its own copy of the parameters.
+struct GraphNode {
+  emulator::Launch launch;
+  std::vector<char> parameters;
+};
+struct Graph {
+  std::vector<GraphNode> nodes;
+};
+
+constexpr int processors = 3, clusters = 2, parameterBytes = 4096;
+constexpr int captureInvalid = 901, captureUnsupported = 900;
+thread_local int current = 0; ///< contexts pushed
 uint64_t launches = 0;
+Graph *captured = nullptr;   ///< of a stream that is being captured
+bool captureBroken = false; ///< by a call that may not be made meanwhile
 
 uint64_t seed() {
   static const char *given = std::getenv("HYPERJIT_EMULATOR_SEED");
   return (given ? std::strtoull(given, nullptr, 10) : 1) * 1000003 + launches++;
+}
+
+int launchNow(const emulator::Launch &launch) {
+  std::string error = emulator::run(launch, seed());
+  if (error.empty())
+    return 0;
+  std::fprintf(stderr, "emulator: %s\n", error.c_str());
+  return failed;
+}
+/// What allocates, loads or waits breaks a capture.
+int notInCapture() {
+  captureBroken |= captured != nullptr;
+  return captured ? captureUnsupported : 0;
 }
 
 } // namespace
@@ -76,11 +102,11 @@ EXPORT cuDeviceGetAttribute(int *value, int attribute, int) {
   return 0;
 }
 EXPORT cuDevicePrimaryCtxRetain(void **context, int) {
-  *context = &current;
+  *context = &launches;
   return 0;
 }
 EXPORT cuCtxGetCurrent(void **context) {
-  *context = current ? &current : nullptr;
+  *context = current ? &launches : nullptr;
   return 0;
 }
 EXPORT cuCtxGetDevice(int *device) {
@@ -98,6 +124,8 @@ EXPORT cuCtxPopCurrent_v2(void **) {
 
 /// A "cubin" is a shared object, whose length is in its own header.
 EXPORT cuModuleLoadData(void **module, const void *image) {
+  if (int status = notInCapture())
+    return status;
   const auto *header = static_cast<const Elf64_Ehdr *>(image);
   if (std::memcmp(header->e_ident, ELFMAG, SELFMAG) || header->e_machine != EM_X86_64)
     return 209; // no binary for this device
@@ -141,14 +169,38 @@ EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **argum
   for (unsigned i = 0; i < config->attributeCount; ++i)
     if (config->attributes[i].id == 4)
       launch.cluster = int(config->attributes[i].value.cluster.x);
-  std::string error = emulator::run(launch, seed());
-  if (error.empty())
-    return 0;
-  std::fprintf(stderr, "emulator: %s\n", error.c_str());
-  return failed;
+  if (!captured)
+    return launchNow(launch);
+  const auto *first = static_cast<const char *>(arguments[0]);
+  captured->nodes.push_back({launch, {first, first + parameterBytes}});
+  return 0;
+}
+
+EXPORT cuStreamBeginCapture_v2(void *, int) {
+  captured = new Graph;
+  captureBroken = false;
+  return 0;
+}
+EXPORT cuStreamEndCapture(void *, Graph **graph) {
+  *graph = std::exchange(captured, nullptr);
+  return captureBroken ? captureInvalid : 0;
+}
+EXPORT cuGraphInstantiateWithFlags(Graph **executable, Graph *graph, unsigned long long) {
+  *executable = new Graph(*graph);
+  return 0;
+}
+EXPORT cuGraphLaunch(Graph *executable, void *) {
+  for (GraphNode &node : executable->nodes) {
+    node.launch.parameters = node.parameters.data();
+    if (int status = launchNow(node.launch))
+      return status;
+  }
+  return 0;
 }
 
 EXPORT cuMemAlloc_v2(uint64_t *pointer, size_t bytes) {
+  if (int status = notInCapture())
+    return status;
   *pointer = reinterpret_cast<uint64_t>(emulator::allocate(bytes));
   return *pointer ? 0 : 2;
 }
@@ -176,13 +228,11 @@ EXPORT cuStreamCreate(void **stream, unsigned) {
   *stream = &launches;
   return 0;
 }
-EXPORT cuStreamSynchronize(void *) { return 0; }
+EXPORT cuStreamSynchronize(void *) { return notInCapture(); }
 EXPORT cuStreamIsCapturing(void *, int *status) {
-  *status = capturing;
+  *status = captured != nullptr;
   return 0;
 }
-/// For tests: streams say from now on that they are being captured, or not.
-EXPORT hyperjitEmulatorCapture(int on) { return std::exchange(capturing, on); }
 
 EXPORT cuEventCreate(void **event, unsigned) {
   *event = new timespec{};

@@ -1,0 +1,217 @@
+// The emulator itself: it does what the instructions do, and wrong programs fail on it.
+// SPDX-License-Identifier: Apache-2.0
+#include "Sides.h"
+
+#include "hyperjit/core/Artifact.h"
+#include "hyperjit/core/Backend.h"
+#include "hyperjit/core/Error.h"
+
+#include <cmath>
+#include <gtest/gtest.h>
+
+using namespace hyperjit;
+using namespace hyperjit::test;
+
+namespace {
+
+[[maybe_unused]] const bool emulated = (useEmulator(), true);
+
+/// A kernel of one operand, floats.
+class Program {
+public:
+  Program(const std::string &body, int threads, int cluster = 1, int64_t sharedBytes = 1024, int64_t floats = 1024) {
+    ArtifactMeta meta;
+    meta.spec = "test";
+    meta.target = "sm_90a";
+    OperandInfo operand;
+    operand.name = "out";
+    operand.scope = OperandScope::Uniform;
+    operand.elements = floats;
+    meta.operands = {operand};
+    LaunchInfo launch;
+    launch.entry = "test";
+    launch.grid = GridKind::Fixed;
+    launch.blocks = cluster;
+    launch.block = threads;
+    launch.cluster = cluster;
+    launch.sharedBytes = sharedBytes;
+    meta.launches = {launch};
+    auto backend = Backend::find(DeviceType::Cuda);
+    kernel = backend->load(std::make_shared<Artifact>(backend->build(
+        meta,
+        "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n"
+        "extern \"C\" __global__ void test(const __grid_constant__ Launch<1> launch) {\n"
+        "  float *out = static_cast<float *>(launch.operands[0]);\n  unsigned char *memory = dynamicShared();\n"
+        "  const int self = threadIdx.x;\n" +
+            body + "}\n",
+        Target::parse("sm_90a"))));
+    data = static_cast<float *>(device.allocate(size_t(floats) * 4));
+  }
+  float *run() {
+    void *operands[] = {data};
+    kernel->launch(operands, device.allocate(256), 1, {0, nullptr});
+    return data;
+  }
+  /// Whether one of many runs, each in another order, leaves something else than `wanted` in the first number.
+  bool everDiffers(float wanted) {
+    bool differs = false;
+    for (int i = 0; i < 200; ++i)
+      differs |= !(run()[0] == wanted);
+    return differs;
+  }
+  float *data;
+
+private:
+  cuda::Device device{0};
+  std::shared_ptr<const Kernel> kernel;
+};
+
+TEST(Machine, TileProductsAreMatrixProducts) {
+  // a[i, k] = i - 2 k, b[k, j] = k + 3 j: small integers, exact in bf16.
+  Program program(R"(
+    const int g = self / 4, q = self % 4;
+    auto a = [](int i, int k) { return float(i - 2 * k); };
+    auto b = [](int k, int j) { return float(k + 3 * j); };
+    float d[4] = {1, 1, 1, 1}, e[4] = {};
+    mma16816(d, floatsToBfloats(a(g, 2 * q), a(g, 2 * q + 1)), floatsToBfloats(a(g + 8, 2 * q), a(g + 8, 2 * q + 1)),
+             floatsToBfloats(a(g, 2 * q + 8), a(g, 2 * q + 9)), floatsToBfloats(a(g + 8, 2 * q + 8), a(g + 8, 2 * q + 9)),
+             floatsToBfloats(b(2 * q, g), b(2 * q + 1, g)), floatsToBfloats(b(2 * q + 8, g), b(2 * q + 9, g)));
+    mma1688(e, floatsToBfloats(a(g, 2 * q), a(g, 2 * q + 1)), floatsToBfloats(a(g + 8, 2 * q), a(g + 8, 2 * q + 1)),
+            floatsToBfloats(b(2 * q, g), b(2 * q + 1, g)));
+    for (int i = 0; i < 4; ++i) {
+      out[(g + i / 2 * 8) * 8 + 2 * q + i % 2] = d[i];
+      out[128 + (g + i / 2 * 8) * 8 + 2 * q + i % 2] = e[i];
+    }
+    const unsigned turned = transposeBlock(2 * g * 8 + 4 * q | (2 * g * 8 + 4 * q + 2) << 16); // 2 (8 row + column)
+    out[256 + g * 8 + 2 * q] = turned & 0xffff;
+    out[256 + g * 8 + 2 * q + 1] = turned >> 16;
+  )", 32);
+  float *out = program.run();
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 8; ++j) {
+      float d = 1, e = 0;
+      for (int k = 0; k < 16; ++k) {
+        d += float(i - 2 * k) * float(k + 3 * j);
+        e += k < 8 ? float(i - 2 * k) * float(k + 3 * j) : 0;
+      }
+      EXPECT_EQ(out[8 * i + j], d) << i << ' ' << j;
+      EXPECT_EQ(out[128 + 8 * i + j], e) << i << ' ' << j;
+    }
+  for (int row = 0; row < 8; ++row)
+    for (int column = 0; column < 8; ++column)
+      EXPECT_EQ(out[256 + 8 * row + column], 2 * (8 * column + row)) << row << ' ' << column;
+}
+
+TEST(Machine, NarrowingRoundsToNearestEven) {
+  Program program(R"(
+    if (self == 0) {
+      const float x[] = {1 + 0x1p-8f, 1 + 0x3p-8f, 1 + 0x1p-8f + 0x1p-20f, -0x1p127f * 2, 0x1p-140f};
+      for (int i = 0; i < 5; ++i) {
+        out[i] = __uint_as_float(unsigned(floatToBfloat(x[i])) << 16);
+        out[8 + i] = halfToFloat(floatToHalf(i == 3 ? 65519.0f : x[i]));
+      }
+      out[5] = __uint_as_float(unsigned(floatToBfloat(x[3] - x[3])) << 16);
+    }
+  )", 32);
+  float *out = program.run();
+  EXPECT_EQ(out[0], 1);
+  EXPECT_EQ(out[1], 1 + 0x2p-7f);
+  EXPECT_EQ(out[2], 1 + 0x1p-7f);
+  EXPECT_EQ(out[3], -INFINITY);
+  EXPECT_EQ(out[4], 0); // below half of bf16's least number
+  EXPECT_TRUE(std::isnan(out[5]));
+  EXPECT_EQ(out[8], 1 + 0x1p-8f);
+  EXPECT_EQ(out[11], 65504);
+}
+
+const char *handOver = R"(
+    float *number = reinterpret_cast<float *>(memory + 64);
+    const unsigned barrier = sharedAddress(memory);
+    if (self == 0)
+      initBarrier(barrier, 1);
+    __syncthreads();
+    if (self == 0) {
+      *number = 3;
+      ARRIVE
+    }
+    if (self == 32) {
+      WAIT
+      out[0] = *number;
+    }
+)";
+std::string handOverWith(std::string arrive, std::string wait) {
+  std::string text = handOver;
+  text.replace(text.find("ARRIVE"), 6, arrive);
+  text.replace(text.find("WAIT"), 4, wait);
+  return text;
+}
+
+TEST(Machine, WhatWaitsAtABarrierSeesWhatCameBefore) {
+  EXPECT_FALSE(Program(handOverWith("arrive(barrier);", "waitFor(barrier, 0);"), 64).everDiffers(3));
+}
+TEST(Machine, WhoDoesNotWaitReadsNaNsNowAndThen) {
+  EXPECT_TRUE(Program(handOverWith("arrive(barrier);", ""), 64).everDiffers(3));
+}
+TEST(Machine, AWaitThatNothingEndsIsNamed) {
+  testing::internal::CaptureStderr();
+  EXPECT_THROW(Program(handOverWith("", "waitFor(barrier, 0);"), 64).run(), UserError);
+  std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("all wait for one another"), std::string::npos) << said;
+  EXPECT_NE(said.find("warp 1: lanes 00000001 at barrier 0 (parity 0; 1 of 1 arrivals"), std::string::npos) << said;
+}
+TEST(Machine, AnArrivalTooManyIsAnError) {
+  EXPECT_THROW(Program("const unsigned barrier = sharedAddress(memory); if (self == 0) { initBarrier(barrier, 2); arriveAndExpect(barrier, 16);"
+                       " arrive(barrier); arrive(barrier); }", 32).run(), UserError);
+}
+TEST(Machine, CopiesComeWhenTheyAreWaitedFor) {
+  const std::string begin = R"(
+    for (int i = self; i < 64; i += 32)
+      out[64 + i] = float(i);
+    const unsigned barrier = sharedAddress(memory), target = sharedAddress(memory + 256);
+    if (self == 0)
+      initBarrier(barrier, 32);
+    __syncthreads();
+    copyAsync(target + 16 * (self % 16), out + 64 + 4 * (self % 16));
+    arriveWithCopies(barrier);
+)", end = "out[self] = reinterpret_cast<float *>(memory + 256)[self] + 1;";
+  EXPECT_FALSE(Program(begin + "waitFor(barrier, 0);" + end, 32).everDiffers(1));
+  EXPECT_THROW(Program(begin + end, 32).everDiffers(1), UserError); // they land in memory that is nobody's any more
+  const std::string groups = R"(
+    copyOrClear<4>(sharedAddress(memory + 4 * self), out + 64 + self, true);
+    groupCopies();
+    copyOrClear<4>(sharedAddress(memory + 128 + 4 * self), out, false);
+    groupCopies();
+    out[64 + self] = 5;
+    __syncwarp();
+)";
+  EXPECT_FALSE(Program("out[64 + self] = 2;" + groups + "waitForGroups<0>(); out[self] = reinterpret_cast<float *>(memory + 128)[self] + 7;", 32).everDiffers(7));
+  EXPECT_TRUE(Program("out[64 + self] = 2;" + groups + "waitForGroups<2>(); out[self] = reinterpret_cast<float *>(memory + 128)[self] + 7;", 32).everDiffers(7));
+}
+TEST(Machine, BlocksOfAClusterWriteToEachOther) {
+  const std::string text = R"(
+    const unsigned barrier = sharedAddress(memory), place = sharedAddress(memory + 64);
+    if (self == 0) {
+      initBarrier(barrier, 1);
+      arriveAndExpect(barrier, 16);
+      publishBarriers();
+    }
+    clusterBarrier();
+    const int other = 1 - clusterRank();
+    const float v[4] = {float(clusterRank() + 10), 0, 0, 0};
+    if (self == 0)
+      storeRemote(remoteAddress(place, other), v, remoteAddress(barrier, other));
+)";
+  EXPECT_FALSE(Program(text + R"(
+    waitFor<true>(barrier, 0);
+    out[clusterRank()] = *reinterpret_cast<float *>(memory + 64);
+    clusterBarrier();
+  )", 32, 2).everDiffers(11));
+  // Nobody waits for what the other block still writes.
+  EXPECT_THROW(Program(text, 32, 2).everDiffers(0), UserError);
+}
+TEST(Machine, SharedMemoryEndsWhereTheLaunchSays) {
+  EXPECT_THROW(Program("copyAsync(sharedAddress(memory) + 1024, out);", 32).run(), UserError);
+  EXPECT_DEATH(Program("reinterpret_cast<volatile float *>(memory)[256] = 1;", 32).run(), "");
+}
+
+} // namespace
