@@ -388,8 +388,10 @@ void SourceBuilder::emitMain() {
 /// a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the sums. More than
 /// four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
-  for (Type type : kernel.getArgumentTypes())
-    if (auto rows = dyn_cast<hc::RowsType>(type); rows && rows.getRows() > 4)
+  hc::Uniformity uniformity;
+  for (Value argument : kernel.getBody().getArguments())
+    if (auto rows = dyn_cast<hc::RowsType>(argument.getType());
+        rows && rows.getRows() > 4 && !uniformity.isUniform(argument))
       return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   constexpr int64_t leastWidth = 1280;
