@@ -14,20 +14,19 @@
 //   preparers                 coefficient maths of stage 0, each CTA for all tokens; where its numbers lie in memory, copies of them
 //   sender (1)                adds the compute warps' sums and sends each token's to its owner
 //   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
-//                             once, and sends what sweeps need of the record to all CTAs
+//                             once, sends what sweeps need of the record to all CTAs, and does the maths that no sweep waits for
 //
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
 //
 // Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers; 1 + bytes where records are copied) and finished (compute
-// warps, and owners where maths follows the last sweep) of each record; weights (1 + bytes); a stage: ready (1 + bytes) of
+// warps and owners) of each record; weights (1 + bytes); a stage: ready (1 + bytes) of
 // each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
-// Reuse is safe because CTAs stay together. Sums of tile k + Lag + 1 leave a CTA after its sweep of the next stage of tile
-// k + 1, which waited for the owners' records of tile k + 1, which they made after those of tile k: an exchange Lag + 1 deep is
-// read before it is written again. Where the next stage is maths alone, sums of tile k + Records leave after all CTAs have
-// begun that tile with the record of tile k, which its owner has finished. Records > Lag (stages - 1), so an owner that sends
-// the next tile's record knows, by the sums it got, that every CTA has finished with the one before.
+// Reuse is safe because `finished` keeps a CTA's warps together: no warp begins tile k + Records before every compute warp and
+// every owner has done all that it does for tile k. So a warp waits at any barrier of tile k for the phase that is under way or
+// the one that has just ended: the parity says which. An exchange holds the sums of Records tiles, and other CTAs are no further:
+// they wait for records of tile k, which its owners send when they have read the sums of k, before they send sums of k + Lag + 1.
 // A token's sums depend on the split of channels alone: CTAs in order, in each its warps in order.
 #ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
 #define HYPERJIT_CLUSTER_COLUMNS_CUH
@@ -60,11 +59,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     const int all[] = {Stages::sums...};
     return (all[stage] + 3) / 4 * 4;
   }
-  /// Tiles whose sums wait at their owner. Where no sweep waits for what follows, only records keep the CTAs together.
-  HYPERJIT_METHOD static constexpr int depth(int stage) {
-    const int published[] = {Stages::count..., 0};
-    return published[stage + 1] > 0 ? F::lag + 1 : F::records;
-  }
+  static constexpr int depth = (F::records + span - 1) / span; // of an exchange, in tiles of which the CTA owns some
   HYPERJIT_METHOD static constexpr int sumsBefore(int stage) {
     int result = 0;
     for (int i = 0; i < stage; ++i)
@@ -74,7 +69,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD static constexpr int exchangedBefore(int stage) {
     int result = 0;
     for (int i = 0; i < stage; ++i)
-      result += sums(i) * depth(i);
+      result += sums(i) * depth;
     return result;
   }
   HYPERJIT_METHOD static constexpr int lastSweep() {
@@ -85,7 +80,6 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         result = i;
     return result;
   }
-  static constexpr bool mathsAtEnd = lastSweep() + 1 < stages;
   static constexpr int allSlots = Rings::slotsBefore(Rings::count);
   static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
   static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
@@ -115,8 +109,12 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     tiles = static_cast<int>(firstTile < all ? (all - firstTile + tileStride - 1) / tileStride : 0);
   }
 
-  HYPERJIT_METHOD unsigned full(int ring, int slot) const { return base + 8 * (Rings::slotsBefore(ring) + slot); }
-  HYPERJIT_METHOD unsigned empty(int ring, int slot) const { return base + 8 * (allSlots + Rings::slotsBefore(ring) + slot); }
+  // What is asked for by a template argument is a constant; by an argument, a table in local memory may be looked up.
+  template <int Ring> HYPERJIT_METHOD unsigned full(int slot) const {
+    constexpr int before = Rings::slotsBefore(Ring);
+    return base + 8 * (before + slot);
+  }
+  template <int Ring> HYPERJIT_METHOD unsigned empty(int slot) const { return full<Ring>(slot) + 8 * allSlots; }
   HYPERJIT_METHOD unsigned prepared(int place) const { return base + 8 * (2 * allSlots + place); }
   HYPERJIT_METHOD unsigned finished(int place) const { return base + 8 * (2 * allSlots + F::records + place); }
   HYPERJIT_METHOD unsigned weights() const { return base + 8 * (2 * allSlots + 2 * F::records); }
@@ -130,12 +128,14 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD float *record(int place, int token) const {
     return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
   }
-  HYPERJIT_METHOD float *partials(int stage, int turn) const {
-    return reinterpret_cast<float *>(memory + partialsAt + partialsOf * sumsBefore(stage)) + turn * S::warps * S::tile * sums(stage);
+  template <int I> HYPERJIT_METHOD float *partials(int turn) const {
+    constexpr int at = partialsAt + partialsOf * sumsBefore(I), numbers = S::warps * S::tile * sums(I);
+    return reinterpret_cast<float *>(memory + at) + turn * numbers;
   }
   /// Sums of the token with index `own` among those that the owner has of a tile, from `source`.
-  HYPERJIT_METHOD int exchange(int stage, int turn, int source, int own) const {
-    return exchangeAt + exchangeOf * exchangedBefore(stage) + ((turn * cluster + source) * owned + own) * sums(stage) * 4;
+  template <int I> HYPERJIT_METHOD static int exchange(int turn, int source, int own) {
+    constexpr int at = exchangeAt + exchangeOf * exchangedBefore(I), bytes = sums(I) * 4;
+    return at + ((turn * cluster + source) * owned + own) * bytes;
   }
 
   template <int I, class First, class... Rest> HYPERJIT_METHOD void initStage(First, Rest... rest) {
@@ -145,7 +145,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       initBarrier(deposited(I, i), S::warps);
       initBarrier(taken(I, i), 1);
     }
-    for (int i = 0; i < depth(I); ++i) {
+    for (int i = 0; i < depth; ++i) {
       initBarrier(arrived(I, i), 1);
       if constexpr (First::sums > 0)
         arriveAndExpect(arrived(I, i), cluster * owned * First::sums * 4);
@@ -156,12 +156,12 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD void init() {
     if (threadIdx.x == 0) {
       for (int i = 0; i < allSlots; ++i) {
-        initBarrier(full(0, i), 32);
-        initBarrier(empty(0, i), S::warps);
+        initBarrier(full<0>(i), 32);
+        initBarrier(empty<0>(i), S::warps);
       }
       for (int i = 0; i < F::records; ++i) {
         initBarrier(prepared(i), hasImage ? 1 : preparers);
-        initBarrier(finished(i), S::warps + (mathsAtEnd ? owners : 0));
+        initBarrier(finished(i), S::warps + owners);
       }
       initBarrier(weights(), 1);
       initStage<0>(Stages()...);
@@ -186,10 +186,11 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       const long long first = firstToken(k);
       const int live = launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
       if (k >= R::slots)
-        waitFor<false, pause>(empty(Index, slot), (k / R::slots - 1) & 1);
-      const unsigned target = base + ringsAt + S::tile * (Rings::bytesBefore(Index) + slot * R::tokenBytes);
+        waitFor<false, pause>(empty<Index>(slot), (k / R::slots - 1) & 1);
+      constexpr int before = Rings::bytesBefore(Index);
+      const unsigned target = base + ringsAt + S::tile * (before + slot * R::tokenBytes);
       (loadInput<R, I>(target + I::Place::offset, first, live), ...);
-      arriveWithCopies(full(Index, slot));
+      arriveWithCopies(full<Index>(slot));
     }
   }
   template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, long long first, int live) {
@@ -230,8 +231,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (sizeof...(Rest) > 0)
       expectRecords<I + 1>(place, rest...);
   }
-  template <class Maths, class... P, int A, int C, class... Rest>
-  HYPERJIT_METHOD void prepare(int mine, Publish<A, C, Stage<Maths, P...>>, Rest...) {
+  template <class Maths, class... P, int A, int C, class Late, class... Rest>
+  HYPERJIT_METHOD void prepare(int mine, Publish<A, C, Stage<Maths, P...>, Late>, Rest...) {
     for (int k = 0; k < tiles; ++k) {
       const int place = k % F::records;
       if (k >= F::records)
@@ -304,15 +305,17 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   /// Rings that begin to be read at the stage are waited for; those whose last stage it was are given back.
   template <int I, int Ring> HYPERJIT_METHOD void waitForRings(int k) {
     if constexpr (Ring < Rings::count) {
-      if constexpr (Rings::first(Ring) == I)
-        waitFor(full(Ring, k % Rings::slots(Ring)), (k / Rings::slots(Ring)) & 1);
+      using R = typename Rings::template At<Ring>;
+      if constexpr (R::first == I)
+        waitFor(full<Ring>(k % R::slots), (k / R::slots) & 1);
       waitForRings<I, Ring + 1>(k);
     }
   }
   template <int I, int Ring> HYPERJIT_METHOD void giveBack(int k) {
     if constexpr (Ring < Rings::count) {
-      if constexpr (Rings::last(Ring) == I && !Rings::early(Ring))
-        arrive(empty(Ring, k % Rings::slots(Ring)));
+      using R = typename Rings::template At<Ring>;
+      if constexpr (R::last == I && !R::early)
+        arrive(empty<Ring>(k % R::slots));
       giveBack<I, Ring + 1>(k);
     }
   }
@@ -339,9 +342,10 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   template <int Ring, class N> HYPERJIT_METHOD void placeRings(N &lane, int t, int index, int k) {
     if constexpr (Ring < Rings::count) {
-      constexpr int bytes = Rings::tokenBytes(Ring);
-      lane.empty[Ring] = empty(Ring, k % Rings::slots(Ring));
-      lane.staged[Ring][t] = memory + ringsAt + S::tile * Rings::bytesBefore(Ring) + (k % Rings::slots(Ring) * S::tile + index) * bytes;
+      using R = typename Rings::template At<Ring>;
+      constexpr int before = Rings::bytesBefore(Ring);
+      lane.empty[Ring] = empty<Ring>(k % R::slots);
+      lane.staged[Ring][t] = memory + ringsAt + S::tile * before + (k % R::slots * S::tile + index) * R::tokenBytes;
       placeRings<Ring + 1>(lane, t, index, k);
     }
   }
@@ -377,7 +381,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (P::slots > 0) {
       if (before == 0 && k >= 2)
         waitFor(taken(I, k & 1), (k / 2 - 1) & 1);
-      depositSums<S, P>(lane, partials(I, k & 1) + before * S::warps * S::tile);
+      depositSums<S, P>(lane, partials<I>(k & 1) + before * S::warps * S::tile);
       before += P::slots;
     }
   }
@@ -406,8 +410,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, int Before, class P, class... Rest> HYPERJIT_METHOD void sendPasses(int k, List<P, Rest...>) {
     if constexpr (P::slots > 0) {
       constexpr int group = P::slots % 4 == 0 && Before % 4 == 0 ? 4 : 1, groups = S::tile * P::slots / group;
-      const float *source = partials(I, k & 1) + Before * S::warps * S::tile;
-      const int turn = k / span % depth(I);
+      const float *source = partials<I>(k & 1) + Before * S::warps * S::tile;
+      const int turn = k / span % depth;
 #pragma unroll
       for (int i = self; i < groups; i += 32) {
         float sum[group];
@@ -424,7 +428,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         }
         const int token = i * group / P::slots, slot = Before + i * group % P::slots;
         const int owner = span > 1 ? token + S::tile * (k % span) : token % cluster, own = span > 1 ? 0 : token / cluster;
-        const unsigned target = remoteAddress(base + exchange(I, turn, rank, own) + 4 * slot, owner);
+        const unsigned target = remoteAddress(base + exchange<I>(turn, rank, own) + 4 * slot, owner);
         const unsigned barrier = remoteAddress(arrived(I, turn), owner);
         if constexpr (group == 4)
           storeRemote(target, sum, barrier);
@@ -453,19 +457,19 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   template <int I, class First, class Second, class FirstMaths, class... Passes, class Maths, class... Others>
   HYPERJIT_METHOD void ownTile(int k, int mine, Stage<FirstMaths, Passes...>, Stage<Maths, Others...>) {
-    const int place = k % F::records, sequence = k / span, turn = sequence % depth(I);
+    const int place = k % F::records, sequence = k / span, turn = sequence % depth;
     const int firstOwn = span > 1 ? rank - S::tile * (k % span) : rank; // the CTA's first token of the tile
+    if (I == 0 && k >= F::records)
+      waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
     if (firstOwn >= 0 && firstOwn < S::tile) {
-      if constexpr (hasImage)
-        waitFor(prepared(place), (k / F::records) & 1);
-      waitFor<true, pause>(arrived(I, turn), (sequence / depth(I)) & 1);
-      if (mine == 0 && self == 0)
-        arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
       Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self};
 #pragma unroll 1
-      for (int i = 0; i < owned; ++i) {
-        if ((sequence * owned + i) % owners != mine)
-          continue;
+      for (int i = (mine + owners - sequence * owned % owners) % owners; i < owned; i += owners) {
+        if constexpr (hasImage)
+          waitFor(prepared(place), (k / F::records) & 1);
+        waitFor<true, pause>(arrived(I, turn), (sequence / depth) & 1);
+        if (i == 0 && self == 0)
+          arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
         const int index = firstOwn + i * cluster;
         token.token = firstToken(k) + index;
         token.record = record(place, index);
@@ -487,9 +491,13 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
             storeRemote(remoteAddress(sharedAddress(source), to), values, remoteAddress(ready(I + 1, place), to));
           }
         }
+        if constexpr (Second::late)
+          if (token.token < launch.tokens)
+            Second::Late::run(token);
+        __syncwarp();
       }
     }
-    if constexpr (mathsAtEnd && I + 2 == stages) {
+    if constexpr (I + 2 == stages) {
       __syncwarp();
       if (self == 0)
         arrive(finished(place));
@@ -502,7 +510,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         float sum = 0;
 #pragma unroll
         for (int source = 0; source < cluster; ++source)
-          sum += reinterpret_cast<const float *>(memory + exchange(I, turn, source, own))[before + slot];
+          sum += reinterpret_cast<const float *>(memory + exchange<I>(turn, source, own))[before + slot];
         const int entry = P::record(slot);
         if (entry >= 0)
           target[entry] = sum;

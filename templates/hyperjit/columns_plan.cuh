@@ -32,50 +32,41 @@ struct Flow {
                        weightBytes = WeightBytes, shared = Shared;
 };
 
-/// Coefficient maths, what of the record sweeps wait for, then sweeps.
-template <int First, int Count, class S> struct Publish;
-template <int First, int Count, class Maths, class... Passes> struct Publish<First, Count, Stage<Maths, Passes...>> {
+/// Coefficient maths, what of the record sweeps wait for, maths that they do not wait for, and sweeps.
+template <int First, int Count, class S, class Late = Nothing> struct Publish;
+template <int First, int Count, class Maths, class... Passes, class Late_>
+struct Publish<First, Count, Stage<Maths, Passes...>, Late_> {
   using Stage = hyperjit::Stage<Maths, Passes...>;
+  using Late = Late_;
   static constexpr int first = First, count = Count, passes = sizeof...(Passes);
   static constexpr int sums = (0 + ... + Passes::slots);
-  static constexpr bool maths = !IsNothing<Maths>::value;
+  static constexpr bool maths = !IsNothing<Maths>::value, late = !IsNothing<Late>::value;
+};
+
+/// One of several.
+template <int Ring, class First, class... Rest> struct RingAt : RingAt<Ring - 1, Rest...> {};
+template <class First, class... Rest> struct RingAt<0, First, Rest...> {
+  using Type = First;
 };
 
 /// What is known of all rings together.
 template <class> struct RingTable;
 template <class... R> struct RingTable<List<R...>> {
   static constexpr int count = sizeof...(R);
-  HYPERJIT_METHOD static constexpr int slots(int ring) {
-    const int all[] = {R::slots...};
-    return all[ring];
-  }
-  HYPERJIT_METHOD static constexpr int first(int ring) {
-    const int all[] = {R::first...};
-    return all[ring];
-  }
-  HYPERJIT_METHOD static constexpr int last(int ring) {
-    const int all[] = {R::last...};
-    return all[ring];
-  }
-  HYPERJIT_METHOD static constexpr bool early(int ring) {
-    const bool all[] = {R::early...};
-    return all[ring];
-  }
-  HYPERJIT_METHOD static constexpr int tokenBytes(int ring) {
-    const int all[] = {R::tokenBytes...};
-    return all[ring];
-  }
+  template <int Ring> using At = typename RingAt<Ring, R...>::Type;
   HYPERJIT_METHOD static constexpr int slotsBefore(int ring) {
+    const int slots[] = {R::slots..., 0};
     int result = 0;
     for (int i = 0; i < ring; ++i)
-      result += slots(i);
+      result += slots[i];
     return result;
   }
   /// Of one token in one slot each, times slots.
   HYPERJIT_METHOD static constexpr int bytesBefore(int ring) {
+    const int bytes[] = {R::slots * R::tokenBytes..., 0};
     int result = 0;
     for (int i = 0; i < ring; ++i)
-      result += slots(i) * tokenBytes(i);
+      result += bytes[i];
     return result;
   }
 };

@@ -131,6 +131,18 @@ TEST_P(ShippedRoles, OfEveryRecipeWithoutSpills) {
       expectNoSpills(shippedShape(recipe), backward, "sm_90a", GetParam());
 }
 
+// The split of a row among blocks follows its width.
+class Widths : public testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Kernels, Widths, testing::Values(1280, 2048, 2560, 5120, 6144, 7168, 8192),
+                         testing::PrintToStringParamName());
+
+TEST_P(Widths, WithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *recipe : {"dynamic", "manifold"})
+    for (bool backward : {false, true})
+      expectNoSpills(recipe + (":n=4,dtype=bf16,d=" + std::to_string(GetParam())), backward, "sm_90a");
+}
+
 TEST(Kernels, EveryRecipeWithoutSpills) {
   NEEDS_NVRTC();
   for (const std::string &recipe : ProgramSource::global().recipes())

@@ -358,7 +358,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   if (image.count)
     owners = llvm::alignTo(others + preparers + 2, 4) - others - preparers;
   int64_t owned = std::max<int64_t>(1, tile / cluster);
-  int64_t records = lag * (count - 1) + 3;
+  int64_t records = lag * (count - 1) + (columns.late ? 4 : 3);
   auto &rings = columns.rings;
   // What its stages hold, and a tile to fetch meanwhile.
   for (auto &ring : rings)
@@ -372,10 +372,9 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 4)), 16);
     bytes += llvm::alignTo(4 * numbers.uniform, 16) + columns.weightBytes;
     bytes += tile * (ringBytes + records * numbers.record * 4);
-    for (int64_t stage = 0; stage < count; ++stage) {
-      int64_t depth = stage + 1 < count && published[stage + 1] > 0 ? lag + 1 : records;
-      bytes += llvm::alignTo(sums[stage], 4) * 4 * (2 * numbers.warps * tile + depth * cluster * owned);
-    }
+    int64_t depth = llvm::divideCeil(records, std::max<int64_t>(1, cluster / tile));
+    for (int64_t stageSums : sums)
+      bytes += llvm::alignTo(stageSums, 4) * 4 * (2 * numbers.warps * tile + depth * cluster * owned);
     return bytes + 4 * numbers.scratch * (owners + preparers);
   };
   if (shared() > mostShared)

@@ -63,8 +63,9 @@ struct ColumnPart {
 class KernelPlan {
 public:
   KernelPlan(hc::FuncOp kernel, int64_t maxSlots);
-  /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored.
-  mlir::LogicalResult run(int64_t tiles);
+  /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored. `keepLate`: long
+  /// maths that no row waits for is the main kernel's, too; else a kernel of its own makes it, the tail.
+  mlir::LogicalResult run(int64_t tiles, bool keepLate);
 
   /// Weights that projections and expansions of tokens use.
   llvm::SetVector<mlir::Value> projected, expanded;
@@ -132,7 +133,7 @@ private:
 
   hc::Uniformity uniformity;
   int64_t maxSlots, maxTiles = 0;
-  bool mainRows = false, useHead = false, useTail = false;
+  bool mainRows = false, useHead = false, useTail = false, lateInMain = false;
   llvm::DenseMap<mlir::Value, int64_t> stages;
   llvm::SetVector<mlir::Value> recordNeeded, critical;
   std::vector<Store> lateStores;

@@ -13,7 +13,7 @@ using llvm::StringRef;
 
 OwningOpRef<ModuleOp> SourceBuilder::run() {
   KernelPlan probe(kernel, 32);
-  if (mlir::failed(probe.run(0)))
+  if (mlir::failed(probe.run(0, choice.columns)))
     return nullptr;
   bool fits = probe.wantsTiles();
   int64_t probed = 0; // registers of rows at four channels, the least that mma takes
@@ -27,7 +27,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
     kernel.emitError() << "schedule: planes needs 16-bit streams, a row width that is a multiple of 4, and a weight";
     return nullptr;
   }
-  if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))
+  if (mlir::failed(plan.run(tiled ? tilesOfPass : 0, choice.columns)))
     return nullptr;
   if (plan.hasMain() && mlir::failed(chooseMain()))
     return nullptr;
@@ -275,25 +275,38 @@ void SourceBuilder::emitMain() {
   for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans)) {
     if (isEmpty(stagePlan))
       continue;
-    std::string maths = "Nothing";
-    if (stage == 0 && columns.image.count > 0) {
-      made.insert(stagePlan.recordWrites.begin(), stagePlan.recordWrites.end());
-    } else if (!stagePlan.recordWrites.empty() || !stagePlan.stores.empty()) {
-      maths = formatv("Coefficients{0}", stage);
+    // Where owners make a token's coefficients, what no row waits for comes behind what rows wait for.
+    auto emitMaths = [&](StringRef className, llvm::ArrayRef<Value> writes, llvm::ArrayRef<Store> stores) -> std::string {
+      if (writes.empty() && stores.empty())
+        return "Nothing";
+      std::string maths = formatv("{0}{1}", className, stage);
       Places coefficientPlaces = places;
       coefficientPlaces.record.clear();
       for (Value value : made)
         coefficientPlaces.record[value] = plan.record.lookup(value);
       BodyEmitter emitter = body(maths, BodyEmitter::Kind::Coefficients, coefficientPlaces);
-      for (Value value : stagePlan.recordWrites)
+      for (Value value : writes)
         emitter.writeRecord(value, plan.record.lookup(value));
       llvm::StringSet<> references;
-      for (const Store &store : stagePlan.stores)
+      for (const Store &store : stores)
         if (references.insert(store.reference).second)
           emitter.storeCoefficients(store.value, store.reference);
       close(emitter);
       numbers.scratch = std::max(numbers.scratch, emitter.scratch());
-      made.insert(stagePlan.recordWrites.begin(), stagePlan.recordWrites.end());
+      made.insert(writes.begin(), writes.end());
+      return maths;
+    };
+    std::string maths = "Nothing", late;
+    llvm::ArrayRef<Value> writes = stagePlan.recordWrites.getArrayRef();
+    if (stage == 0 && columns.image.count > 0) {
+      made.insert(writes.begin(), writes.end());
+    } else if (choice.columns && stage > 0) {
+      maths = emitMaths("Coefficients", writes, {});
+      late = emitMaths("Late", {}, stagePlan.stores);
+      columns.late |= late != "Nothing";
+      late.insert(0, ", ");
+    } else {
+      maths = emitMaths("Coefficients", writes, stagePlan.stores);
     }
     std::string passText;
     int64_t stageSums = 0;
@@ -342,7 +355,7 @@ void SourceBuilder::emitMain() {
         rowPlaces.memory[held.value] = held.place;
     std::string text = formatv("Stage<{0}{1}>", maths, passText);
     auto [first, count] = choice.columns && stage > 0 ? publishedRange(stage) : std::pair<int64_t, int64_t>();
-    stages.push_back(choice.columns ? formatv("Publish<{0}, {1}, {2}>", first, count, text).str() : text);
+    stages.push_back(choice.columns ? formatv("Publish<{0}, {1}, {2}{3}>", first, count, text, late).str() : text);
     sums.push_back(stageSums);
     published.push_back(count);
   }

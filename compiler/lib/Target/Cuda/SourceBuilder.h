@@ -141,6 +141,7 @@ private:
   };
   struct {
     int64_t stages = 0, lag = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
+    bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
     std::string weights;
     struct HeldRows {
