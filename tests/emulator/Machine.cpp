@@ -92,6 +92,8 @@ public:
   std::string run(const Launch &given, uint64_t seed) {
     launch = &given;
     random.seed(seed);
+    constexpr uint64_t patiences[] = {16, 256, 1 << 20};
+    patience = patiences[random() % 3];
     failure.clear();
     if (given.block.x % 32 || given.block.y != 1 || given.block.z != 1 || given.block.x > 1024)
       return fmt::format("a block of {} x {} x {} threads", given.block.x, given.block.y, given.block.z);
@@ -121,6 +123,7 @@ public:
       ++warp.turn;
       warp.ready = warp.atWarp;
       warp.atWarp = 0;
+      interrupt(256);
     } else {
       leave();
     }
@@ -194,10 +197,7 @@ public:
   }
   void arrive(unsigned address, int bytes) {
     arrive(barrierAt(address, running->block), bytes);
-    if (random() % 8 == 0) { // others may see it before this warp's other lanes go on
-      interrupted = true;
-      leave();
-    }
+    interrupt(8); // others may see it before this warp's other lanes go on
   }
   void waitForPhase(unsigned address, int parity) {
     const Barrier &barrier = barrierAt(address, running->block);
@@ -275,6 +275,17 @@ private:
     }
   }
 
+  /// Now and then, another warp goes on first, or all others do.
+  void interrupt(unsigned rarity) {
+    if (random() % rarity)
+      return;
+    interrupted = true;
+    if (!held && random() % 2) {
+      behind = size_t(running->firstFiber / 32);
+      held = true;
+    }
+    leave();
+  }
   /// Back to the scheduler; returns when the lane is ready again.
   void leave() {
     Fiber &fiber = fibers[running->firstFiber + lane];
@@ -398,8 +409,10 @@ private:
       landSafely();
       return true;
     }
-    if (random() % 64 == 0)
+    if (random() % patience == 0) {
       behind = random() % warps.size();
+      held = false;
+    }
     const size_t start = random() % warps.size();
     Warp *next = nullptr;
     bool alive = false;
@@ -414,6 +427,11 @@ private:
         break;
     }
     if (next) {
+      if (next == &warps[behind]) {
+        held = false;
+        if (random() % 4 == 0)
+          behind = random() % warps.size();
+      }
       // From any lane on, round and round, until all wait.
       interrupted = false;
       for (int which = int(random() % 32); next->ready && !interrupted;) {
@@ -469,8 +487,10 @@ private:
   jmp_buf scheduler;
   Warp *running = nullptr;
   int lane = 0;
-  size_t behind = 0;
+  size_t behind = 0;     ///< the warp that goes on where no other can
+  uint64_t patience = 1; ///< for how many steps, about
   uint64_t phases = 1;
+  bool held = false;     ///< it was interrupted and has not gone on
   bool interrupted = false;
   std::string failure;
 };
