@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Split of work. A cluster of `cluster` CTAs owns whole tiles of tokens; each CTA keeps its part of the channels of all rows,
-// and its part of the packed weights stays in shared memory. Rows come by rings of slots, one for each span of stages that
+// and its part of the packed weights stays in shared memory, packed by all its threads before anything else where that is all it takes. Rows come by rings of slots, one for each span of stages that
 // reads them. Stage s works on tile k - s Lag while stage 0 works on tile k, so sums have the time of Lag tiles to become
 // coefficients.
 //
@@ -20,7 +20,7 @@
 // they may take the place of rows that no later pass reads.
 //
 // Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers; 1 + bytes where records are copied) and finished (compute
-// warps and owners) of each record; weights (1 + bytes); a stage: ready (1 + bytes) of
+// warps and owners) of each record; weights (1 + bytes of what was packed before); a stage: ready (1 + bytes) of
 // each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no warp begins tile k + Records before every compute warp and
@@ -209,14 +209,14 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <class... W> HYPERJIT_METHOD void loadWeights(List<W...>) {
     if constexpr (sizeof...(W) > 0) {
       if (self == 0) {
-        arriveAndExpect(weights(), F::weightBytes);
+        arriveAndExpect(weights(), (0 + ... + W::stagedBytes));
         (loadWeight<W>(), ...);
       }
       __syncwarp();
     }
   }
   template <class W> HYPERJIT_METHOD void loadWeight() {
-    constexpr int bytes = W::stagedChunks * W::chunkBytes;
+    constexpr int bytes = W::stagedBytes / W::R;
     const char *source = reinterpret_cast<const char *>(W::Ref::at(launch, 0)) + static_cast<long long>(rank) * bytes;
     for (int row = 0; row < W::R; ++row)
       bulkLoad(base + weightsAt + W::offset + row * bytes, source + static_cast<long long>(row) * W::chunks * W::chunkBytes, bytes,
@@ -322,7 +322,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, class P, class Maths, class... Passes> HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
     const int place = k % F::records, parity = (k / F::records) & 1;
     if constexpr (I == 0) {
-      if (k == 0 && F::weightBytes > 0)
+      if (k == 0 && !Same<typename F::Weights, List<>>::value)
         waitFor(weights(), 0);
       waitFor(prepared(place), parity);
     } else if constexpr (P::count > 0) {
@@ -554,6 +554,10 @@ template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DE
   using Kernel = ColumnsKernel<S, F, L, Stages...>;
   Kernel kernel(launch, memory);
   kernel.init();
+  if constexpr (!IsNothing<typename F::Pack>::value) {
+    Packer<float, L, S::width, 32 * (S::warps + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.rank};
+    F::Pack::run(packer);
+  }
   if constexpr (!IsNothing<Uniform>::value)
     if (threadIdx.x < 32) {
       Token<float, L> token{launch, 0, reinterpret_cast<float *>(memory + Kernel::uniformAt), kernel.scratch(0), kernel.self};

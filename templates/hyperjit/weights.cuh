@@ -37,7 +37,7 @@ template <class Ref_, int R_, int K_, int Width, int V> struct ProjectionPlanes 
 };
 /// A CTA's chunks of such fragments, `Offset` bytes into what is staged in shared memory.
 template <class P, int Offset, int Chunks> struct StagedPlanes : P {
-  static constexpr int offset = Offset, stagedChunks = Chunks;
+  static constexpr int offset = Offset, stagedBytes = P::R * Chunks * P::chunkBytes;
 };
 /// The fragments of the lane's first row and chunk, and how many chunks are between rows.
 template <class P> struct PlanesPlace {
@@ -63,17 +63,43 @@ template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
   static constexpr long long count = 1ll * R * chunks * (V / 2) * 32;
 };
 
-//===-- packing, in the prologue ------------------------------------------===//
+//===-- packing -----------------------------------------------------------===//
+
+/// Which fragments are made where, by whom: all of them in the workspace, by the threads of a grid.
+template <class P> struct Packing {
+  static constexpr int chunks = P::chunks;
+  template <class U> HYPERJIT_METHOD static char *target(const U &u) { return reinterpret_cast<char *>(P::Ref::at(u.launch, 0)); }
+  template <class U> HYPERJIT_METHOD static int firstChunk(const U &) { return 0; }
+  template <class U> HYPERJIT_METHOD static int begin(const U &) { return blockIdx.x * blockDim.x + threadIdx.x; }
+  template <class U> HYPERJIT_METHOD static int stride(const U &) { return gridDim.x * blockDim.x; }
+};
+/// A CTA's chunks in its shared memory, by all its threads.
+template <class P, int Offset, int Chunks> struct Packing<StagedPlanes<P, Offset, Chunks>> {
+  static constexpr int chunks = Chunks;
+  template <class U> HYPERJIT_METHOD static char *target(const U &u) { return reinterpret_cast<char *>(u.weights) + Offset; }
+  template <class U> HYPERJIT_METHOD static int firstChunk(const U &u) { return u.rank * Chunks; }
+  template <class U> HYPERJIT_METHOD static int begin(const U &) { return threadIdx.x; }
+  template <class U> HYPERJIT_METHOD static int stride(const U &) { return U::threads; }
+};
+/// The launch seen by a thread that packs for its CTA.
+template <class T_, class L, int Width_, int Threads_> struct Packer {
+  using T = T_;
+  static constexpr int width = Width_, threads = Threads_;
+  const L &launch;
+  unsigned char *weights;
+  int rank;
+};
 
 template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(U &u, const W &w) {
-  uint4 *target = reinterpret_cast<uint4 *>(P::Ref::at(u.launch, 0));
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < P::count;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const int lane = static_cast<int>(i % 32), tile = static_cast<int>(i / 32 % P::tiles);
-    const int step = static_cast<int>(i / 32 / P::tiles % P::steps);
-    const int chunk = static_cast<int>(i / 32 / P::tiles / P::steps % P::chunks);
-    const int row = static_cast<int>(i / 32 / P::tiles / P::steps / P::chunks);
-    const int k = 8 * tile + lane / 4, c = chunk * 4 * V + lane % 4 * V + 4 * step;
+  using Range = Packing<P>;
+  static_assert(P::count < 1ll << 31, "fragments are counted by an int");
+  uint4 *target = reinterpret_cast<uint4 *>(Range::target(u));
+  // Numbers of several fragments on their way together.
+#pragma unroll 6
+  for (int i = Range::begin(u); i < P::R * Range::chunks * P::steps * P::tiles * 32; i += Range::stride(u)) {
+    const int lane = i % 32, tile = i / 32 % P::tiles, step = i / 32 / P::tiles % P::steps;
+    const int chunk = i / 32 / P::tiles / P::steps % Range::chunks, row = i / 32 / P::tiles / P::steps / Range::chunks;
+    const int k = 8 * tile + lane / 4, c = (Range::firstChunk(u) + chunk) * 4 * V + lane % 4 * V + 4 * step;
     float x[4];
 #pragma unroll
     for (int e = 0; e < 4; ++e)
@@ -86,14 +112,16 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(
 }
 
 template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U &u, const W &w) {
-  unsigned *target = reinterpret_cast<unsigned *>(P::Ref::at(u.launch, 0));
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < P::count;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
-    const int lane = static_cast<int>(i % 32), j = static_cast<int>(i / 32 % (V / 2));
-    const int chunk = static_cast<int>(i / 32 / (V / 2) % P::chunks), row = static_cast<int>(i / 32 / (V / 2) / P::chunks);
-    const int g = lane / 4, q = lane % 4, c = chunk * 4 * V + g / 2 * V + 2 * j + g % 2;
-    unsigned *block = target + i / 32 * P::words;
+  using Range = Packing<P>;
+  static_assert(P::count < 1ll << 31, "fragments are counted by an int");
+  unsigned *target = reinterpret_cast<unsigned *>(Range::target(u));
+  for (int i = Range::begin(u); i < P::R * Range::chunks * (V / 2) * 32; i += Range::stride(u)) {
+    const int lane = i % 32, j = i / 32 % (V / 2);
+    const int chunk = i / 32 / (V / 2) % Range::chunks, row = i / 32 / (V / 2) / Range::chunks;
+    const int g = lane / 4, q = lane % 4, c = (Range::firstChunk(u) + chunk) * 4 * V + g / 2 * V + 2 * j + g % 2;
+    unsigned *block = target + static_cast<long long>(i / 32) * P::words;
     auto at = [&](int k) { return k < P::K && c < U::width ? w.at(u, row, c, k) : 0.0f; };
+#pragma unroll
     for (int step = 0; step < P::steps; ++step) {
       unsigned *words = block + 128 * step + 4 * lane;
       const int k = 16 * step + 2 * q;

@@ -76,7 +76,7 @@ Allowed allowedFor(DType type, bool narrowStreams) {
   case DType::Float16:
     return {0x1p-10, 0x1p-12};
   case DType::Float32:
-    return {0, narrowStreams ? 2e-3 : 2e-5};
+    return {0, narrowStreams ? 8e-3 : 2e-5};
   default:
     return {0, 1e-11};
   }

@@ -9,7 +9,7 @@
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:blocks=2 %s 2>&1 | FileCheck %s --check-prefix=NAME
 
 // A block has 32 of 64 channels, one warp's chunk: rows come from a slot that is given back at once, next streams stay in
-// registers, the first record is copied from the operand that holds it, the weight's part is staged, sums come before stores. What
+// registers, the first record is copied from the operand that holds it, the block packs its part of the weight, sums come before stores. What
 // no row waits for follows what rows wait for in the same kernel.
 // CHECK: #include "hyperjit/cluster_columns.cuh"
 // CHECK: class Rows0_0 {
@@ -17,7 +17,7 @@
 // CHECK:   releaseRing<0>
 // CHECK:   mix<InRecord<[[H:[0-9]+]]>, 4>({{.*}}, [[X]])
 // CHECK:   [[N:v[0-9]+]] = roundRows<bfloat16>
-// CHECK:   projectTiles<0, StagedPlanes<ProjectionPlanes<Space::Fixed<0>, 4, 20, 64, 8>, 0, 1>, 0, 1, 0, 3, 1>({{.*}}, [[N]])
+// CHECK:   projectTiles<0, StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 8>, 0, 1>, 0, 1, 0, 3, 1>({{.*}}, [[N]])
 // CHECK:   storeRows<Held<Operand<3, bfloat16, 256>, 0>>({{.*}}, [[N]])
 // CHECK: class Coefficients1 {
 // CHECK-NOT: sinkhorn
@@ -28,11 +28,14 @@
 // CHECK:   storeCoefficients<Operand<5, float, 16>>
 // CHECK: class Rows1_0 {
 // CHECK:   loadRows<Held<Operand<3, bfloat16, 256>, 0>, 4>
+// CHECK: class Weights {
+// CHECK:   packProjection<StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 8>, 0, 1>, 8>
 // CHECK: using MainFlow = Flow<2, 6, 1, {{[0-9]+}}, RecordImage<Operand<1, float, 16>, 0, [[H]], 16>, 0, 16, 12288, {{[0-9]+}}, List<Ring<6, 0, 0, true, 320,
 // CHECK: clusterColumns<Main, MainFlow, Nothing,
 // CHECK:   Publish<0, 0, Stage<Nothing, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>>,
 // CHECK:   Publish<[[Q]], 4, Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>, Late1>>(launch);
-// CHECK-NOT: tokenwise
+// One launch is all.
+// CHECK-NOT: __global__
 // CHECK: // schedule columns:
 // CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
 

@@ -413,7 +413,7 @@ void BodyEmitter::storeWide(Value value, StringRef reference) {
 }
 
 void BodyEmitter::pack(Value weight, StringRef planes, int64_t vector) {
-  call(planes.starts_with("ProjectionPlanes") ? "packProjection" : "packExpansion", {planes.str(), number(vector)},
+  call(planes.contains("ProjectionPlanes") ? "packProjection" : "packExpansion", {planes.str(), number(vector)},
        {context, convert(weight)}, {}, false);
 }
 

@@ -313,7 +313,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
         continue;
       auto type = cast<hc::WeightType>(weight.getType());
       target[weight] = formatv("StagedPlanes<{0}, {1}, {2}>", found->second, columns.weightBytes, chunks);
-      columns.weights += (columns.weights.empty() ? "" : ", ") + target[weight];
+      if (columns.packed.contains(weight))
+        columns.packs.push_back({weight, target[weight]});
+      else
+        columns.weights += (columns.weights.empty() ? "" : ", ") + target[weight];
       columns.weightBytes += type.getRows() * chunks * planesOfChunk(type, expands);
     }
   };
@@ -405,14 +408,25 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
                     .str();
     fewest = std::min(fewest, ahead(ring));
   }
+  StringRef pack = "Nothing";
+  if (!columns.packs.empty()) {
+    Places places;
+    places.memory = plan.memory.memory;
+    pack = "Weights";
+    BodyEmitter emitter = body(pack, BodyEmitter::Kind::Wide, places);
+    for (auto &[weight, place] : columns.packs)
+      emitter.pack(weight, place, numbers.vector);
+    close(emitter);
+  }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>>;", lag, records,
+          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
               ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
-              : "Nothing")
+              : "Nothing",
+          pack)
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)

@@ -184,11 +184,28 @@ LogicalResult SourceBuilder::chooseMain() {
   return success();
 }
 
-/// The prologue packs the weights of projections and expansions for the main kernel's vector.
+/// Whether a weight is made number by number of what lies in memory before the main kernel.
+bool SourceBuilder::isDirect(Value weight) {
+  if (plan.memory.memory.count(weight))
+    return true;
+  Operation *op = weight.getDefiningOp();
+  return op && !isReduction(op) && llvm::all_of(op->getOperands(), [&](Value operand) {
+           return isa<hc::CoeffsType>(operand.getType()) ? plan.memory.memory.count(operand) > 0 : isDirect(operand);
+         });
+}
+
+/// The prologue packs the weights of projections and expansions for the main kernel's vector; clusterColumns packs those of
+/// projections itself where it can (beside an expansion, it has no register to spare).
 void SourceBuilder::placePlanes() {
   int64_t chunks = llvm::divideCeil(plan.width, 4 * mainShape.vector);
   auto place = [&](Value weight, StringRef kind, bool expands, llvm::DenseMap<Value, std::string> &planes) {
     auto type = cast<hc::WeightType>(weight.getType());
+    if (choice.columns && !expands && isDirect(weight)) {
+      columns.packed.insert(weight);
+      planes[weight] = formatv("{0}<Nothing, {1}, {2}, {3}, {4}>", kind, type.getRows(), type.getColumns(), plan.width,
+                               mainShape.vector);
+      return;
+    }
     int64_t offset = plan.fixedBytes;
     plan.fixedBytes += llvm::alignTo(type.getRows() * chunks * planesOfChunk(type, expands), 256);
     planes[weight] = formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}>", kind, offset, type.getRows(),

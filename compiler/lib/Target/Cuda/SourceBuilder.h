@@ -106,6 +106,7 @@ private:
   LogicalResult chooseMain();
   LogicalResult chooseColumns();
   void placePlanes();
+  bool isDirect(Value weight);
   void prepareRecords();
   LogicalResult planColumns(Places &places);
   static bool isEmpty(const StagePlan &stage) {
@@ -143,7 +144,9 @@ private:
     int64_t stages = 0, lag = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
     bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
-    std::string weights;
+    llvm::SetVector<Value> packed;             ///< weights that the main kernel packs itself
+    std::vector<std::pair<Value, std::string>> packs; ///< and their places, one for each use
+    std::string weights;                       ///< places of those that the prologue packs
     struct HeldRows {
       Value value;
       std::string place;
