@@ -130,9 +130,13 @@ template <class S, class Records, int Size, class P, class L> struct TileFetcher
 };
 
 /// As `columns`, with a warp on 4 V channels and 16 tokens at once, which come Slots - 1 tiles ahead. A lane's rows are its own; all
-/// share the records. A slot is written again behind the barrier that follows its last reads.
-template <class S, class Uniform, class Records, int Size, int Slots, class... Passes, class L>
+/// share the records. A slot is written again behind the barrier that follows its last reads. The first blocks of a chunk make its
+/// `Sums`, too (TokenSums, or Nothing).
+template <class S, class Uniform, class Records, int Size, int Slots, class Sums, class... Passes, class L>
 HYPERJIT_DEVICE void columnTiles(const L &launch) {
+  if constexpr (!IsNothing<Sums>::value)
+    if (blockIdx.z == 0)
+      Sums::template run<float, S::warps>(launch, blockIdx.y, blockIdx.x, gridDim.x);
   const SharedMemory<S> memory(0);
   uniformOfKernel<S, Uniform>(launch, memory);
   const long long begin = blockIdx.y * launch.chunkTokens;

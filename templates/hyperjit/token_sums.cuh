@@ -57,31 +57,38 @@ template <class Sweep_, int Slots, int Columns, int Repeats> struct ColumnPass {
   static constexpr int slots = Slots, columns = Columns, repeats = Repeats;
 };
 
-/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. One CTA of 256 threads a chunk;
-/// eight rows of threads take every eighth token and are added in order.
-template <class T, class Source, class Target, int Count, class L> HYPERJIT_DEVICE void tokenSums(const L &launch) {
-  __shared__ T partial[8][33];
-  const long long begin = blockIdx.x * launch.chunkTokens;
-  const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
-  const int column = threadIdx.x % 32, row = threadIdx.x / 32;
-  for (int base = 0; base < Count; base += 32) {
-    const int index = base + column;
-    T sum = 0;
-    if (index < Count)
-      sum = sumInOrder<T>((end - begin - row + 7) / 8, [&](long long i) {
-        return Source::template read<T>(launch, begin + row + 8 * i, index);
-      });
-    partial[row][column] = sum;
-    __syncthreads();
-    if (row == 0 && index < Count) {
-      T total = 0;
+/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. `Warps` warps take every Warps-th token of
+/// the chunk and are added in order.
+template <class Source, class Target, int Count> struct TokenSums {
+  /// Of columns 32 block, 32 (block + blocks), ..
+  template <class T, int Warps, class L> HYPERJIT_METHOD static void run(const L &launch, long long chunk, int block, int blocks) {
+    __shared__ T partial[Warps][33];
+    const long long begin = chunk * launch.chunkTokens;
+    const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
+    const int column = threadIdx.x % 32, row = threadIdx.x / 32;
+    for (int base = 32 * block; base < Count; base += 32 * blocks) {
+      const int index = base + column;
+      T sum = 0;
+      if (index < Count)
+        sum = sumInOrder<T>((end - begin - row + Warps - 1) / Warps, [&](long long i) {
+          return Source::template read<T>(launch, begin + row + Warps * i, index);
+        });
+      partial[row][column] = sum;
+      __syncthreads();
+      if (row == 0 && index < Count) {
+        T total = 0;
 #pragma unroll
-      for (int r = 0; r < 8; ++r)
-        total += partial[r][column];
-      Target::at(launch, blockIdx.x)[index] = total;
+        for (int r = 0; r < Warps; ++r)
+          total += partial[r][column];
+        Target::at(launch, chunk)[index] = total;
+      }
+      __syncthreads();
     }
-    __syncthreads();
   }
+};
+/// A CTA of 256 threads a chunk.
+template <class T, class Sums, class L> HYPERJIT_DEVICE void tokenSums(const L &launch) {
+  Sums::template run<T, 8>(launch, blockIdx.x, 0, 1);
 }
 
 } // namespace hyperjit

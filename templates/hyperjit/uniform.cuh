@@ -15,6 +15,7 @@ template <class T_, class L, int Width_> struct Uniform {
   using T = T_;
   static constexpr int width = Width_;
   const L &launch;
+  int blocks; // of the grid that share it
 };
 
 #define HYPERJIT_ROWS_AT HYPERJIT_METHOD typename U::T at(const U &u, int r, int c) const
@@ -231,7 +232,7 @@ template <int R, class U, class X> HYPERJIT_DEVICE auto uniformWeightFromRows(U 
 template <class Ref, class U, class X> HYPERJIT_DEVICE void uniformStoreRows(U &u, const X &x) {
   auto *target = Ref::at(u.launch, 0);
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < static_cast<long long>(X::R) * U::width;
-       i += static_cast<long long>(gridDim.x) * blockDim.x)
+       i += static_cast<long long>(u.blocks) * blockDim.x)
     target[i] = convert<typename Ref::Storage>(x.at(u, static_cast<int>(i / U::width), static_cast<int>(i % U::width)));
 }
 
@@ -239,7 +240,7 @@ template <class Ref, class U, class W> HYPERJIT_DEVICE void uniformStoreWeight(U
   auto *target = Ref::at(u.launch, 0);
   constexpr long long count = static_cast<long long>(W::R) * U::width * W::K;
   for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += static_cast<long long>(gridDim.x) * blockDim.x) {
+       i += static_cast<long long>(u.blocks) * blockDim.x) {
     const int k = static_cast<int>(i % W::K), c = static_cast<int>(i / W::K % U::width);
     target[i] = convert<typename Ref::Storage>(w.at(u, static_cast<int>(i / W::K / U::width), c, k));
   }
@@ -249,7 +250,7 @@ template <class Ref, class U, class W> HYPERJIT_DEVICE void uniformStoreWeight(U
 template <class Ref, int Outputs, int Terms, class U, class F> HYPERJIT_DEVICE void uniformReduce(U &u, const F &term) {
   using T = typename U::T;
   __shared__ T partial[256];
-  for (int o = blockIdx.x; o < Outputs; o += gridDim.x) {
+  for (int o = blockIdx.x; o < Outputs; o += u.blocks) {
     T sum = 0;
     for (int i = threadIdx.x; i < Terms; i += 256)
       sum += term(o, i);
@@ -283,7 +284,7 @@ template <class Ref, class U, class X, class W> HYPERJIT_DEVICE void uniformProj
 }
 
 template <class T, int Width, class Body, class L> HYPERJIT_DEVICE void uniformWide(const L &launch) {
-  Uniform<T, L, Width> u{launch};
+  Uniform<T, L, Width> u{launch, static_cast<int>(gridDim.x)};
   Body::run(u);
 }
 
@@ -292,6 +293,16 @@ template <class T, class Body, class L> HYPERJIT_DEVICE void uniformNarrow(const
   unsigned char *memory = dynamicShared();
   Token<T, L> token{launch, 0, nullptr, reinterpret_cast<T *>(memory), static_cast<int>(threadIdx.x)};
   Body::run(token);
+}
+
+/// Both at once where neither needs the other: coefficient maths in the last block, wide work in the rest.
+template <class T, int Width, class Wide, class Narrow, class L> HYPERJIT_DEVICE void uniformBoth(const L &launch) {
+  if (blockIdx.x + 1 < gridDim.x) {
+    Uniform<T, L, Width> u{launch, static_cast<int>(gridDim.x) - 1};
+    Wide::run(u);
+  } else if (threadIdx.x < 32) {
+    uniformNarrow<T, Narrow>(launch);
+  }
 }
 
 #undef HYPERJIT_ROWS_AT

@@ -1,6 +1,8 @@
 // RUN: hc-translate --hc-to-cuda --target=sm_80 %s | FileCheck %s
+// RUN: sed '/^hc.func/ s/f32/bf16/; s/, 7/, 8/g' %s | hc-translate --hc-to-cuda --target=sm_80 | FileCheck %s --check-prefix=TILES
 
-// Sums over tokens: coefficients by their own launch, a weight gradient by columns, the epilogue on both.
+// Sums over tokens: coefficients by their own launch, a weight gradient by columns, the epilogue on both, its two levels in one
+// launch because neither needs the other.
 
 // CHECK: class Rows0_0 {
 // CHECK:   dot<0, 0, 2>
@@ -8,7 +10,7 @@
 // CHECK:   weightGradient<InRecord<0>, 2, 3, 3>
 // CHECK:   storeGradient<Space::PerChunk<0>, 2, 3, 3>
 // CHECK: columns<{{.*}}Space::PerToken<{{[0-9]+}}>, 4,
-// CHECK: tokenSums<float, Space::PerToken<{{[0-9]+}}>, Space::PerChunk<{{[0-9]+}}>, 4>
+// CHECK: tokenSums<float, TokenSums<Space::PerToken<{{[0-9]+}}>, Space::PerChunk<{{[0-9]+}}>, 4>>
 // CHECK: class Epilogue0 {
 // CHECK:   uniformWeight<Space::PerChunk<0>, 2, 3>
 // CHECK:   uniformScaleWeight
@@ -16,7 +18,13 @@
 // CHECK: class Epilogue1 {
 // CHECK:   loadCoefficients<Space::PerChunk<{{[0-9]+}}>, 4>
 // CHECK:   storeCoefficients<Operand<4, float, 0>>
+// CHECK: uniformBoth<float, 7, Epilogue0, Epilogue1>
 // CHECK: // launch {{.*}}"entry":"sums_columns"{{.*}}"grid_y":"chunks"
+
+// On tensor cores, the launch of the gradient makes the sums of coefficients, too.
+// TILES: columnTiles<{{.*}}, TokenSums<Space::PerToken<{{[0-9]+}}>, Space::PerChunk<{{[0-9]+}}>, 4>,
+// TILES-NEXT: TilePass<Gradient0, {{.*}}Input<Fetched<Operand<0, bfloat16, 16>, 0, {{[0-9]+}}>, 2>>
+// TILES-NOT: tokenSums
 hc.func @sums(%x: !hc.rows<2, 7> {hc.dtype = f32}, %p: !hc.coeffs<1, 3> {hc.dtype = f32},
               %g: !hc.rows<2, 7> {hc.dtype = f32, hc.uniform})
     -> (!hc.weight<2, 7, 3> {hc.dtype = f32, hc.uniform}, !hc.coeffs<2, 2> {hc.dtype = f32, hc.uniform})

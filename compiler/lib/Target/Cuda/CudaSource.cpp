@@ -89,7 +89,8 @@ void SourceBuilder::emitHeader() {
 // Uniform work, level by level
 //===----------------------------------------------------------------------===//
 
-/// Even levels are wide launches (rows, weights, sums over channels), odd ones are one warp's coefficient maths.
+/// Even levels are wide launches (rows, weights, sums over channels), odd ones are one warp's coefficient maths; one launch does a
+/// wide level and the next where that needs nothing of it.
 void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phase) {
   if (stores.empty())
     return;
@@ -156,7 +157,23 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
   Places places;
   for (auto &[value, reference] : there)
     places.memory[value] = reference;
-  for (int64_t level : order) {
+  /// Whether what is stored at a level is made of nothing that `earlier` stores.
+  auto independent = [&](int64_t level, int64_t earlier) {
+    llvm::DenseSet<Value> made, seen;
+    for (const Store &store : byLevel[earlier])
+      made.insert(store.value);
+    std::function<bool(Value)> walk = [&](Value value) {
+      if (made.contains(value))
+        return false;
+      Operation *op = value.getDefiningOp();
+      if (!op || places.memory.count(value) || !seen.insert(value).second)
+        return true;
+      return llvm::all_of(op->getOperands(), walk);
+    };
+    return llvm::all_of(byLevel[level], [&](const Store &store) { return walk(store.value); });
+  };
+  std::string withNext; // the wide body that the next level's launch does, too
+  for (auto [index, level] : llvm::enumerate(order)) {
     std::string suffix = formatv("{0}{1}", phase, level);
     std::string className = formatv("{0}{1}", phase == "prologue" ? "Prologue" : "Epilogue", level);
     bool wide = level % 2 == 0;
@@ -179,7 +196,14 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
       work = std::max(work, hc::elementCount(store.value.getType()));
     }
     close(emitter);
-    if (wide) {
+    if (wide && index + 1 < order.size() && order[index + 1] == level + 1 && independent(level + 1, level)) {
+      withNext = className;
+    } else if (!wide && !withNext.empty()) {
+      entry(suffix, formatv("uniformBoth<{0}, {1}, {2}, {3}>", number(), plan.width, withNext, className).str(), 256, 1,
+            json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", 257}}},
+                         {"shared_bytes", emitter.scratch() * plan.elementBytes + 16}});
+      withNext.clear();
+    } else if (wide) {
       entry(suffix, formatv("uniformWide<{0}, {1}, {2}>", number(), plan.width, className).str(), 256, 1,
             json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", 256}}}});
     } else {

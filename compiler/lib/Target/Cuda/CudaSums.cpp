@@ -163,7 +163,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
     int64_t tileSlots = std::clamp<int64_t>((room / minBlocks - 1024 - 4 * numbers.uniform) / slotBytes(), 2, 4);
     shared = std::max(shared, tileSlots * slotBytes() / 4);
     skeleton = formatv("columnTiles<{0}, {1}", shape(numbers), uniform);
-    records += formatv(", {0}", tileSlots).str();
+    records += formatv(", {0}, {1}", tileSlots, takeSums()).str();
   }
   shared += llvm::alignTo(numbers.uniform, 4);
   entry(
@@ -176,12 +176,16 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
           {"shared_bytes", shared * plan.elementBytes}});
 }
 
+std::string SourceBuilder::takeSums() {
+  if (!plan.sumCount || sumsTaken)
+    return "Nothing";
+  sumsTaken = true;
+  return formatv("TokenSums<Space::PerToken<{0}>, Space::PerChunk<{1}>, {2}>", plan.sumOffset, plan.chunkSumOffset,
+                 plan.sumCount);
+}
+
 void SourceBuilder::emitSums() {
-  if (!plan.sumCount)
-    return;
-  entry("sums",
-        formatv("tokenSums<{0}, Space::PerToken<{1}>, Space::PerChunk<{2}>, {3}>", number(), plan.sumOffset,
-                plan.chunkSumOffset, plan.sumCount)
-            .str(),
-        256, 1, json::Object{{"grid", json::Object{{"kind", "chunks"}}}});
+  if (std::string sums = takeSums(); sums != "Nothing")
+    entry("sums", formatv("tokenSums<{0}, {1}>", number(), sums).str(), 256, 1,
+          json::Object{{"grid", json::Object{{"kind", "chunks"}}}});
 }

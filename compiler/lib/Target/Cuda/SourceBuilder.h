@@ -103,6 +103,8 @@ private:
   void emitColumns();
   void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
   void emitSums();
+  /// The sums of tokens' coefficients, or Nothing where they are made already.
+  std::string takeSums();
   LogicalResult chooseMain();
   LogicalResult chooseColumns();
   void placePlanes();
@@ -131,7 +133,7 @@ private:
   bool tiled = false;
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
-  bool mainReduces = false;
+  bool mainReduces = false, sumsTaken = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
   /// Of the skeleton clusterColumns.
   struct ColumnRing {
