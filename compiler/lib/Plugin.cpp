@@ -4,6 +4,7 @@
 // JSON in, meta JSON and payload out (Compiler.h). A fresh MLIRContext per
 // request, no thread pool: requests may come from any thread.
 //===----------------------------------------------------------------------===//
+#include "PluginVersion.h"
 #include "hyperjit/Compiler.h"
 #include "hyperjit/Pipeline.h"
 #include "hyperjit/Target/CpuImage.h"
@@ -11,7 +12,6 @@
 
 #include "mlir/IR/Diagnostics.h"
 #include "llvm/ADT/StringExtras.h"
-#include "llvm/Config/llvm-config.h"
 #include "llvm/Support/JSON.h"
 #include "llvm/Support/xxhash.h"
 
@@ -332,10 +332,9 @@ int runRequest(const char *request, size_t size, HyperjitSink sink, void *sinkCo
   return Request(StringRef(request, size), sink, sinkContext).run();
 }
 
-const HyperjitCompiler compiler = {HYPERJIT_COMPILER_ABI, "llvm " LLVM_VERSION_STRING, runRequest};
-
 } // namespace
 
 extern "C" const HyperjitCompiler *hyperjit_compiler(uint32_t abi) {
+  static const HyperjitCompiler compiler = {HYPERJIT_COMPILER_ABI, pluginVersion(), runRequest};
   return abi == HYPERJIT_COMPILER_ABI ? &compiler : nullptr;
 }

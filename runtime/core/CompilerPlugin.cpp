@@ -77,6 +77,10 @@ static std::string misfit(const HyperjitCompiler *table) {
   std::string_view version = table->version;
   if (!expected.empty() && version.starts_with("llvm ") && !version.substr(5).starts_with(expected))
     return fmt::format("it is of another build: {}, this library expects llvm {}", version, expected);
+  // So does that of every kernel name the compiler's sources.
+  std::string_view sources = compilerDigest().substr(0, 16);
+  if (version.find(", sources ") != std::string_view::npos && !version.ends_with(sources))
+    return fmt::format("it is made of other sources: {}, this library of {}; build both", version, sources);
   return {};
 }
 

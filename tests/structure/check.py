@@ -51,6 +51,13 @@ def variants(root):
             problems.append(f"{path.relative_to(root)} names the variant '{match.group(0)}'")
 
 
+def instructions(root):
+    """What the emulator has to replace is in one place."""
+    for path in sources(root, ["templates", "compiler/lib/Conversion", "compiler/lib/Target/Cuda"]):
+        if path.name != "device.cuh" and re.search(r"\basm\b(?!\w)\s*(volatile)?\s*\(", path.read_text()):
+            problems.append(f"{path.relative_to(root)} has PTX; templates/hyperjit/device.cuh is for that")
+
+
 def needed(library):
     text = subprocess.run(["readelf", "-d", library], check=True, capture_output=True, text=True).stdout
     return re.findall(r"\(NEEDED\).*\[(.*)\]", text)
@@ -71,6 +78,7 @@ def main():
 
     includes(options.source)
     variants(options.source)
+    instructions(options.source)
 
     foreign = re.compile(r"LLVM|MLIR|torch|c10|cuda|nvrtc")
     for name in needed(options.libhyperjit):

@@ -44,7 +44,7 @@ typedef void (*HyperjitSink)(void *context, const char *json, size_t jsonSize, c
 
 struct HyperjitCompiler {
   uint32_t abi;        /* HYPERJIT_COMPILER_ABI of the plugin */
-  const char *version; /* "llvm 22.1.8 ..."; static storage */
+  const char *version; /* "llvm 22.1.8, sources <digest>"; static storage */
   /* 0: success, 1: failure. Thread safe, never throws, never exits. */
   int (*run)(const char *request, size_t size, HyperjitSink sink, void *context);
 };

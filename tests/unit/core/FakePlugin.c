@@ -29,6 +29,10 @@ const struct HyperjitCompiler *hyperjit_compiler(uint32_t abi) {
   static const struct HyperjitCompiler table = {HYPERJIT_COMPILER_ABI, "llvm 1.2.3", run};
   (void)abi;
   return &table;
+#elif defined(FAKE_other_sources)
+  static const struct HyperjitCompiler table = {HYPERJIT_COMPILER_ABI, "fake 1, sources 0123456789abcdef", run};
+  (void)abi;
+  return &table;
 #else
   static const struct HyperjitCompiler table = {HYPERJIT_COMPILER_ABI, "fake 1", run};
   return abi == HYPERJIT_COMPILER_ABI ? &table : 0;

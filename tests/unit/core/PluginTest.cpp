@@ -60,6 +60,12 @@ TEST(Plugin, OtherBuildsAreRefused) {
                        std::string(llvmVersion())));
 }
 
+TEST(Plugin, OtherSourcesAreRefused) {
+  EXPECT_EQ(opening(PLUGIN_other_sources).text,
+            cannotOpen(std::string(PLUGIN_other_sources) + ": it is made of other sources: fake 1, sources 0123456789abcdef, this library of " +
+                       std::string(compilerDigest().substr(0, 16)) + "; build both"));
+}
+
 TEST(Plugin, AnswersBecomeRepliesOrErrors) {
   CompilerPlugin plugin{PLUGIN_answers};
   EXPECT_EQ(plugin.path(), "");
