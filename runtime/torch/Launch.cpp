@@ -9,6 +9,7 @@
 #include <hyperjit/core/KernelManager.h>
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/DeviceGuard.h>
 
 namespace hyperjit::ops {
@@ -45,8 +46,8 @@ public:
   void launch(const Kernel &kernel, int64_t tokens, const at::Tensor &x, int device) {
     const size_t bytes = kernel.workspaceBytes(tokens);
     at::DataPtr workspace; // of torch's allocator: freed in stream order, known to graphs
-    if (bytes)
-      workspace = (x.is_cpu() ? allocatorOnCpu() : *c10::GetAllocator(x.device().type())).allocate(bytes);
+    if (bytes) // the hooks know the allocator that at::empty takes, a pluggable one, too
+      workspace = (x.is_cpu() ? allocatorOnCpu() : *at::detail::getCUDAHooks().getCUDADeviceAllocator()).allocate(bytes);
     kernel.launch({pointers.data(), pointers.size()}, workspace.get(), tokens, device < 0 ? cpuContext() : cudaContext(device));
   }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <csetjmp>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <fmt/format.h>
@@ -235,18 +236,23 @@ public:
   void copyOrClear(unsigned target, const void *source, int bytes) {
     if ((bytes != 4 && bytes != 8 && bytes != 16) || reinterpret_cast<uintptr_t>(source) % bytes)
       fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
+    const Copy copy{target, source, bytes};
+    if (random() % 4 == 0) // nothing keeps it back
+      return land(copy, running->block);
     pointerTo(target, bytes, bytes, running->block);
-    fibers[running->firstFiber + lane].groups.back().push_back({target, source, bytes});
+    fibers[running->firstFiber + lane].groups.back().push_back(copy);
+  }
+  void land(const Copy &copy, int block) {
+    unsigned char *target = pointerTo(copy.target, copy.bytes, copy.bytes, block);
+    copy.source ? std::memcpy(target, copy.source, size_t(copy.bytes)) : std::memset(target, 0, size_t(copy.bytes));
   }
   void groupCopies() { fibers[running->firstFiber + lane].groups.emplace_back(); }
   /// Groups land when they are waited for, and now and then one more does.
   void waitForGroups(int left) {
     auto &groups = fibers[running->firstFiber + lane].groups;
     while (int(groups.size()) - 1 > left || (groups.size() > 1 && random() % 4 == 0)) {
-      for (const Copy &copy : groups.front()) {
-        unsigned char *target = pointerTo(copy.target, copy.bytes, 4, running->block);
-        copy.source ? std::memcpy(target, copy.source, size_t(copy.bytes)) : std::memset(target, 0, size_t(copy.bytes));
-      }
+      for (const Copy &copy : groups.front())
+        land(copy, running->block);
       groups.pop_front();
     }
   }
@@ -331,22 +337,24 @@ private:
     }
   }
 
+  [[noreturn]] static void enter(Fiber &fiber) {
+    if (fiber.started)
+      _longjmp(fiber.place, 1);
+    fiber.started = true;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack = {fiber.stack, 0, stackBytes};
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, &Machine::begin, 0);
+    setcontext(&fiber.context);
+    std::abort(); // setcontext returns only where it fails
+  }
   void resume(Warp &warp, int which) {
     running = &warp;
     lane = which;
-    Fiber &fiber = fibers[warp.firstFiber + which];
-    thread = &fiber.thread;
+    thread = &fibers[warp.firstFiber + which].thread;
     const int how = _setjmp(scheduler);
-    if (how == 0) {
-      if (fiber.started)
-        _longjmp(fiber.place, 1);
-      fiber.started = true;
-      getcontext(&fiber.context);
-      fiber.context.uc_stack = {fiber.stack, 0, stackBytes};
-      fiber.context.uc_link = nullptr;
-      makecontext(&fiber.context, &Machine::begin, 0);
-      setcontext(&fiber.context);
-    }
+    if (how == 0)
+      enter(fibers[running->firstFiber + lane]);
     thread = nullptr;
     if (how == 2)
       throw Failure{failure};

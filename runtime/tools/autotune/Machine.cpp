@@ -39,7 +39,7 @@ int usableProcessors() {
   return ::sched_getaffinity(0, sizeof set, &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
 }
 
-/// Of all last caches that this process may use; 32 MiB where the machine does not say.
+/// Of all last caches of the machine; 32 MiB where the machine does not say.
 size_t lastCacheBytes() {
   std::map<std::string, size_t> caches; // by number: several processors have one together
   for (int i = 0; i < CPU_SETSIZE; ++i) {

@@ -7,7 +7,7 @@
 //   prologue    P: uniform work, by levels (wide, narrow, wide, ...)
 //   head        token coefficients that need no row and are long (Sinkhorn, ...)
 //   main        C, M, R of all stages: one sweep a pass
-//   tail        long coefficient maths that no row waits for
+//   tail        long coefficient maths that no row waits for (columns: main)
 //   columns     W: sums of rows, weight gradients
 //   sums        W: sums of coefficients
 //   epilogue    E: uniform work on the sums

@@ -92,7 +92,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
     }
     return (plan.columnSize ? 16 * 4 * numbers.record : 0) + most * 2 * 32 * numbers.warps * 2 * vector;
   };
-  while (onTiles && numbers.warps > 1 && 2 * slotBytes() > leastShared)
+  int64_t uniformBytes = 4 * llvm::alignTo(numbers.uniform, 4);
+  while (onTiles && numbers.warps > 1 && 2 * slotBytes() + uniformBytes > leastShared)
     numbers.warps /= 2;
   std::string passes;
   int64_t count = 0, blocks = 0;
@@ -153,19 +154,25 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       addPass(className, size * vector, 0, 1);
     }
   }
+  bool large = onTiles && (target.starts_with("sm_9") || target.starts_with("sm_10"));
+  int64_t room = large ? mostShared : leastShared;
   int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
   int64_t minBlocks = !onTiles ? 1 : heaviest <= 130 ? 3 : heaviest <= 180 ? 2 : 1;
   std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
   std::string records = formatv("Space::PerToken<{0}>, {1}", plan.columnOffset, plan.columnSize);
   if (onTiles) {
     // Tiles on their way, as many as leave room for the blocks that registers leave room for.
-    int64_t room = target.starts_with("sm_9") || target.starts_with("sm_10") ? mostShared : leastShared;
-    int64_t tileSlots = std::clamp<int64_t>((room / minBlocks - 1024 - 4 * numbers.uniform) / slotBytes(), 2, 4);
+    int64_t tileSlots = std::clamp<int64_t>((room / minBlocks - 1024 - uniformBytes) / slotBytes(), 2, 4);
     shared = std::max(shared, tileSlots * slotBytes() / 4);
     skeleton = formatv("columnTiles<{0}, {1}", shape(numbers), uniform);
     records += formatv(", {0}, {1}", tileSlots, takeSums()).str();
   }
   shared += llvm::alignTo(numbers.uniform, 4);
+  if (shared * plan.elementBytes > room) {
+    kernel.emitError() << "sums over tokens need " << shared * plan.elementBytes << " bytes of shared memory; a block has "
+                       << room;
+    failed = true;
+  }
   entry(
       onTiles ? "gradients" : "columns",
       formatv("{0}, {1}{2}>", skeleton, records, passes).str(), 32 * numbers.warps, minBlocks,
