@@ -194,15 +194,16 @@ template <class S> HYPERJIT_DEVICE S readOnly(const S *source) {
     return *source;
 }
 
-/// The sum of count numbers, one after the other, eight of which are on their way together.
-template <class T, class Read> HYPERJIT_DEVICE T sumInOrder(long long count, Read read) {
+/// The sum of count numbers, `Bytes` apart, one after the other, eight of which are on their way together.
+template <class T, long long Bytes, class S> HYPERJIT_DEVICE T sumInOrder(const S *first, long long count) {
+  const char *at = reinterpret_cast<const char *>(first);
   T sum = 0;
 #pragma unroll 1
-  for (long long first = 0; first < count; first += 8) {
+  for (; count > 0; count -= 8, at += 8 * Bytes) {
     T part[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i)
-      part[i] = first + i < count ? static_cast<T>(read(first + i)) : T(0);
+      part[i] = i < count ? static_cast<T>(readOnly(reinterpret_cast<const S *>(at + i * Bytes))) : T(0);
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       sum += part[i];
@@ -237,6 +238,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
   };
   template <long long Offset> struct PerToken {
     using Storage = S;
+    static constexpr long long bytes = Token; // from one token to the next
     template <class L> HYPERJIT_METHOD static S *at(const L &launch, long long token) {
       return reinterpret_cast<S *>(base(launch) + Bytes + Chunk * launch.chunks + Token * token + Offset);
     }
@@ -251,7 +253,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
       return reinterpret_cast<S *>(base(launch) + Bytes + Chunk * chunk + Offset);
     }
     template <class T, class L> HYPERJIT_METHOD static T read(const L &launch, long long, long long index) {
-      return sumInOrder<T>(launch.chunks, [&](long long chunk) { return readOnly(at(launch, chunk) + index); });
+      return sumInOrder<T, Chunk>(at(launch, 0) + index, launch.chunks);
     }
   };
 };

@@ -70,9 +70,7 @@ template <class Source, class Target, int Count> struct TokenSums {
       const int index = base + column;
       T sum = 0;
       if (index < Count)
-        sum = sumInOrder<T>((end - begin - row + Warps - 1) / Warps, [&](long long i) {
-          return Source::template read<T>(launch, begin + row + Warps * i, index);
-        });
+        sum = sumInOrder<T, Warps * Source::bytes>(Source::at(launch, begin + row) + index, (end - begin - row + Warps - 1) / Warps);
       partial[row][column] = sum;
       __syncthreads();
       if (row == 0 && index < Count) {
