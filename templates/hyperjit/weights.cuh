@@ -95,15 +95,17 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(
   static_assert(P::count < 1ll << 31, "fragments are counted by an int");
   uint4 *target = reinterpret_cast<uint4 *>(Range::target(u));
   // Numbers of several fragments on their way together.
-#pragma unroll 6
+#pragma unroll 4
   for (int i = Range::begin(u); i < P::R * Range::chunks * P::steps * P::tiles * 32; i += Range::stride(u)) {
     const int lane = i % 32, tile = i / 32 % P::tiles, step = i / 32 / P::tiles % P::steps;
     const int chunk = i / 32 / P::tiles / P::steps % Range::chunks, row = i / 32 / P::tiles / P::steps / Range::chunks;
     const int k = 8 * tile + lane / 4, c = (Range::firstChunk(u) + chunk) * 4 * V + lane % 4 * V + 4 * step;
+    // Rows are multiples of 4; what is known of all numbers costs no branch.
+    const bool exists = (P::K % 8 == 0 || k < P::K) && (U::width % (4 * V) == 0 || c < U::width);
     float x[4];
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      x[e] = k < P::K && c + e < U::width ? w.at(u, row, c + e, k) : 0.0f;
+      x[e] = exists ? w.at(u, row, c + e, k) : 0.0f;
     uint4 fragment;
     splitPair(x[0], x[1], fragment.x, fragment.y);
     splitPair(x[2], x[3], fragment.z, fragment.w);
