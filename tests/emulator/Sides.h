@@ -36,7 +36,8 @@ private:
   size_t bytesOf(const OperandInfo &operand) const;
   void launch(const Kernel &kernel, const std::vector<void *> &operands, const LaunchContext &context);
   std::vector<void *> run(const Kernel &kernel, const LaunchContext &context);
-  std::string difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow) const;
+  double largestOf(const OperandInfo &operand, const void *numbers) const;
+  std::string difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow, double largest) const;
 
   int64_t tokens;
   cuda::Device device{0}; ///< its memory is the process's
