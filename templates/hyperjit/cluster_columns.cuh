@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Split of work. A cluster of `cluster` CTAs owns whole tiles of tokens; each CTA keeps its part of the channels of all rows,
-// and its part of the packed weights stays in shared memory, packed by all its threads before anything else where that is all it takes. Rows come by rings of slots, one for each span of stages that
-// reads them. Stage s works on tile k - s Lag while stage 0 works on tile k, so sums have the time of Lag tiles to become
-// coefficients.
+// and its part of the packed weights stays in shared memory, where all its threads pack it before anything else if no launch did.
+// Rows come by rings of slots, one for each span of stages that reads them. Stage s works on tile k - s Lag while stage 0 works on
+// tile k, so sums have the time of Lag tiles to become coefficients.
 //
 //   warps                     a tile
 //   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
@@ -19,16 +19,16 @@
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
 //
-// Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers; 1 + bytes where records are copied) and finished (compute
-// warps and owners) of each record; weights (1 + bytes of what was packed before); a stage: ready (1 + bytes) of
-// each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
+// Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers; 1 + bytes where records
+// are copied) and finished (compute warps and owners) of each record; weights (1 + bytes of what a launch packed); a stage: ready
+// (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k + Records before
 // every compute warp and every owner has done all that it does for tile k. (Loaders go by `empty`, the sender by `deposited`, which
 // end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has just ended: the
-// parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes from another CTA: of stage 0,
-// after that has finished tile k, with the record that those sums became here; of a later stage, after the record of its own tile has
-// come from here, where all owners had finished tile k.
+// parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes from another CTA:
+// of stage 0, after that has finished tile k, with the record that those sums became here; of a later stage, after the record of its
+// own tile has come from here, where all owners had finished tile k.
 // A token's sums depend on the split of channels alone: CTAs in order, in each its warps in order.
 #ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
 #define HYPERJIT_CLUSTER_COLUMNS_CUH

@@ -195,7 +195,7 @@ bool SourceBuilder::isDirect(Value weight) {
 }
 
 /// The prologue packs the weights of projections and expansions for the main kernel's vector; clusterColumns packs those of
-/// projections itself where it can. Those of expansions are read in gathers, which takes longer than a launch.
+/// projections itself where it can. With those of expansions packed there, too, some widths spill.
 void SourceBuilder::placePlanes() {
   int64_t chunks = llvm::divideCeil(plan.width, 4 * mainShape.vector);
   auto place = [&](Value weight, StringRef kind, bool expands, llvm::DenseMap<Value, std::string> &planes) {
