@@ -10,7 +10,7 @@
 
 // A block has 32 of 64 channels, one warp's chunk: rows come from a slot that is given back at once, next streams stay in
 // registers, the first record is copied from the operand that holds it, the block packs its part of the weight, sums come before stores. What
-// no row waits for follows what rows wait for in the same kernel.
+// no row waits for follows what rows wait for in the same kernel; where it is long, a kernel of its own makes it.
 // CHECK: #include "hyperjit/cluster_columns.cuh"
 // CHECK: class Rows0_0 {
 // CHECK:   [[X:v[0-9]+]] = loadRows<Staged<Operand<0, bfloat16, 256>, 0, 0, 32>, 4>
@@ -24,8 +24,8 @@
 // CHECK: writeRecord<[[Q:[0-9]+]]>
 // CHECK-NOT: sinkhorn
 // CHECK: class Late1 {
-// CHECK:   sinkhorn<
-// CHECK:   storeCoefficients<Operand<5, float, 16>>
+// CHECK-NOT: sinkhorn
+// CHECK:   storeCoefficients<Space::PerToken<[[SUMS:[0-9]+]]>>
 // CHECK: class Rows1_0 {
 // CHECK:   loadRows<Held<Operand<3, bfloat16, 256>, 0>, 4>
 // CHECK: class Weights {
@@ -34,10 +34,14 @@
 // CHECK: clusterColumns<Main, MainFlow, Nothing,
 // CHECK:   Publish<0, 0, Stage<Nothing, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>>,
 // CHECK:   Publish<[[Q]], 4, Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>, Late1>>(launch);
-// One launch is all.
-// CHECK-NOT: __global__
+// CHECK: class Tail {
+// CHECK:   loadCoefficients<Space::PerToken<[[SUMS]]>, 20>
+// CHECK:   sinkhorn<
+// CHECK:   storeCoefficients<Operand<5, float, 16>>
+// CHECK: tokenwise<
 // CHECK: // schedule columns:
 // CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
+// CHECK: // launch {{.*}}"entry":"boundary_tail"{{.*}}"kind":"tokens"
 
 // Where lanes do not keep one chunk, next streams take the place of the streams in the slot, which stays until they are read.
 // SLOT: class Rows0_0 {

@@ -311,7 +311,7 @@ void KernelPlan::requireLeaves(Value value, const llvm::DenseSet<Value> &own, ll
 /// A token's coefficients that no row of this kernel waits for.
 void KernelPlan::addLate(Value value, std::string reference) {
   int64_t stage = isUniform(value) ? 0 : stageOf(value);
-  if (!mainRows || (useTail && (stage > 0 ? !lateInMain : !useHead))) {
+  if (!mainRows || (useTail && (stage > 0 || !useHead))) {
     tail.push_back({value, std::move(reference)});
   } else if (stage == 0 && useHead) {
     head.push_back({value, std::move(reference)});
@@ -401,9 +401,8 @@ bool KernelPlan::wantsTiles() const {
   return !wide() && widestStorage == 2 && width % 4 == 0 && !(projected.empty() && expanded.empty());
 }
 
-LogicalResult KernelPlan::run(int64_t tiles, bool keepLate) {
+LogicalResult KernelPlan::run(int64_t tiles) {
   maxTiles = tiles;
-  lateInMain = keepLate;
   if (failed(collect()))
     return failure();
   int64_t lastStage = 0;

@@ -7,7 +7,7 @@
 //   prologue    P: uniform work, by levels (wide, narrow, wide, ...)
 //   head        token coefficients that need no row and are long (Sinkhorn, ...)
 //   main        C, M, R of all stages: one sweep a pass
-//   tail        long coefficient maths that no row waits for (columns: main)
+//   tail        long coefficient maths that no row waits for
 //   columns     W: sums of rows, weight gradients
 //   sums        W: sums of coefficients
 //   epilogue    E: uniform work on the sums
@@ -63,9 +63,8 @@ struct ColumnPart {
 class KernelPlan {
 public:
   KernelPlan(hc::FuncOp kernel, int64_t maxSlots);
-  /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored. `keepLate`: long
-  /// maths that no row waits for is the main kernel's, too; else a kernel of its own makes it, the tail.
-  mlir::LogicalResult run(int64_t tiles, bool keepLate);
+  /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored.
+  mlir::LogicalResult run(int64_t tiles);
 
   /// Weights that projections and expansions of tokens use.
   llvm::SetVector<mlir::Value> projected, expanded;
@@ -133,7 +132,7 @@ private:
 
   hc::Uniformity uniformity;
   int64_t maxSlots, maxTiles = 0;
-  bool mainRows = false, useHead = false, useTail = false, lateInMain = false;
+  bool mainRows = false, useHead = false, useTail = false;
   llvm::DenseMap<mlir::Value, int64_t> stages;
   llvm::SetVector<mlir::Value> recordNeeded, critical;
   std::vector<Store> lateStores;

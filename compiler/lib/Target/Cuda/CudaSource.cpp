@@ -13,7 +13,7 @@ using llvm::StringRef;
 
 OwningOpRef<ModuleOp> SourceBuilder::run() {
   KernelPlan probe(kernel, 32);
-  if (mlir::failed(probe.run(0, choice.columns)))
+  if (mlir::failed(probe.run(0)))
     return nullptr;
   bool fits = probe.wantsTiles();
   int64_t probed = 0; // registers of rows at four channels, the least that mma takes
@@ -27,7 +27,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
     kernel.emitError() << "schedule: planes needs 16-bit streams, a row width that is a multiple of 4, and a weight";
     return nullptr;
   }
-  if (mlir::failed(plan.run(tiled ? tilesOfPass : 0, choice.columns)))
+  if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))
     return nullptr;
   if (plan.hasMain() && mlir::failed(chooseMain()))
     return nullptr;
