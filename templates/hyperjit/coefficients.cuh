@@ -1,9 +1,11 @@
-// Coefficients of one token: a few numbers spread over the 32 lanes of one warp, and the maths on them.
+// Coefficients of one token: a few numbers in the registers of one warp, or of one lane, and the maths on them.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Element e of a value lives in lane e % 32, register e / 32, so elementwise maths is local and no array is ever
-// indexed at run time. What moves elements reads them by shuffle (up to 32 elements) or through the warp's scratch in
-// shared memory. All lanes of the warp call every function here together.
+// Element e of a value lives in lane e % Lanes, register e / Lanes, so elementwise maths is local and no array is ever
+// indexed at run time.
+// Lanes = 32: what moves elements reads them by shuffle (up to 32 elements) or through the warp's scratch in shared
+// memory. All lanes of the warp call every function here together.
+// Lanes = 1: loops are unrolled, so that what moves elements only renames registers, and lanes never wait for each other.
 #ifndef HYPERJIT_COEFFICIENTS_CUH
 #define HYPERJIT_COEFFICIENTS_CUH
 
@@ -11,22 +13,37 @@
 
 namespace hyperjit {
 
-template <class T_, int N_> struct Coefficients {
+template <class T_, int N_, int Lanes_ = 32> struct Coefficients {
   using T = T_;
-  static constexpr int N = N_;
-  static constexpr int registers = (N + 31) / 32;
+  static constexpr int N = N_, lanes = Lanes_;
+  static constexpr int registers = (N + lanes - 1) / lanes;
   T v[registers];
 };
 
 /// One warp working for one token. `record` is the token's row of numbers in shared memory that sweeps read and
 /// reductions write; `scratch` belongs to the warp.
-template <class T_, class L> struct Token {
+template <class T_, class L, int Lanes = 32> struct Token {
   using T = T_;
+  static constexpr int lanes = Lanes;
   const L &launch;
   long long token;
   T *record;
   T *scratch;
   int lane;
+};
+
+/// One lane working for one token. `scratch` has this lane's numbers 32 apart: lanes of a warp hit different banks.
+template <class T_, class L> struct Token<T_, L, 1> {
+  using T = T_;
+  static constexpr int lanes = 1, lane = 0;
+  const L &launch;
+  long long token;
+  T *scratch;
+};
+
+/// How far a loop over `Count` elements is unrolled: wholly where one lane has them all.
+template <class W, int Count, int Most> struct Unroll {
+  static constexpr int count = W::lanes == 1 || Count <= Most ? Count : 1;
 };
 
 template <int... D> struct Dims {
@@ -51,7 +68,7 @@ template <int D0, int... D, int S0, int... S> struct Strided<Dims<D0, D...>, Dim
 };
 
 /// Random access to a value's elements by all lanes at once.
-template <class T, int N, class W> struct Elements {
+template <class T, int N, class W, int Lanes = W::lanes> struct Elements {
   W &warp;
   T own;
   HYPERJIT_METHOD Elements(W &warp, const Coefficients<T, N> &x, int base = 0) : warp(warp), own(x.v[0]) {
@@ -73,26 +90,53 @@ template <class T, int N, class W> struct Elements {
   }
   int offset;
 };
+template <class T, int N, class W> struct Elements<T, N, W, 1> {
+  const Coefficients<T, N, 1> &x;
+  HYPERJIT_METHOD Elements(W &, const Coefficients<T, N, 1> &x, int = 0) : x(x) {}
+  HYPERJIT_METHOD T at(int index) const { return x.v[index]; }
+};
 
 //===-- memory ------------------------------------------------------------===//
 
-template <class Ref, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> loadCoefficients(W &warp) {
-  Coefficients<typename W::T, N> x;
+/// Leading numbers of N that one lane moves four at once.
+template <class Ref, int N, class W> constexpr int inFours() {
+  if constexpr (W::lanes == 1)
+    return Ref::fours ? N / 4 * 4 : 0;
+  return 0;
+}
+
+template <class Ref, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> loadCoefficients(W &warp) {
+  Coefficients<typename W::T, N, W::lanes> x;
+  constexpr int fours = inFours<Ref, N, W>();
 #pragma unroll
-  for (int j = 0; j < x.registers; ++j) {
-    int index = warp.lane + 32 * j;
+  for (int j = 0; j < fours; j += 4) {
+    typename W::T four[4];
+    loadVector<true>(Ref::at(warp.launch, warp.token) + j, four);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      x.v[j + i] = four[i];
+  }
+#pragma unroll
+  for (int j = fours; j < x.registers; ++j) {
+    int index = warp.lane + W::lanes * j;
     x.v[j] = index < N ? Ref::template read<typename W::T>(warp.launch, warp.token, index) : typename W::T(0);
   }
   return x;
 }
 
 template <class Ref, class T, int N, class W>
-HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N> &x) {
+HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N, W::lanes> &x) {
   auto *target = Ref::at(warp.launch, warp.token);
+  constexpr int fours = inFours<Ref, N, W>();
 #pragma unroll
-  for (int j = 0; j < x.registers; ++j)
-    if (warp.lane + 32 * j < N)
-      target[warp.lane + 32 * j] = convert<typename Ref::Storage>(x.v[j]);
+  for (int j = 0; j < fours; j += 4) {
+    const T four[4] = {x.v[j], x.v[j + 1], x.v[j + 2], x.v[j + 3]};
+    storeVector(target + j, four);
+  }
+#pragma unroll
+  for (int j = fours; j < x.registers; ++j)
+    if (warp.lane + W::lanes * j < N)
+      target[warp.lane + W::lanes * j] = convert<typename Ref::Storage>(x.v[j]);
 }
 
 template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> readRecord(W &warp) {
@@ -114,8 +158,8 @@ HYPERJIT_DEVICE void writeRecord(W &warp, const Coefficients<T, N> &x) {
       warp.record[Offset + warp.lane + 32 * j] = x.v[j];
 }
 
-template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> splat(W &, double value) {
-  Coefficients<typename W::T, N> x;
+template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> splat(W &, double value) {
+  Coefficients<typename W::T, N, W::lanes> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j)
     x.v[j] = static_cast<typename W::T>(value);
@@ -123,19 +167,20 @@ template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> splat(W
 }
 
 /// Constants from a `__constant__` table of the generated text.
-template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> fromTable(W &warp, const double *table) {
-  Coefficients<typename W::T, N> x;
+template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> fromTable(W &warp, const double *table) {
+  Coefficients<typename W::T, N, W::lanes> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j)
-    x.v[j] = warp.lane + 32 * j < N ? static_cast<typename W::T>(table[warp.lane + 32 * j]) : typename W::T(0);
+    x.v[j] = warp.lane + W::lanes * j < N ? static_cast<typename W::T>(table[warp.lane + W::lanes * j]) : typename W::T(0);
   return x;
 }
 
 //===-- elementwise -------------------------------------------------------===//
 
 #define HYPERJIT_UNARY(name, formula)                                                                                  \
-  template <class T, int N> HYPERJIT_DEVICE Coefficients<T, N> name(const Coefficients<T, N> &a) {                     \
-    Coefficients<T, N> r;                                                                                              \
+  template <class T, int N, int Lanes>                                                                                 \
+  HYPERJIT_DEVICE Coefficients<T, N, Lanes> name(const Coefficients<T, N, Lanes> &a) {                                 \
+    Coefficients<T, N, Lanes> r;                                                                                       \
     _Pragma("unroll") for (int j = 0; j < r.registers; ++j) {                                                          \
       T x = a.v[j];                                                                                                    \
       r.v[j] = formula;                                                                                                \
@@ -154,9 +199,9 @@ HYPERJIT_UNARY(heaviside, x >= T(0) ? T(1) : T(0))
 #undef HYPERJIT_UNARY
 
 #define HYPERJIT_BINARY(name, formula)                                                                                 \
-  template <class T, int N>                                                                                            \
-  HYPERJIT_DEVICE Coefficients<T, N> name(const Coefficients<T, N> &a, const Coefficients<T, N> &b) {                  \
-    Coefficients<T, N> r;                                                                                              \
+  template <class T, int N, int Lanes>                                                                                 \
+  HYPERJIT_DEVICE Coefficients<T, N, Lanes> name(const Coefficients<T, N, Lanes> &a, const Coefficients<T, N, Lanes> &b) {\
+    Coefficients<T, N, Lanes> r;                                                                                       \
     _Pragma("unroll") for (int j = 0; j < r.registers; ++j) {                                                          \
       T x = a.v[j], y = b.v[j];                                                                                        \
       r.v[j] = formula;                                                                                                \
@@ -174,43 +219,48 @@ HYPERJIT_BINARY(maximum, larger(x, y))
 
 /// out[e] = x[Offset + sum of e's indices (by OutDims) times Strides]: slice, transpose and broadcast.
 template <int Offset, class OutDims, class Strides, class T, int N, class W>
-HYPERJIT_DEVICE auto gather(W &warp, const Coefficients<T, N> &x) {
+HYPERJIT_DEVICE auto gather(W &warp, const Coefficients<T, N, W::lanes> &x) {
   using Map = Strided<OutDims, Strides>;
-  Coefficients<T, Map::size> r;
+  Coefficients<T, Map::size, W::lanes> r;
   Elements<T, N, W> source(warp, x);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j)
-    r.v[j] = source.at(Offset + Map::map(warp.lane + 32 * j));
+    r.v[j] = source.at(Offset + Map::map(warp.lane + W::lanes * j));
   return r;
 }
 
-template <int Inner, int Total, int Base, class T, int N, class W>
-HYPERJIT_DEVICE void concatenatePart(W &warp, const Coefficients<T, N> &x, int outer) {
-  const int part = N / outer;
+/// Element o of the part, of which there are Outer, to target[o * Total + Base].
+template <int Outer, int Total, int Base, class T, int N, class W>
+HYPERJIT_DEVICE void concatenatePart(W &warp, T *target, const Coefficients<T, N, W::lanes> &x) {
+  constexpr int part = N / Outer;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j) {
-    int index = warp.lane + 32 * j;
+    int index = warp.lane + W::lanes * j;
     if (index < N)
-      warp.scratch[(index / part) * Total + Base + index % part] = x.v[j];
+      target[(index / part) * Total + Base + index % part] = x.v[j];
   }
 }
-template <int Outer, int Total, int Base, class W> HYPERJIT_DEVICE void concatenateParts(W &) {}
-template <int Outer, int Total, int Base, class W, class First, class... Rest>
-HYPERJIT_DEVICE void concatenateParts(W &warp, const First &first, const Rest &...rest) {
-  concatenatePart<1, Total, Base>(warp, first, Outer);
-  concatenateParts<Outer, Total, Base + First::N / Outer>(warp, rest...);
+template <int Outer, int Total, int Base, class T, class W> HYPERJIT_DEVICE void concatenateParts(W &, T *) {}
+template <int Outer, int Total, int Base, class T, class W, class First, class... Rest>
+HYPERJIT_DEVICE void concatenateParts(W &warp, T *target, const First &first, const Rest &...rest) {
+  concatenatePart<Outer, Total, Base>(warp, target, first);
+  concatenateParts<Outer, Total, Base + First::N / Outer>(warp, target, rest...);
 }
 
 /// Joins values whose shapes are [Outer, their own]: element o of each part goes behind element o of the one before.
 template <int Outer, class W, class... Parts> HYPERJIT_DEVICE auto concatenate(W &warp, const Parts &...parts) {
   constexpr int total = (Parts::N + ...);
-  __syncwarp();
-  concatenateParts<Outer, total / Outer, 0>(warp, parts...);
-  __syncwarp();
-  Coefficients<typename W::T, total> r;
+  Coefficients<typename W::T, total, W::lanes> r;
+  if constexpr (W::lanes == 1) {
+    concatenateParts<Outer, total / Outer, 0>(warp, r.v, parts...);
+  } else {
+    __syncwarp();
+    concatenateParts<Outer, total / Outer, 0>(warp, warp.scratch, parts...);
+    __syncwarp();
 #pragma unroll
-  for (int j = 0; j < r.registers; ++j)
-    r.v[j] = warp.lane + 32 * j < total ? warp.scratch[warp.lane + 32 * j] : typename W::T(0);
+    for (int j = 0; j < r.registers; ++j)
+      r.v[j] = warp.lane + 32 * j < total ? warp.scratch[warp.lane + 32 * j] : typename W::T(0);
+  }
   return r;
 }
 
@@ -218,16 +268,16 @@ template <int Outer, class W, class... Parts> HYPERJIT_DEVICE auto concatenate(W
 
 /// Sum over the axes (SumDims, SumStrides) for every element of (OutDims, OutStrides).
 template <class OutDims, class OutStrides, class SumDims, class SumStrides, class T, int N, class W>
-HYPERJIT_DEVICE auto reduceSum(W &warp, const Coefficients<T, N> &x) {
+HYPERJIT_DEVICE auto reduceSum(W &warp, const Coefficients<T, N, W::lanes> &x) {
   using Map = Strided<OutDims, OutStrides>;
   using Inner = Strided<SumDims, SumStrides>;
-  Coefficients<T, Map::size> r;
+  Coefficients<T, Map::size, W::lanes> r;
   Elements<T, N, W> source(warp, x);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j) {
-    int base = Map::map(warp.lane + 32 * j);
+    int base = Map::map(warp.lane + W::lanes * j);
     T sum = 0;
-#pragma unroll(Inner::size <= 32 ? Inner::size : 1)
+#pragma unroll(Unroll<W, Inner::size, 32>::count)
     for (int i = 0; i < Inner::size; ++i)
       sum += source.at(base + Inner::map(i));
     r.v[j] = sum;
@@ -236,15 +286,16 @@ HYPERJIT_DEVICE auto reduceSum(W &warp, const Coefficients<T, N> &x) {
 }
 
 template <int M, int K, int N, class T, class W>
-HYPERJIT_DEVICE Coefficients<T, M * N> matmul(W &warp, const Coefficients<T, M * K> &a, const Coefficients<T, K * N> &b) {
-  Coefficients<T, M * N> r;
+HYPERJIT_DEVICE Coefficients<T, M * N, W::lanes> matmul(W &warp, const Coefficients<T, M * K, W::lanes> &a,
+                                                       const Coefficients<T, K * N, W::lanes> &b) {
+  Coefficients<T, M * N, W::lanes> r;
   Elements<T, M * K, W> left(warp, a);
   Elements<T, K * N, W> right(warp, b, M * K);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j) {
-    int index = warp.lane + 32 * j;
+    int index = warp.lane + W::lanes * j;
     T sum = 0;
-#pragma unroll(K <= 8 ? K : 1)
+#pragma unroll(Unroll<W, K, 8>::count)
     for (int k = 0; k < K; ++k)
       sum += left.at((index / N) * K + k) * right.at(k * N + index % N);
     r.v[j] = sum;
@@ -254,18 +305,18 @@ HYPERJIT_DEVICE Coefficients<T, M * N> matmul(W &warp, const Coefficients<T, M *
 
 /// exp(x - max) / sum over rows of Columns elements.
 template <int Columns, class T, int N, class W>
-HYPERJIT_DEVICE Coefficients<T, N> softmax(W &warp, const Coefficients<T, N> &x) {
-  Coefficients<T, N> r;
+HYPERJIT_DEVICE Coefficients<T, N, W::lanes> softmax(W &warp, const Coefficients<T, N, W::lanes> &x) {
+  Coefficients<T, N, W::lanes> r;
   Elements<T, N, W> source(warp, x);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j) {
-    int row = (warp.lane + 32 * j) / Columns * Columns;
+    int row = (warp.lane + W::lanes * j) / Columns * Columns;
     T top = source.at(row);
-#pragma unroll(Columns <= 8 ? Columns : 1)
+#pragma unroll(Unroll<W, Columns, 8>::count)
     for (int k = 1; k < Columns; ++k)
       top = larger(top, source.at(row + k));
     T sum = 0;
-#pragma unroll(Columns <= 8 ? Columns : 1)
+#pragma unroll(Unroll<W, Columns, 8>::count)
     for (int k = 0; k < Columns; ++k)
       sum += exponential(source.at(row + k) - top);
     r.v[j] = exponential(x.v[j] - top) / sum;
@@ -275,15 +326,16 @@ HYPERJIT_DEVICE Coefficients<T, N> softmax(W &warp, const Coefficients<T, N> &x)
 
 /// p (dp - <p, dp>) over rows of Columns elements.
 template <int Columns, class T, int N, class W>
-HYPERJIT_DEVICE Coefficients<T, N> softmaxAdjoint(W &warp, const Coefficients<T, N> &p, const Coefficients<T, N> &dp) {
-  Coefficients<T, N> r;
-  Coefficients<T, N> product = multiply(p, dp);
+HYPERJIT_DEVICE Coefficients<T, N, W::lanes> softmaxAdjoint(W &warp, const Coefficients<T, N, W::lanes> &p,
+                                                           const Coefficients<T, N, W::lanes> &dp) {
+  Coefficients<T, N, W::lanes> r;
+  Coefficients<T, N, W::lanes> product = multiply(p, dp);
   Elements<T, N, W> source(warp, product);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j) {
-    int row = (warp.lane + 32 * j) / Columns * Columns;
+    int row = (warp.lane + W::lanes * j) / Columns * Columns;
     T sum = 0;
-#pragma unroll(Columns <= 8 ? Columns : 1)
+#pragma unroll(Unroll<W, Columns, 8>::count)
     for (int k = 0; k < Columns; ++k)
       sum += source.at(row + k);
     r.v[j] = p.v[j] * (dp.v[j] - sum);
@@ -321,19 +373,19 @@ template <int N> HYPERJIT_DEVICE unsigned permutation(int rank) {
 
 /// H[j, pi_r(j)] = sum of c_r.
 template <int N, class T, int C, class W>
-HYPERJIT_DEVICE Coefficients<T, N * N> permutationMix(W &warp, const Coefficients<T, C> &c) {
-  Coefficients<T, N * N> r;
+HYPERJIT_DEVICE Coefficients<T, N * N, W::lanes> permutationMix(W &warp, const Coefficients<T, C, W::lanes> &c) {
+  Coefficients<T, N * N, W::lanes> r;
   Elements<T, C, W> source(warp, c);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j)
     r.v[j] = 0;
-#pragma unroll 1
+#pragma unroll(Unroll<W, C, 1>::count)
   for (int rank = 0; rank < C; ++rank) {
     unsigned images = permutation<N>(rank);
     T value = source.at(rank);
 #pragma unroll
     for (int j = 0; j < r.registers; ++j) {
-      int index = warp.lane + 32 * j;
+      int index = warp.lane + W::lanes * j;
       if (((images >> (4 * (index / N))) & 15u) == static_cast<unsigned>(index % N))
         r.v[j] += value;
     }
@@ -343,12 +395,12 @@ HYPERJIT_DEVICE Coefficients<T, N * N> permutationMix(W &warp, const Coefficient
 
 /// c_r = sum_j H[j, pi_r(j)].
 template <int N, int C, class T, class W>
-HYPERJIT_DEVICE Coefficients<T, C> permutationDot(W &warp, const Coefficients<T, N * N> &h) {
-  Coefficients<T, C> r;
+HYPERJIT_DEVICE Coefficients<T, C, W::lanes> permutationDot(W &warp, const Coefficients<T, N * N, W::lanes> &h) {
+  Coefficients<T, C, W::lanes> r;
   Elements<T, N * N, W> source(warp, h);
 #pragma unroll
   for (int j = 0; j < r.registers; ++j) {
-    int rank = warp.lane + 32 * j;
+    int rank = warp.lane + W::lanes * j;
     unsigned images = permutation<N>(rank < C ? rank : 0);
     T sum = 0;
 #pragma unroll

@@ -106,7 +106,9 @@ template <> struct Words<2> {
   using Type = unsigned short;
 };
 
-template <class S, class T, int V> HYPERJIT_DEVICE void loadVector(const S *source, T (&target)[V]) {
+/// `ReadOnly`: of numbers that an earlier launch wrote.
+template <bool ReadOnly = false, class S, class T, int V>
+HYPERJIT_DEVICE void loadVector(const S *source, T (&target)[V]) {
   constexpr int bytes = V * static_cast<int>(sizeof(S));
   constexpr int word = bytes >= 16 ? 16 : bytes;
   constexpr int words = bytes / word;
@@ -118,7 +120,10 @@ template <class S, class T, int V> HYPERJIT_DEVICE void loadVector(const S *sour
   } raw;
 #pragma unroll
   for (int i = 0; i < words; ++i)
-    raw.whole[i] = reinterpret_cast<const Word *>(source)[i];
+    if constexpr (ReadOnly)
+      raw.whole[i] = __ldg(reinterpret_cast<const Word *>(source) + i);
+    else
+      raw.whole[i] = reinterpret_cast<const Word *>(source)[i];
 #pragma unroll
   for (int i = 0; i < V; ++i)
     if constexpr (InPairs<S, T, V>::value)
@@ -176,6 +181,9 @@ HYPERJIT_DEVICE float larger(float a, float b) { return a >= b || a != a ? a : b
 HYPERJIT_DEVICE double larger(double a, double b) { return a >= b || a != a ? a : b; }
 
 //===-- launches and memory references ------------------------------------===//
+//
+// `fours`: whether the numbers of every token begin where four can be moved at once. Operands and the workspace are aligned
+// to 16 bytes.
 
 /// What every kernel gets: operands in the order of the kernel's operand list, one workspace, the token count,
 /// tokens a chunk and the number of chunks (the fixed split of every sum over tokens).
@@ -215,6 +223,7 @@ template <class T, long long Bytes, class S> HYPERJIT_DEVICE T sumInOrder(const 
 template <int I, class S, long long Stride> struct Operand {
   using Storage = S;
   static constexpr long long stride = Stride;
+  static constexpr bool fours = Stride % 4 == 0;
   template <class L> HYPERJIT_METHOD static S *at(const L &launch, long long token) {
     return static_cast<S *>(launch.operands[I]) + token * Stride;
   }
@@ -229,6 +238,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
 
   template <long long Offset> struct Fixed {
     using Storage = S;
+    static constexpr bool fours = Offset % 16 == 0;
     template <class L> HYPERJIT_METHOD static S *at(const L &launch, long long) {
       return reinterpret_cast<S *>(base(launch) + Offset);
     }
@@ -239,6 +249,7 @@ template <class S, long long Bytes, long long Chunk, long long Token> struct Wor
   template <long long Offset> struct PerToken {
     using Storage = S;
     static constexpr long long bytes = Token; // from one token to the next
+    static constexpr bool fours = Offset % 16 == 0 && Token % 16 == 0 && Bytes % 16 == 0 && Chunk % 16 == 0;
     template <class L> HYPERJIT_METHOD static S *at(const L &launch, long long token) {
       return reinterpret_cast<S *>(base(launch) + Bytes + Chunk * launch.chunks + Token * token + Offset);
     }

@@ -4,6 +4,7 @@
 #ifndef HYPERJIT_ROW_REDUCED_CUH
 #define HYPERJIT_ROW_REDUCED_CUH
 
+#include "hyperjit/lane_sinkhorn.cuh"
 #include "hyperjit/sinkhorn.cuh"
 #include "hyperjit/tiles.cuh"
 
@@ -37,15 +38,21 @@ template <class S, class Uniform, class OnlyStage, class L> HYPERJIT_DEVICE void
   }
 }
 
-/// Coefficient maths of every token, one warp a token, off the path of the wide kernels.
+/// Coefficient maths of every token off the path of the wide kernels, by one warp or one lane a token: S::tokenLanes is 1 or 32.
 template <class S, class Maths, class L> HYPERJIT_DEVICE void tokenwise(const L &launch) {
-  unsigned char *memory = dynamicShared();
-  const int warp = threadIdx.x / 32;
-  Token<typename S::T, L> token{launch, 0, nullptr, reinterpret_cast<typename S::T *>(memory) + warp * S::scratch,
-                                static_cast<int>(threadIdx.x % 32)};
-  for (token.token = static_cast<long long>(blockIdx.x) * S::warps + warp; token.token < launch.tokens;
-       token.token += static_cast<long long>(gridDim.x) * S::warps)
-    Maths::run(token);
+  using T = typename S::T;
+  constexpr int block = S::warps * S::tokenLanes;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  T *scratch = reinterpret_cast<T *>(dynamicShared()) + warp * S::tokenLanes * S::scratch;
+  auto all = [&](auto &&token, int place) {
+    for (token.token = static_cast<long long>(blockIdx.x) * block + place; token.token < launch.tokens;
+         token.token += static_cast<long long>(gridDim.x) * block)
+      Maths::run(token);
+  };
+  if constexpr (S::channelLanes == 1)
+    all(Token<T, L, 1>{launch, 0, scratch + lane}, static_cast<int>(threadIdx.x));
+  else
+    all(Token<T, L>{launch, 0, nullptr, scratch, lane}, warp);
 }
 
 } // namespace hyperjit

@@ -34,8 +34,8 @@ struct Places {
 llvm::StringRef storageName(mlir::Type type);
 /// A double literal that C++ reads back exactly.
 std::string literal(double value);
-/// Numbers of a warp's scratch that the op needs; 0 for ops that need none.
-int64_t scratchOf(mlir::Operation *op);
+/// Numbers of scratch for each token that the op needs where `lanes` (1 or 32) work for it; 0 for ops that need none.
+int64_t scratchOf(mlir::Operation *op, int64_t lanes);
 /// bf16 planes that hold a token's rows: 1 if every number is a bf16, else 2 (16 bits).
 int64_t planesOf(mlir::Value rows);
 /// Ops that only move or repeat numbers: reading them again costs less than storing them.
@@ -79,8 +79,11 @@ public:
   /// Packs a weight; `planes` is ProjectionPlanes<...> or ExpansionPlanes<...>.
   void pack(mlir::Value weight, llvm::StringRef planes, int64_t vector);
 
-  /// Numbers of a warp's scratch that the calls so far need.
+  /// Numbers of a warp's scratch that the calls so far need, and of a lane's where one lane works for a token.
   int64_t scratch() const { return scratchNumbers; }
+  int64_t laneScratch() const { return laneScratchNumbers; }
+  /// Numbers of the largest value so far.
+  int64_t largest() const { return largestValue; }
   /// Failed if an op had no conversion; the diagnostic is at the op.
   mlir::LogicalResult finish();
 
@@ -110,7 +113,7 @@ private:
   mlir::emitc::FuncOp storeFunction;
   mlir::Value context;
   llvm::DenseMap<mlir::Value, mlir::Value> converted;
-  int64_t scratchNumbers = 0;
+  int64_t scratchNumbers = 0, laneScratchNumbers = 0, largestValue = 0;
   bool failed = false;
 };
 

@@ -21,7 +21,11 @@ static int64_t beyondLanes(Type type) {
   return count > 32 ? count : 0;
 }
 
-int64_t cuda::scratchOf(Operation *op) {
+int64_t cuda::scratchOf(Operation *op, int64_t lanes) {
+  if (lanes == 1) { // what moves elements is in registers
+    auto sinkhorn = dyn_cast<hc::SinkhornAdjointOp>(op);
+    return sinkhorn ? 2 * static_cast<int64_t>(sinkhorn.getIterations()) * shapeOf(sinkhorn.getResult())[0] : 0;
+  }
   return llvm::TypeSwitch<Operation *, int64_t>(op)
       .Case<hc::SliceOp, hc::TransposeOp, hc::BroadcastOp, hc::ReduceSumOp, hc::SoftmaxOp, hc::SoftmaxAdjointOp,
             hc::PermutationMixOp, hc::PermutationDotOp>(
@@ -68,7 +72,8 @@ static std::string sinkhornOptions(Op op) {
 }
 
 Value BodyEmitter::convertCoefficients(Operation *op) {
-  scratchNumbers = std::max(scratchNumbers, scratchOf(op));
+  scratchNumbers = std::max(scratchNumbers, scratchOf(op, 32));
+  laneScratchNumbers = std::max(laneScratchNumbers, scratchOf(op, 1));
   SmallVector<Value> operands;
   auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
   auto local = [&](StringRef callee) {

@@ -132,6 +132,7 @@ Value BodyEmitter::convert(Value value) {
   auto memory = places.memory.find(value);
   Value result;
   if (kind == Kind::Coefficients) {
+    largestValue = std::max(largestValue, countOf(value));
     if (auto record = places.record.find(value); record != places.record.end())
       result = call("readRecord", {number(record->second), number(countOf(value))}, {context});
     else if (memory != places.memory.end())

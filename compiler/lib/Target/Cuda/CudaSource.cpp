@@ -240,14 +240,23 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
       emitter.storeCoefficients(store.value, store.reference);
   close(emitter);
   ShapeNumbers numbers;
-  numbers.warps = 4;
-  numbers.tokenLanes = 1;
-  numbers.scratch = emitter.scratch();
-  while (numbers.warps > 1 && numbers.warps * numbers.scratch * plan.elementBytes > leastShared)
-    numbers.warps /= 2;
+  // One lane a token where its registers hold the values: a warp does the maths of 32 tokens in about the time of one. Blocks of
+  // one warp spread over the processors.
+  if (!plan.wide() && emitter.largest() <= 32 && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
+    numbers.warps = 1;
+    numbers.tokenLanes = 32;
+    numbers.scratch = emitter.laneScratch();
+  } else {
+    numbers.warps = 4;
+    numbers.tokenLanes = 1;
+    numbers.scratch = emitter.scratch();
+  }
+  int64_t tokens = numbers.warps * numbers.tokenLanes;
+  while (numbers.warps > 1 && tokens * numbers.scratch * plan.elementBytes > leastShared)
+    tokens = numbers.warps /= 2;
   entry(phase, formatv("tokenwise<{0}, {1}>", shape(numbers), className).str(), 32 * numbers.warps, 1,
-        json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", numbers.warps}}},
-                     {"shared_bytes", numbers.warps * numbers.scratch * plan.elementBytes}});
+        json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}},
+                     {"shared_bytes", tokens * numbers.scratch * plan.elementBytes}});
 }
 
 //===----------------------------------------------------------------------===//
