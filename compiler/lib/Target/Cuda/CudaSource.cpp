@@ -242,7 +242,7 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
   ShapeNumbers numbers;
   // One lane a token where its registers hold the values: a warp does the maths of 32 tokens in about the time of one. Blocks of
   // one warp spread over the processors.
-  if (!plan.wide() && emitter.largest() <= 32 && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
+  if (!plan.wide() && emitter.largest() <= laneNumbers && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
     numbers.warps = 1;
     numbers.tokenLanes = 32;
     numbers.scratch = emitter.laneScratch();
