@@ -14,6 +14,7 @@
 
 #include "mlir/Dialect/EmitC/IR/EmitC.h"
 #include "llvm/ADT/DenseMap.h"
+#include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/StringRef.h"
 
 #include <string>
@@ -50,6 +51,8 @@ public:
               llvm::SmallVectorImpl<std::string> &tables);
 
   // Kind::Coefficients
+  /// Loads what the value is made of, so that all of it is under way before long maths begins.
+  void loadSources(mlir::Value value);
   void writeRecord(mlir::Value value, int64_t offset);
   void storeCoefficients(mlir::Value value, llvm::StringRef reference);
 
@@ -113,6 +116,7 @@ private:
   mlir::emitc::FuncOp storeFunction;
   mlir::Value context;
   llvm::DenseMap<mlir::Value, mlir::Value> converted;
+  llvm::DenseSet<mlir::Value> sought; ///< values whose sources are loaded
   int64_t scratchNumbers = 0, laneScratchNumbers = 0, largestValue = 0;
   bool failed = false;
 };

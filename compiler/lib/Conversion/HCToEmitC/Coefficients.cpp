@@ -189,6 +189,16 @@ Value BodyEmitter::convertCoefficients(Operation *op) {
       .Default([](Operation *) { return Value(); });
 }
 
+void BodyEmitter::loadSources(Value value) {
+  if (!sought.insert(value).second)
+    return;
+  if (places.memory.count(value))
+    convert(value);
+  else if (Operation *op = value.getDefiningOp())
+    for (Value operand : op->getOperands())
+      loadSources(operand);
+}
+
 void BodyEmitter::writeRecord(Value value, int64_t offset) {
   call("writeRecord", {number(offset)}, {context, convert(value)}, {}, false);
 }

@@ -234,6 +234,8 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
       places.memory.erase(store.value);
   std::string className = ofTail ? "Tail" : "Head";
   BodyEmitter emitter = body(className, BodyEmitter::Kind::Coefficients, places);
+  for (const Store &store : stores)
+    emitter.loadSources(store.value);
   llvm::StringSet<> references;
   for (const Store &store : stores)
     if (references.insert(store.reference).second)

@@ -43,7 +43,7 @@ constexpr int64_t tilesOfPass = 12;
 constexpr int64_t leastShared = 99 * 1024;
 /// That a block may have where there are clusters and bulk copies.
 constexpr int64_t mostShared = 227 * 1024;
-/// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 200 registers.
+/// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230 registers.
 constexpr int64_t laneNumbers = 40;
 /// Registers of a lane for sums over tokens.
 constexpr int64_t columnRegisters = 96;
