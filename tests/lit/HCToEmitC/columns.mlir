@@ -10,7 +10,7 @@
 
 // A block has 32 of 64 channels, one warp's chunk: rows come from a slot that is given back at once, next streams stay in
 // registers, the first record is copied from the operand that holds it, the block packs its part of the weight, sums come before stores. What
-// no row waits for follows what rows wait for in the same kernel; where it is long, a kernel of its own makes it.
+// no row waits for follows what rows wait for in the same kernel; where it is long, a kernel of its own makes it, one lane a token.
 // CHECK: #include "hyperjit/cluster_columns.cuh"
 // CHECK: class Rows0_0 {
 // CHECK:   [[X:v[0-9]+]] = loadRows<Staged<Operand<0, bfloat16, 256>, 0, 0, 32>, 4>
@@ -38,10 +38,10 @@
 // CHECK:   loadCoefficients<Space::PerToken<[[SUMS]]>, 20>
 // CHECK:   sinkhorn<
 // CHECK:   storeCoefficients<Operand<5, float, 16>>
-// CHECK: tokenwise<
+// CHECK: tokenwise<Shape<float, 64, 1, 32, 1, 1, 4, 0, 0>, Tail>(launch);
 // CHECK: // schedule columns:
 // CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
-// CHECK: // launch {{.*}}"entry":"boundary_tail"{{.*}}"kind":"tokens"
+// CHECK: // launch {"block":32,{{.*}}"entry":"boundary_tail","grid":{"kind":"tokens","tokens_per_block":32},"shared_bytes":0}
 
 // Where lanes do not keep one chunk, next streams take the place of the streams in the slot, which stays until they are read.
 // SLOT: class Rows0_0 {

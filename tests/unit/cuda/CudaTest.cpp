@@ -191,6 +191,33 @@ TEST(Source, IsShortAndSaysItsSchedule) {
   EXPECT_EQ(again.source.text, forward.source.text);
 }
 
+/// One lane does a token's maths where its registers hold the values, and shared memory holds what Sinkhorn's adjoint goes back over.
+TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
+  struct {
+    const char *spec;
+    int64_t tokens, sharedBytes;
+  } cases[] = {{"manifold:n=4,d=1280,dtype=bf16", 32, 32 * 40 * 4 * 4},  {"manifold:n=8,d=1280,dtype=bf16", 4, -1},
+               {"permutation:n=4,d=1280,dtype=bf16", 32, 0},             {"permutation:n=5,d=1280,dtype=bf16", 4, -1},
+               {"manifold:n=4,d=1280,dtype=bf16,iterations=100", 4, -1}, {"manifold:n=4,d=1280,dtype=fp64", 4, -1}};
+  for (auto [spec, tokens, sharedBytes] : cases) {
+    SCOPED_TRACE(spec);
+    Built built = build(spec, true, "sm_90a");
+    ASSERT_TRUE(built.ok);
+    bool found = false;
+    for (const llvm::json::Value &launch : built.source.launches) {
+      const llvm::json::Object &object = *launch.getAsObject();
+      if (!object.getString("entry")->ends_with("_head"))
+        continue;
+      found = true;
+      EXPECT_EQ(object.getObject("grid")->getInteger("tokens_per_block"), tokens);
+      if (sharedBytes >= 0) {
+        EXPECT_EQ(object.getInteger("shared_bytes"), sharedBytes);
+      }
+    }
+    EXPECT_TRUE(found);
+  }
+}
+
 /// A slot of clusterColumns is given back by the last pass that reads it, not by the first of two of one stage.
 TEST(Source, SlotsAreReadBeforeTheyAreGivenBack) {
   Built built = build("joint:n=2,m=4,d=1280,dtype=bf16", false, "sm_90a", "columns:cluster=2,vector=4", "before");
