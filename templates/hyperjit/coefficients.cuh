@@ -200,7 +200,8 @@ HYPERJIT_UNARY(heaviside, x >= T(0) ? T(1) : T(0))
 
 #define HYPERJIT_BINARY(name, formula)                                                                                 \
   template <class T, int N, int Lanes>                                                                                 \
-  HYPERJIT_DEVICE Coefficients<T, N, Lanes> name(const Coefficients<T, N, Lanes> &a, const Coefficients<T, N, Lanes> &b) {\
+  HYPERJIT_DEVICE Coefficients<T, N, Lanes> name(const Coefficients<T, N, Lanes> &a,                                   \
+                                                 const Coefficients<T, N, Lanes> &b) {                                 \
     Coefficients<T, N, Lanes> r;                                                                                       \
     _Pragma("unroll") for (int j = 0; j < r.registers; ++j) {                                                          \
       T x = a.v[j], y = b.v[j];                                                                                        \
