@@ -9,9 +9,9 @@
 //   warps                     a tile
 //   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
 //                             registers, where a warp has one chunk of channels), deposit sums, give the record back
-//   loaders (one a ring)      copies of the CTA's part of each row into a free slot, 16 bytes a lane: bulk copies of half a
-//                             kilobyte, one after the other, take longer than the sweeps
-//   preparers                 coefficient maths of stage 0, each CTA for all tokens; where its numbers lie in memory, copies of them
+//   loader (1)                copies of the CTA's part of each row into a free slot, 16 bytes a lane: bulk copies of half a
+//                             kilobyte, one after the other, take longer than the sweeps; of records, too, that lie in memory
+//   preparers                 coefficient maths of stage 0, each CTA for all tokens, where records do not lie in memory
 //   sender (1)                adds the compute warps' sums and sends each token's to its owner
 //   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
 //                             once, sends what sweeps need of the record to all CTAs, and does the maths that no sweep waits for
@@ -19,8 +19,8 @@
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
 //
-// Barriers (arrivals): full (lanes of a loader) and empty (compute warps) of each slot; prepared (preparers; 1 + bytes where records
-// are copied) and finished (compute warps and owners) of each record; weights (1 + bytes of what a launch packed); a stage: ready
+// Barriers (arrivals): full (lanes of the loader) and empty (compute warps) of each slot; prepared (preparers, or the lanes of
+// the loader) and finished (compute warps and owners) of each record; weights (1 + bytes of what a launch packed); a stage: ready
 // (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k + Records before
@@ -42,15 +42,16 @@ namespace hyperjit {
 
 template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   using Rings = RingTable<typename F::Rings>;
-  static constexpr int preparers = F::preparers, owners = F::owners, loaders = Rings::count;
+  static constexpr int preparers = F::preparers, owners = F::owners;
   static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
   static constexpr int stages = sizeof...(Stages);
   static constexpr int pause = 200; // nanoseconds between two looks of a warp that does not compute
   // Where both kinds of warps come in fours, compute warps take registers from the others.
-  static constexpr int helpers = loaders + 1 + owners + preparers;
-  static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0;
-  static constexpr int share = 65536 / (32 * (S::warps + helpers)) / 8 * 8, helperRegisters = share > 128 ? 104 : share > 80 ? 80 : share;
-  static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
+  static constexpr int pipelines = F::pipelines, sweepers = S::warps * pipelines, helpers = 2 + owners + preparers;
+  static constexpr bool moveRegisters = sweepers % 4 == 0 && helpers % 4 == 0;
+  static constexpr int share = 65536 / (32 * (sweepers + helpers)) / 8 * 8;
+  static constexpr int helperRegisters = share > 80 ? 56 : share;
+  static constexpr int spare = (share - helperRegisters) * helpers / sweepers, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr int cluster = S::cluster, channels = S::width / cluster;
   static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
@@ -83,8 +84,9 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     return result;
   }
   static constexpr int allSlots = Rings::slotsBefore(Rings::count);
-  static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
-  static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
+  static constexpr int turns = pipelines > 2 ? pipelines : 2; // tiles whose sums wait for the sender
+  static constexpr int barriersOfStage = 2 * F::records + 2 * turns, firstOfStages = 2 * allSlots + 2 * F::records + 1;
+  static constexpr int partialsOf = turns * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
   static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
   static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
   static constexpr int ringsAt = weightsAt + F::weightBytes, recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
@@ -123,9 +125,10 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD unsigned ofStage(int stage, int index) const { return base + 8 * (firstOfStages + stage * barriersOfStage + index); }
   HYPERJIT_METHOD unsigned ready(int stage, int place) const { return ofStage(stage, place); }
   HYPERJIT_METHOD unsigned deposited(int stage, int turn) const { return ofStage(stage, F::records + turn); }
-  HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + 2 + turn); }
-  HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 4 + turn); }
+  HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + turns + turn); }
+  HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 2 * turns + turn); }
 
+  HYPERJIT_METHOD const float *uniform() const { return reinterpret_cast<const float *>(memory + uniformAt); }
   HYPERJIT_METHOD long long firstToken(int k) const { return (firstTile + k * tileStride) * S::tile; }
   HYPERJIT_METHOD float *record(int place, int token) const {
     return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
@@ -143,7 +146,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, class First, class... Rest> HYPERJIT_METHOD void initStage(First, Rest... rest) {
     for (int i = 0; i < F::records; ++i)
       initBarrier(ready(I, i), 1);
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < turns; ++i) {
       initBarrier(deposited(I, i), S::warps);
       initBarrier(taken(I, i), 1);
     }
@@ -162,7 +165,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         initBarrier(empty<0>(i), S::warps);
       }
       for (int i = 0; i < F::records; ++i) {
-        initBarrier(prepared(i), hasImage ? 1 : preparers);
+        initBarrier(prepared(i), hasImage ? 32 : preparers);
         initBarrier(finished(i), S::warps + owners);
       }
       initBarrier(weights(), 1);
@@ -171,41 +174,84 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     }
   }
 
-  //===-- loaders ---------------------------------------------------------===//
+  //===-- loader ----------------------------------------------------------===//
 
   template <class I> HYPERJIT_METHOD static constexpr int rowBytes() {
     return channels * static_cast<int>(sizeof(typename I::Place::Storage));
   }
-  template <int Index, class R, class... Rest> HYPERJIT_METHOD void loadRing(int mine, List<R, Rest...>) {
-    if (mine == Index)
-      load<Index, R>(typename R::Inputs());
-    else if constexpr (sizeof...(Rest) > 0)
-      loadRing<Index + 1>(mine, List<Rest...>());
-  }
-  template <int Index, class R, class... I> HYPERJIT_METHOD void load(List<I...>) {
-    for (int k = 0; k < tiles; ++k) {
-      const int slot = k % R::slots;
-      const long long first = firstToken(k);
-      const int live = launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
-      if (k >= R::slots)
-        waitFor<false, pause>(empty<Index>(slot), (k / R::slots - 1) & 1);
-      constexpr int before = Rings::bytesBefore(Index);
-      const unsigned target = base + ringsAt + S::tile * (before + slot * R::tokenBytes);
-      (loadInput<R, I>(target + I::Place::offset, first, live), ...);
-      arriveWithCopies(full<Index>(slot));
+  /// In the order in which sweeps read them.
+  HYPERJIT_METHOD void load() {
+    for (int turn = 0; turn < tiles + F::lag * (stages - 1); ++turn) {
+      if constexpr (hasImage)
+        if (turn < tiles)
+          loadRecords(turn, typename F::Image());
+      loadRings<0>(turn, typename F::Rings());
     }
   }
-  template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, long long first, int live) {
-    constexpr int pieces = rowBytes<I>() / 16, size = static_cast<int>(sizeof(typename I::Place::Storage));
-    for (int token = 0; token < live; ++token) {
-      const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first + token) + rank * channels);
+  template <int Index, class R, class... Rest> HYPERJIT_METHOD void loadRings(int turn, List<R, Rest...>) {
+    const int k = turn - R::first * F::lag;
+    if (k >= 0 && k < tiles)
+      loadTile<Index, R>(k, typename R::Inputs());
+    if constexpr (sizeof...(Rest) > 0)
+      loadRings<Index + 1>(turn, List<Rest...>());
+  }
+  HYPERJIT_METHOD int liveTokens(long long first) const {
+    return launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
+  }
+  template <int Index, class R, class... I> HYPERJIT_METHOD void loadTile(int k, List<I...>) {
+    const int slot = k % R::slots;
+    const long long first = firstToken(k);
+    if (k >= R::slots)
+      waitFor<false, pause>(empty<Index>(slot), (k / R::slots - 1) & 1);
+    constexpr int before = Rings::bytesBefore(Index);
+    const unsigned target = base + ringsAt + S::tile * (before + slot * R::tokenBytes);
+    (loadInput<R, I>(target + I::Place::offset, first, liveTokens(first)), ...);
+    arriveWithCopies(full<Index>(slot));
+  }
+  /// The tile's records as they lie in memory.
+  template <class Image> HYPERJIT_METHOD void loadRecords(int k, Image) {
+    constexpr int pieces = Image::count / 4;
+    const int place = k % F::records;
+    const long long first = firstToken(k);
+    const int live = liveTokens(first);
+    if (k >= F::records)
+      waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
+    if (self == 0)
+      expectRecords<0>(place, Stages()...);
 #pragma unroll
-      for (int i = 0; i < (I::rows * pieces + 31) / 32; ++i) {
-        const int piece = i * 32 + self, row = piece / pieces;
-        if (I::rows * pieces % 32 == 0 || piece < I::rows * pieces)
-          copyAsync(target + token * R::tokenBytes + piece * 16,
-                    source + static_cast<long long>(row) * (S::width - channels) * size + piece * 16);
-      }
+    for (int i = self; i < S::tile * pieces; i += 32) {
+      const int token = i / pieces, piece = i % pieces;
+      if (token < live)
+        copyAsync(sharedAddress(record(place, token) + Image::first + 4 * piece),
+                  Image::Ref::at(launch, first + token) + Image::skip + 4 * piece);
+    }
+    arriveWithCopies(prepared(place));
+  }
+  /// A loader that works out every address is slower than the sweeps: of a whole tile, all distances are constants.
+  template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, long long first, int live) {
+    constexpr int size = static_cast<int>(sizeof(typename I::Place::Storage)), pieces = rowBytes<I>() / 16, all = I::rows * pieces;
+    constexpr int rounds = (all + 31) / 32, between = (S::width - channels) * size;
+    const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first) + rank * channels) + 16 * self;
+    target += 16 * self;
+    int skipped[rounds]; // bytes of other CTAs before the lane's pieces
+#pragma unroll
+    for (int i = 0; i < rounds; ++i)
+      skipped[i] = (pieces % 32 == 0 ? i * 32 / pieces : (i * 32 + self) / pieces) * between;
+    auto copyToken = [&](int token) {
+      constexpr long long next = I::Place::Ref::stride * size;
+#pragma unroll
+      for (int i = 0; i < rounds; ++i)
+        if (all % 32 == 0 || i * 32 + self < all)
+          copyAsync(target + token * R::tokenBytes + i * 512, source + token * next + skipped[i] + i * 512);
+    };
+    if (live == S::tile) {
+#pragma unroll
+      for (int token = 0; token < S::tile; ++token)
+        copyToken(token);
+    } else {
+#pragma unroll 1
+      for (int token = 0; token < live; ++token)
+        copyToken(token);
     }
   }
   template <class... W> HYPERJIT_METHOD void loadWeights(List<W...>) {
@@ -242,7 +288,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       if (mine == 0 && self == 0)
         expectRecords<0>(place, Stages()...);
       if constexpr (!IsNothing<Maths>::value) {
-        Token<float, L> token{launch, 0, nullptr, scratch(mine), self};
+        Token<float, L> token{launch, 0, nullptr, scratch(mine), self, uniform()};
         // Beyond the last token, the last one's numbers again: without a branch, loads of two tokens are in flight together.
 #pragma unroll 2
         for (int j = 0; j < (S::tile + preparers - 1) / preparers; ++j) {
@@ -257,41 +303,23 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         arrive(prepared(place));
     }
   }
-  /// In their place, where records come from memory.
-  template <class Image> HYPERJIT_METHOD void loadRecords(Image) {
-    for (int k = 0; k < tiles; ++k) {
-      const int place = k % F::records;
-      const long long first = firstToken(k);
-      const int live = launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
-      if (k >= F::records)
-        waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
-      orderBulkCopies();
-      if (self == 0) {
-        expectRecords<0>(place, Stages()...);
-        arriveAndExpect(prepared(place), live * Image::count * 4);
-      }
-      __syncwarp();
-      if (self < live)
-        bulkLoad(sharedAddress(record(place, self) + Image::first), Image::Ref::at(launch, first + self) + Image::skip, Image::count * 4,
-                 prepared(place));
-    }
-  }
   HYPERJIT_METHOD float *scratch(int helper) const { return reinterpret_cast<float *>(memory + scratchAt) + helper * S::scratch; }
 
   //===-- compute warps ---------------------------------------------------===//
 
+  static constexpr int age = F::lag / pipelines; // of held rows when they are read, in tiles of the warp
   struct Held {
-    unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
+    unsigned words[age + 1][F::heldWords > 0 ? F::heldWords : 1];
   };
   HYPERJIT_METHOD void compute() {
     Held held = {};
-    for (int turn = 0; turn < tiles + F::lag * (stages - 1); ++turn) {
+    for (int turn = pipelines > 1 ? warp / S::warps : 0; turn < tiles + F::lag * (stages - 1); turn += pipelines) {
       if constexpr (F::heldWords > 0) {
 #pragma unroll
-        for (int age = F::lag; age > 0; --age)
+        for (int older = age; older > 0; --older)
 #pragma unroll
           for (int i = 0; i < F::heldWords; ++i)
-            held.words[age][i] = held.words[age - 1][i];
+            held.words[older][i] = held.words[older - 1][i];
       }
       sweepStages<0>(turn, held, Stages()...);
     }
@@ -324,7 +352,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, class P, class Maths, class... Passes> HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
     const int place = k % F::records, parity = (k / F::records) & 1;
     if constexpr (I == 0) {
-      if (k == 0 && !Same<typename F::Weights, List<>>::value)
+      if (k < pipelines && !Same<typename F::Weights, List<>>::value)
         waitFor(weights(), 0);
       waitFor(prepared(place), parity);
     } else if constexpr (P::count > 0) {
@@ -336,7 +364,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     __syncwarp();
     if (self == 0) {
       if constexpr (P::sums > 0)
-        arrive(deposited(I, k & 1));
+        arrive(deposited(I, k % turns));
       giveBack<I, 0>(k);
       if constexpr (I == lastSweep())
         arrive(finished(place));
@@ -355,9 +383,9 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     Lane<float, L, S::width, S::tokens, S::v, P::plain, P::tiles, P::squares> lane{launch};
     const int row = self / S::channelLanes, column = self % S::channelLanes;
     const long long first = firstToken(k);
-    lane.uniform = reinterpret_cast<const float *>(memory + uniformAt);
+    lane.uniform = uniform();
     lane.weights = memory + weightsAt;
-    lane.held = held.words[I == F::heldFrom + 1 ? F::lag : 0];
+    lane.held = held.words[I == F::heldFrom + 1 ? age : 0];
 #pragma unroll
     for (int t = 0; t < S::tokens; ++t) {
       const int index = t * S::tokenLanes + row;
@@ -368,22 +396,23 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       clearSums(lane, t);
     }
     lane.active = true;
+    const int member = pipelines > 1 ? warp % S::warps : warp;
     auto sweepChunk = [&](int chunk) {
       lane.local = chunk * S::chunk + column * S::v;
       lane.channel = rank * channels + lane.local;
       P::Sweep::run(lane);
     };
     if constexpr (channels / S::chunk == S::warps) {
-      sweepChunk(warp);
+      sweepChunk(member);
     } else {
 #pragma unroll 1
-      for (int chunk = warp; chunk < channels / S::chunk; chunk += S::warps)
+      for (int chunk = member; chunk < channels / S::chunk; chunk += S::warps)
         sweepChunk(chunk);
     }
     if constexpr (P::slots > 0) {
-      if (before == 0 && k >= 2)
-        waitFor(taken(I, k & 1), (k / 2 - 1) & 1);
-      depositSums<S, P>(lane, partials<I>(k & 1) + before * S::warps * S::tile);
+      if (before == 0 && k >= turns)
+        waitFor(taken(I, k % turns), (k / turns - 1) & 1);
+      depositSums<S, P>(lane, member, partials<I>(k % turns) + before * S::warps * S::tile);
       before += P::slots;
     }
   }
@@ -403,16 +432,16 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       sendStages<I + 1>(turn, rest...);
   }
   template <int I, class Maths, class... Passes> HYPERJIT_METHOD void sendSums(int k, Stage<Maths, Passes...>) {
-    waitFor<false, pause>(deposited(I, k & 1), (k / 2) & 1);
+    waitFor(deposited(I, k % turns), (k / turns) & 1);
     sendPasses<I, 0>(k, List<Passes...>());
     __syncwarp();
     if (self == 0)
-      arrive(taken(I, k & 1));
+      arrive(taken(I, k % turns));
   }
   template <int I, int Before, class P, class... Rest> HYPERJIT_METHOD void sendPasses(int k, List<P, Rest...>) {
     if constexpr (P::slots > 0) {
       constexpr int group = P::slots % 4 == 0 && Before % 4 == 0 ? 4 : 1, groups = S::tile * P::slots / group;
-      const float *source = partials<I>(k & 1) + Before * S::warps * S::tile;
+      const float *source = partials<I>(k % turns) + Before * S::warps * S::tile;
       const int turn = k / span % depth;
 #pragma unroll
       for (int i = self; i < groups; i += 32) {
@@ -464,12 +493,12 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if (I == 0 && k >= F::records)
       waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
     if (firstOwn >= 0 && firstOwn < S::tile) {
-      Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self};
+      Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self, uniform()};
 #pragma unroll 1
       for (int i = (mine + owners - sequence * owned % owners) % owners; i < owned; i += owners) {
         if constexpr (hasImage)
           waitFor(prepared(place), (k / F::records) & 1);
-        waitFor<true, pause>(arrived(I, turn), (sequence / depth) & 1);
+        waitFor<true>(arrived(I, turn), (sequence / depth) & 1);
         if (i == 0 && self == 0)
           arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
         const int index = firstOwn + i * cluster;
@@ -522,7 +551,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
 
   HYPERJIT_METHOD void run() {
-    int role = warp - S::warps;
+    int role = warp - sweepers;
     if (role < 0) {
       if constexpr (moveRegisters)
         takeRegisters<computeRegisters>();
@@ -530,20 +559,16 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     }
     if constexpr (moveRegisters)
       giveUpRegisters<helperRegisters>();
-    if (role < loaders) {
-      if (role == 0)
-        loadWeights(typename F::Weights());
-      return loadRing<0>(role, typename F::Rings());
+    if (role == 0) {
+      loadWeights(typename F::Weights());
+      return load();
     }
-    role -= loaders;
-    if (role == 0)
+    if (role == 1)
       return send();
-    if (--role < owners)
-      return own(role);
-    if constexpr (hasImage)
-      loadRecords(typename F::Image());
-    else
-      prepare(role - owners, Stages()...);
+    if (role < 2 + owners)
+      return own(role - 2);
+    if constexpr (preparers > 0)
+      prepare(role - 2 - owners, Stages()...);
   }
 };
 
@@ -557,7 +582,7 @@ template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DE
   Kernel kernel(launch, memory);
   kernel.init();
   if constexpr (!IsNothing<typename F::Pack>::value) {
-    Packer<float, L, S::width, 32 * (S::warps + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.rank};
+    Packer<float, L, S::width, 32 * (Kernel::sweepers + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.rank};
     F::Pack::run(packer);
   }
   if constexpr (!IsNothing<Uniform>::value)

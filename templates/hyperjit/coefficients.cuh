@@ -30,6 +30,7 @@ template <class T_, class L, int Lanes = 32> struct Token {
   T *record;
   T *scratch;
   int lane;
+  const T *uniform = nullptr; // numbers that all tokens share, in shared memory
 };
 
 /// One lane working for one token. `scratch` has this lane's numbers 32 apart: lanes of a warp hit different banks.
@@ -146,6 +147,16 @@ template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T
   for (int j = 0; j < x.registers; ++j) {
     int index = warp.lane + 32 * j;
     x.v[j] = index < N ? warp.record[Offset + index] : typename W::T(0);
+  }
+  return x;
+}
+
+template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> readUniform(W &warp) {
+  Coefficients<typename W::T, N> x;
+#pragma unroll
+  for (int j = 0; j < x.registers; ++j) {
+    int index = warp.lane + 32 * j;
+    x.v[j] = index < N ? warp.uniform[Offset + index] : typename W::T(0);
   }
   return x;
 }

@@ -19,17 +19,17 @@ template <class Ref_, int Skip, int First, int Count> struct RecordImage {
   using Ref = Ref_;
   static constexpr int skip = Skip, first = First, count = Count;
 };
-/// Tiles between stages, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
+/// Tiles between stages (a multiple of the pipelines), sets of compute warps that take turns, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
 /// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for the next one, bytes of all
 /// staged weights, bytes of shared memory, rings, weights that are copied as they were packed, and what packs others.
-template <int Lag, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
+template <int Lag, int Pipelines, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
           int Shared, class Rings_, class Weights_, class Pack_>
 struct Flow {
   using Image = Image_;
   using Rings = Rings_;
   using Weights = Weights_;
   using Pack = Pack_;
-  static constexpr int lag = Lag, records = Records, preparers = Preparers, owners = Owners, heldFrom = HeldFrom, heldWords = HeldWords,
+  static constexpr int lag = Lag, pipelines = Pipelines, records = Records, preparers = Preparers, owners = Owners, heldFrom = HeldFrom, heldWords = HeldWords,
                        weightBytes = WeightBytes, shared = Shared;
 };
 

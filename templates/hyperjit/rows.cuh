@@ -127,6 +127,10 @@ template <class Ref_, int Word> struct Held {
   using Ref = Ref_;
   using Storage = typename Ref_::Storage;
 };
+/// Rows that have no place in memory.
+template <class S> struct Rounded {
+  using Storage = S;
+};
 template <class Ref> struct IsHeld {
   static constexpr bool value = false;
 };

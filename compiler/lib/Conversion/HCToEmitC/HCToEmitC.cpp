@@ -135,6 +135,8 @@ Value BodyEmitter::convert(Value value) {
     largestValue = std::max(largestValue, countOf(value));
     if (auto record = places.record.find(value); record != places.record.end())
       result = call("readRecord", {number(record->second), number(countOf(value))}, {context});
+    else if (auto uniform = places.uniform.find(value); uniform != places.uniform.end())
+      result = call("readUniform", {number(uniform->second), number(countOf(value))}, {context});
     else if (memory != places.memory.end())
       result = call("loadCoefficients", {memory->second, number(countOf(value))}, {context});
     else if (op && isa<hc::CoeffsType>(value.getType()))

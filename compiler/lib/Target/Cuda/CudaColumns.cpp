@@ -14,8 +14,15 @@ using llvm::StringRef;
 
 /// As in the skeleton.
 static constexpr int64_t mostRings = 4;
-/// Registers that a lane of a compute warp has: a block with few warps, one whose helpers give theirs up, any other.
-static int64_t registersOf(int64_t warps) { return warps <= 5 ? 168 : warps % 4 == 0 ? 176 : 128; }
+/// Registers of a lane of a compute warp that the skeleton sets, and the fewest that a sweep's own work takes beside rows that it
+/// holds for the next stage: an expansion takes more.
+static int64_t registersOf(int64_t sweepers, int64_t helpers) {
+  int64_t warps = sweepers + helpers, share = 65536 / (32 * warps) / 8 * 8;
+  if (sweepers % 4 || helpers % 4)
+    return share;
+  int64_t kept = share > 80 ? 56 : share;
+  return std::min<int64_t>(240, (share + (share - kept) * helpers / sweepers) / 8 * 8);
+}
 
 LogicalResult SourceBuilder::chooseColumns() {
   auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: columns " << why; };
@@ -57,13 +64,28 @@ LogicalResult SourceBuilder::chooseColumns() {
     for (int64_t rounds = 1; !mainShape.warps; ++rounds)
       if (chunks % rounds == 0 && chunks / rounds <= 10)
         mainShape.warps = chunks / rounds;
+  columns.pipelines = choice.pipelines ? choice.pipelines : 1;
   plan.markSquares();
   minBlocks = 1;
   mainShape.record = recordStride(plan.recordSize);
   if (tiled)
     placePlanes();
   prepareRecords();
+  countWarps();
   return success();
+}
+
+/// Warps in all a multiple of four: the register file has four parts.
+void SourceBuilder::countWarps() {
+  int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps * columns.pipelines + 2; // loader, sender
+  // A token's maths takes longer than a sweep; a block owns tile / cluster tokens of each tile.
+  int64_t least = columns.pipelines > 1 ? 1 : 2;
+  columns.owners = std::max<int64_t>(least, 2 * tile / mainShape.cluster);
+  if (columns.image.count)
+    columns.owners = llvm::alignTo(others + columns.owners, 4) - others;
+  else
+    columns.preparers = choice.preparers ? choice.preparers
+                                         : llvm::alignTo(others + columns.owners + least, 4) - others - columns.owners;
 }
 
 /// The operand that a value is a contiguous part of, and its first element there.
@@ -140,9 +162,9 @@ void SourceBuilder::prepareRecords() {
   first.stores.clear();
 }
 
-/// The row operands that a pass loads, if `stored` are in the slot or in memory already.
+/// The row operands that a pass loads, if `stored` are in the slot or in memory already, and the rows that it makes, results first.
 static void loadsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, hc::Uniformity &uniformity,
-                    llvm::SetVector<Value> &loads) {
+                    llvm::SetVector<Value> &loads, llvm::SetVector<Value> &made) {
   llvm::DenseSet<Value> seen;
   std::function<void(Value)> walk = [&](Value value) {
     if (!isa<hc::RowsType>(value.getType()) || uniformity.isUniform(value) || !seen.insert(value).second)
@@ -151,6 +173,7 @@ static void loadsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, 
       loads.insert(value);
       return;
     }
+    made.insert(value);
     for (Value operand : value.getDefiningOp()->getOperands())
       walk(operand);
   };
@@ -193,14 +216,19 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   };
   llvm::DenseMap<Value, Stored> storedAt;
   llvm::DenseSet<Value> stored;
-  std::vector<std::pair<const SweepPass *, llvm::SetVector<Value>>> passes;
+  struct Pass {
+    const SweepPass *pass;
+    int64_t stage;
+    llvm::SetVector<Value> made;
+  };
+  std::vector<Pass> passes;
   int64_t position = 0;
   columns.stages = 0;
   for (const StagePlan &stagePlan : plan.stagePlans) {
     for (const SweepPass &pass : stagePlan.passes) {
       llvm::SetVector<Value> loads;
-      loadsOf(pass, stored, uniformity, loads);
-      passes.push_back({&pass, loads});
+      passes.push_back({&pass, columns.stages, {}});
+      loadsOf(pass, stored, uniformity, loads, passes.back().made);
       for (Value value : loads) {
         auto [use, isNew] = uses.insert({value, {columns.stages, columns.stages, position, position}});
         use->second.last = columns.stages;
@@ -219,17 +247,22 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     columns.stages += !isEmpty(stagePlan);
   }
   // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
-  int64_t registers = registersOf(mainShape.warps),
-          heldRegisters = std::min<int64_t>(registers - (expands() ? 128 : 96), 64);
-  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || registers <= 128 ? 1 : 2;
+  int64_t pipelines = columns.pipelines;
+  int64_t registers = registersOf(mainShape.warps * pipelines, 2 + columns.owners + columns.preparers);
+  int64_t heldRegisters = pipelines > 1 ? 32 : registers - (expands() ? 128 : 96);
+  bool close = columns.stages > 2 || expands() || registers <= 128 || pipelines > 1; // each set works on one tile at a time
+  columns.lag = choice.lag ? choice.lag : close ? pipelines : 2;
+  if (columns.lag % pipelines)
+    return kernel.emitError() << "schedule: lag is " << columns.lag << ", and no multiple of pipelines=" << pipelines
+                              << ": a set of warps does both stages of a tile";
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
-  auto hold = [&](Value value, StringRef reference, int64_t from, int64_t first, int64_t last) {
+  auto inPairs = [&](Value value, StringRef reference) { return bytesOf(value, reference) == rowsOf(value) * channels * 2; };
+  auto hold = [&](Value value, StringRef reference, bool pairs, int64_t from, int64_t first, int64_t last) {
     int64_t words = mainShape.tokens * rowsOf(value) * mainShape.vector / 2;
-    bool pairs = bytesOf(value, reference) == rowsOf(value) * channels * 2;
     if (!pairs || chunks != mainShape.warps || first != from + 1 || last != first ||
         (columns.heldWords > 0 && columns.heldFrom != from) ||
-        (columns.heldWords + words) * (columns.lag + 1) > heldRegisters)
+        (columns.heldWords + words) * (columns.lag / pipelines + 1) > heldRegisters)
       return std::string();
     std::string place = formatv("Held<{0}, {1}>", reference, columns.heldWords);
     columns.heldFrom = from;
@@ -240,12 +273,12 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   for (auto &[value, use] : uses)
     if (!value.getDefiningOp()) {
       std::string reference = plan.memory.memory.lookup(value);
-      std::string place = use.last > use.first ? hold(value, reference, use.first, use.first + 1, use.last) : "";
+      std::string place = use.last > use.first ? hold(value, reference, inPairs(value, reference), use.first, use.first + 1, use.last) : "";
       int64_t last = use.last, at = use.position;
       if (!place.empty()) {
         last = use.first;
         at = use.ofFirst; // all passes of the stage read the slot
-        columns.held.push_back({value, place, passes[at].first});
+        columns.held.push_back({value, place, passes[at].pass});
       }
       entries.push_back({value, reference, use.first, last, at, rowsOf(value), bytesOf(value, reference), true});
     }
@@ -254,7 +287,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     if (!value.getDefiningOp())
       continue;
     const Stored &store = storedAt.find(value)->second;
-    if (std::string place = hold(value, store.reference, store.stage, use.first, use.last); !place.empty()) {
+    if (std::string place = hold(value, store.reference, inPairs(value, store.reference), store.stage, use.first, use.last); !place.empty()) {
       columns.kept[value] = place;
       continue;
     }
@@ -272,6 +305,23 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     }
   }
 
+  // So do rounded rows that it would make again.
+  for (const Pass &next : passes)
+    for (const Pass &pass : passes) {
+      if (pass.stage + 1 != next.stage)
+        continue;
+      for (Value value : next.made) {
+        auto round = value.getDefiningOp<hc::RoundOp>();
+        if (!round || !round.getInput().getDefiningOp() || !pass.made.contains(value) || columns.kept.count(value) ||
+            llvm::any_of(columns.held, [&](const auto &held) { return held.value == value; }))
+          continue;
+        StringRef storage = storageName(*round.getType());
+        if (std::string place = hold(value, ("Rounded<" + storage + ">").str(), storage.ends_with("16"), pass.stage, next.stage, next.stage);
+            !place.empty())
+          columns.held.push_back({value, place, pass.pass});
+      }
+    }
+
   // Rows that the same stages touch share a ring.
   for (SlotEntry &entry : entries) {
     auto found = llvm::find_if(columns.rings,
@@ -287,8 +337,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       found->inputs += formatv(", Input<{0}, {1}>", place, entry.rows).str();
     }
     // Lanes that see one chunk of channels have a slot's rows in registers long before they are done with them.
-    found->early &= entry.loaded && (!found->by.first || found->by.first == passes[entry.position].first);
-    found->by.first = passes[entry.position].first;
+    found->early &= entry.loaded && (!found->by.first || found->by.first == passes[entry.position].pass);
+    found->by.first = passes[entry.position].pass;
     found->by.second.push_back(entry.value);
     for (auto &[value, index] : replaced)
       if (index == static_cast<size_t>(&entry - entries.data())) {
@@ -352,16 +402,12 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   // Blocks wait for each other's sums by the records that sweeps wait for.
   if (count < 2 || published[1] == 0)
     return kernel.emitError() << "schedule: columns is for kernels whose sweeps wait for sums; 'rows' takes others";
-  // Warps in all a multiple of four: the register file has four parts.
   const auto &image = columns.image;
-  int64_t others = numbers.warps + static_cast<int64_t>(columns.rings.size()) + 1, owners = 2;
-  int64_t preparers = image.count        ? 1
-                      : choice.preparers ? choice.preparers
-                                         : llvm::alignTo(others + owners + 2, 4) - others - owners;
-  if (image.count)
-    owners = llvm::alignTo(others + preparers + 2, 4) - others - preparers;
+  int64_t pipelines = columns.pipelines, sweepers = numbers.warps * pipelines, owners = columns.owners,
+          preparers = columns.preparers;
   int64_t owned = std::max<int64_t>(1, tile / cluster);
   int64_t records = lag * (count - 1) + (columns.late ? 4 : 3);
+  int64_t turns = std::max<int64_t>(2, pipelines);
   auto &rings = columns.rings;
   // What its stages hold, and a tile to fetch meanwhile.
   for (auto &ring : rings)
@@ -372,12 +418,12 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
       slots += ring.slots;
       ringBytes += ring.slots * ring.tokenBytes;
     }
-    int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 4)), 16);
+    int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 2 * turns)), 16);
     bytes += llvm::alignTo(4 * numbers.uniform, 16) + columns.weightBytes;
     bytes += tile * (ringBytes + records * numbers.record * 4);
     int64_t depth = llvm::divideCeil(records, std::max<int64_t>(1, cluster / tile));
     for (int64_t stageSums : sums)
-      bytes += llvm::alignTo(stageSums, 4) * 4 * (2 * numbers.warps * tile + depth * cluster * owned);
+      bytes += llvm::alignTo(stageSums, 4) * 4 * (turns * numbers.warps * tile + depth * cluster * owned);
     return bytes + 4 * numbers.scratch * (owners + preparers);
   };
   if (shared() > mostShared)
@@ -420,13 +466,13 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
+          "using MainFlow = Flow<{0}, {12}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
               ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
               : "Nothing",
-          pack)
+          pack, pipelines)
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -435,13 +481,13 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   json::Object launch{{"shared_bytes", shared()}};
   launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", 1}};
   launch["tokens_per_block"] = tile;
-  int64_t helpers = static_cast<int64_t>(rings.size()) + 1 + owners + preparers;
-  if (numbers.warps + helpers > 32)
-    return kernel.emitError() << "schedule: columns has " << numbers.warps + helpers
+  int64_t helpers = 2 + owners + preparers;
+  if (sweepers + helpers > 32)
+    return kernel.emitError() << "schedule: columns has " << sweepers + helpers
                               << " warps in a block, and 32 is the most";
-  entry("main", call, 32 * (numbers.warps + helpers), 1, std::move(launch), cluster);
+  entry("main", call, 32 * (sweepers + helpers), 1, std::move(launch), cluster);
   Choice used = choice;
-  used.columns = true, used.chunks = result.maxChunks, used.cluster = cluster, used.lag = lag, used.ring = most;
+  used.columns = true, used.chunks = result.maxChunks, used.cluster = cluster, used.lag = lag, used.ring = most, used.pipelines = pipelines;
   used.preparers = image.count ? -1 : preparers;
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
   used.slots = slots, used.tokens = tile, used.vector = numbers.vector, used.warps = numbers.warps;

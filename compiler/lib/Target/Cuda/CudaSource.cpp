@@ -282,6 +282,23 @@ std::string SourceBuilder::emitUniformRecord(StringRef className, llvm::ArrayRef
   return className.str();
 }
 
+/// Numbers that all tokens share and that the maths reads for which rows wait: from memory they would take longer than the maths.
+void SourceBuilder::addAwaitedUniforms(llvm::SetVector<Value> &reads) {
+  llvm::DenseSet<Value> seen;
+  std::function<void(Value)> walk = [&](Value value) {
+    if (!seen.insert(value).second)
+      return;
+    if (plan.isUniform(value) && plan.memory.memory.count(value) && isa<hc::CoeffsType>(value.getType()))
+      reads.insert(value);
+    else if (Operation *op = value.getDefiningOp(); op && !isReduction(op) && !plan.memory.memory.count(value))
+      for (Value operand : op->getOperands())
+        walk(operand);
+  };
+  for (const StagePlan &stage : llvm::drop_begin(plan.stagePlans))
+    for (Value value : stage.recordWrites)
+      walk(value);
+}
+
 void SourceBuilder::emitMain() {
   ShapeNumbers &numbers = mainShape;
   int64_t vector = numbers.vector;
@@ -293,7 +310,10 @@ void SourceBuilder::emitMain() {
       places.memory[value] = reference;
   places.projection = projection;
   places.expansion = expansion;
-  std::string uniform = emitUniformRecord("MainUniform", plan.uniformReads, places, numbers);
+  llvm::SetVector<Value> uniformReads(plan.uniformReads.begin(), plan.uniformReads.end());
+  if (choice.columns)
+    addAwaitedUniforms(uniformReads);
+  std::string uniform = emitUniformRecord("MainUniform", uniformReads.getArrayRef(), places, numbers);
 
   llvm::DenseSet<Value> made; // in a record by now
   for (auto &[value, offset] : plan.record)
@@ -353,12 +373,16 @@ void SourceBuilder::emitMain() {
         bool first = kept != columns.kept.end() && StringRef(kept->second).contains(store.reference);
         return first ? kept->second : store.reference;
       };
-      for (const auto &held : columns.held)
-        if (held.by == &pass)
-          emitter.holdRows(held.value, held.place);
+      auto holdAll = [&](bool made) {
+        for (const auto &held : columns.held)
+          if (held.by == &pass && (held.value.getDefiningOp() != nullptr) == made)
+            emitter.holdRows(held.value, held.place);
+      };
+      holdAll(/*made=*/false);
       for (auto [ringIndex, ring] : llvm::enumerate(columns.rings))
         if (ring.early && ring.by.first == &pass)
           emitter.releaseRing(static_cast<int64_t>(ringIndex), ring.by.second);
+      holdAll(/*made=*/true);
       auto storeAll = [&] {
         for (const Store &store : pass.stores)
           emitter.storeRows(store.value, placeOf(store));
