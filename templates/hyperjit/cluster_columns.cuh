@@ -50,7 +50,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int pipelines = F::pipelines, sweepers = S::warps * pipelines, helpers = 2 + owners + preparers;
   static constexpr bool moveRegisters = sweepers % 4 == 0 && helpers % 4 == 0;
   static constexpr int share = 65536 / (32 * (sweepers + helpers)) / 8 * 8;
-  static constexpr int helperRegisters = share > 80 ? 56 : share;
+  static constexpr int helperRegisters = share > 96 ? 72 : share > 80 ? 56 : share;
   static constexpr int spare = (share - helperRegisters) * helpers / sweepers, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr int cluster = S::cluster, channels = S::width / cluster;
@@ -93,7 +93,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int partialsAt = recordsAt + F::records * S::tile * S::record * 4;
   static constexpr int exchangeAt = partialsAt + partialsOf * sumsBefore(stages);
   static constexpr int scratchAt = exchangeAt + exchangeOf * exchangedBefore(stages);
-  static_assert(scratchAt + 4 * S::scratch * (owners + preparers) == F::shared, "the compiler plans another amount of shared memory");
+  static constexpr int fetchedAt = scratchAt + 4 * S::scratch * (owners + preparers);
+  static_assert(fetchedAt + 4 * F::fetched * owners == F::shared, "the compiler plans another amount of shared memory");
   static_assert(S::tile % cluster == 0 || cluster % S::tile == 0, "blocks own different numbers of a tile's tokens");
   static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
   static_assert(F::heldWords == 0 || channels / S::chunk == S::warps, "rows are held in registers by lanes of one chunk");
@@ -128,6 +129,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + turns + turn); }
   HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 2 * turns + turn); }
 
+  HYPERJIT_METHOD float *fetched(int owner) const { return reinterpret_cast<float *>(memory + fetchedAt) + owner * F::fetched; }
   HYPERJIT_METHOD const float *uniform() const { return reinterpret_cast<const float *>(memory + uniformAt); }
   HYPERJIT_METHOD long long firstToken(int k) const { return (firstTile + k * tileStride) * S::tile; }
   HYPERJIT_METHOD float *record(int place, int token) const {
@@ -279,8 +281,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (sizeof...(Rest) > 0)
       expectRecords<I + 1>(place, rest...);
   }
-  template <class Maths, class... P, int A, int C, class Late, class... Rest>
-  HYPERJIT_METHOD void prepare(int mine, Publish<A, C, Stage<Maths, P...>, Late>, Rest...) {
+  template <class Maths, class... P, int A, int C, class Late, class Fetch, class... Rest>
+  HYPERJIT_METHOD void prepare(int mine, Publish<A, C, Stage<Maths, P...>, Late, Fetch>, Rest...) {
     for (int k = 0; k < tiles; ++k) {
       const int place = k % F::records;
       if (k >= F::records)
@@ -493,17 +495,21 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if (I == 0 && k >= F::records)
       waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
     if (firstOwn >= 0 && firstOwn < S::tile) {
-      Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self, uniform()};
+      Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self, uniform(), fetched(mine)};
 #pragma unroll 1
       for (int i = (mine + owners - sequence * owned % owners) % owners; i < owned; i += owners) {
+        const int index = firstOwn + i * cluster;
+        token.token = firstToken(k) + index;
+        token.record = record(place, index);
+        // While sums are on their way.
+        if constexpr (Second::fetches)
+          if (token.token < launch.tokens)
+            Second::Fetch::run(token);
         if constexpr (hasImage)
           waitFor(prepared(place), (k / F::records) & 1);
         waitFor<true>(arrived(I, turn), (sequence / depth) & 1);
         if (i == 0 && self == 0)
           arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
-        const int index = firstOwn + i * cluster;
-        token.token = firstToken(k) + index;
-        token.record = record(place, index);
         int before = 0;
         (addSums<I, Passes>(token.record, turn, i, before), ...);
         __syncwarp();

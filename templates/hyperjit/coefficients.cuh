@@ -31,6 +31,7 @@ template <class T_, class L, int Lanes = 32> struct Token {
   T *scratch;
   int lane;
   const T *uniform = nullptr; // numbers that all tokens share, in shared memory
+  T *fetched = nullptr;       // the token's numbers that were fetched ahead, the warp's own
 };
 
 /// One lane working for one token. `scratch` has this lane's numbers 32 apart: lanes of a warp hit different banks.
@@ -151,14 +152,24 @@ template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T
   return x;
 }
 
-template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> readUniform(W &warp) {
-  Coefficients<typename W::T, N> x;
+template <int N, class T> HYPERJIT_DEVICE Coefficients<T, N> readNumbers(const T *source, int lane) {
+  Coefficients<T, N> x;
 #pragma unroll
-  for (int j = 0; j < x.registers; ++j) {
-    int index = warp.lane + 32 * j;
-    x.v[j] = index < N ? warp.uniform[Offset + index] : typename W::T(0);
-  }
+  for (int j = 0; j < x.registers; ++j)
+    x.v[j] = lane + 32 * j < N ? source[lane + 32 * j] : T(0);
   return x;
+}
+template <int Offset, int N, class W> HYPERJIT_DEVICE auto readUniform(W &warp) {
+  return readNumbers<N>(warp.uniform + Offset, warp.lane);
+}
+template <int Offset, int N, class W> HYPERJIT_DEVICE auto readFetched(W &warp) {
+  return readNumbers<N>(static_cast<const typename W::T *>(warp.fetched) + Offset, warp.lane);
+}
+template <int Offset, class T, int N, class W> HYPERJIT_DEVICE void writeFetched(W &warp, const Coefficients<T, N> &x) {
+#pragma unroll
+  for (int j = 0; j < x.registers; ++j)
+    if (warp.lane + 32 * j < N)
+      warp.fetched[Offset + warp.lane + 32 * j] = x.v[j];
 }
 
 template <int Offset, class T, int N, class W>

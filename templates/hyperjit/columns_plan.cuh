@@ -19,29 +19,31 @@ template <class Ref_, int Skip, int First, int Count> struct RecordImage {
   using Ref = Ref_;
   static constexpr int skip = Skip, first = First, count = Count;
 };
-/// Tiles between stages (a multiple of the pipelines), sets of compute warps that take turns, records in shared memory, preparing warps, owning warps, what the record begins with (RecordImage, or
-/// Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for the next one, bytes of all
+/// Tiles between stages (a multiple of the pipelines), sets of compute warps that take turns, records in shared memory, preparing
+/// warps, owning warps, numbers that each of those fetches ahead, what the record begins with (RecordImage, or Nothing where stage 0
+/// has maths), words of a lane that stage `HeldFrom` leaves in registers for the next one, bytes of all
 /// staged weights, bytes of shared memory, rings, weights that are copied as they were packed, and what packs others.
-template <int Lag, int Pipelines, int Records, int Preparers, int Owners, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
+template <int Lag, int Pipelines, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
           int Shared, class Rings_, class Weights_, class Pack_>
 struct Flow {
   using Image = Image_;
   using Rings = Rings_;
   using Weights = Weights_;
   using Pack = Pack_;
-  static constexpr int lag = Lag, pipelines = Pipelines, records = Records, preparers = Preparers, owners = Owners, heldFrom = HeldFrom, heldWords = HeldWords,
+  static constexpr int lag = Lag, pipelines = Pipelines, records = Records, preparers = Preparers, owners = Owners, fetched = Fetched, heldFrom = HeldFrom, heldWords = HeldWords,
                        weightBytes = WeightBytes, shared = Shared;
 };
 
-/// Coefficient maths, what of the record sweeps wait for, maths that they do not wait for, and sweeps.
-template <int First, int Count, class S, class Late = Nothing> struct Publish;
-template <int First, int Count, class Maths, class... Passes, class Late_>
-struct Publish<First, Count, Stage<Maths, Passes...>, Late_> {
+/// Coefficient maths, what of the record sweeps wait for, maths that they do not wait for, what the maths needs of memory, and sweeps.
+template <int First, int Count, class S, class Late = Nothing, class Fetch = Nothing> struct Publish;
+template <int First, int Count, class Maths, class... Passes, class Late_, class Fetch_>
+struct Publish<First, Count, Stage<Maths, Passes...>, Late_, Fetch_> {
   using Stage = hyperjit::Stage<Maths, Passes...>;
   using Late = Late_;
+  using Fetch = Fetch_;
   static constexpr int first = First, count = Count, passes = sizeof...(Passes);
   static constexpr int sums = (0 + ... + Passes::slots);
-  static constexpr bool maths = !IsNothing<Maths>::value, late = !IsNothing<Late>::value;
+  static constexpr bool maths = !IsNothing<Maths>::value, late = !IsNothing<Late>::value, fetches = !IsNothing<Fetch>::value;
 };
 
 /// One of several.

@@ -25,8 +25,8 @@ namespace hyperjit::cuda {
 struct Places {
   /// References to memory: "Operand<2, float, 20>", "Space::PerToken<0>", ...
   llvm::DenseMap<mlir::Value, std::string> memory;
-  /// Offsets in a token's record (multiples of 4) and among the numbers that all tokens share.
-  llvm::DenseMap<mlir::Value, int64_t> record, uniform;
+  /// Offsets in a token's record (multiples of 4), among the numbers that all tokens share, and among those fetched ahead.
+  llvm::DenseMap<mlir::Value, int64_t> record, uniform, fetched;
   /// Weights packed for tensor cores: the types of their planes (weights.cuh) for project and expand.
   llvm::DenseMap<mlir::Value, std::string> projection, expansion;
 };
@@ -54,6 +54,7 @@ public:
   /// Loads what the value is made of, so that all of it is under way before long maths begins.
   void loadSources(mlir::Value value);
   void writeRecord(mlir::Value value, int64_t offset);
+  void writeFetched(mlir::Value value, int64_t offset);
   void storeCoefficients(mlir::Value value, llvm::StringRef reference);
 
   // Kind::Rows

@@ -203,6 +203,10 @@ void BodyEmitter::writeRecord(Value value, int64_t offset) {
   call("writeRecord", {number(offset)}, {context, convert(value)}, {}, false);
 }
 
+void BodyEmitter::writeFetched(Value value, int64_t offset) {
+  call("writeFetched", {number(offset)}, {context, convert(value)}, {}, false);
+}
+
 void BodyEmitter::storeCoefficients(Value value, StringRef reference) {
   call("storeCoefficients", {reference.str()}, {context, convert(value)}, {}, false);
 }

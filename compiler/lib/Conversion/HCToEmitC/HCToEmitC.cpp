@@ -137,6 +137,8 @@ Value BodyEmitter::convert(Value value) {
       result = call("readRecord", {number(record->second), number(countOf(value))}, {context});
     else if (auto uniform = places.uniform.find(value); uniform != places.uniform.end())
       result = call("readUniform", {number(uniform->second), number(countOf(value))}, {context});
+    else if (auto fetched = places.fetched.find(value); fetched != places.fetched.end())
+      result = call("readFetched", {number(fetched->second), number(countOf(value))}, {context});
     else if (memory != places.memory.end())
       result = call("loadCoefficients", {memory->second, number(countOf(value))}, {context});
     else if (op && isa<hc::CoeffsType>(value.getType()))

@@ -20,7 +20,7 @@ static int64_t registersOf(int64_t sweepers, int64_t helpers) {
   int64_t warps = sweepers + helpers, share = 65536 / (32 * warps) / 8 * 8;
   if (sweepers % 4 || helpers % 4)
     return share;
-  int64_t kept = share > 80 ? 56 : share;
+  int64_t kept = share > 96 ? 72 : share > 80 ? 56 : share;
   return std::min<int64_t>(240, (share + (share - kept) * helpers / sweepers) / 8 * 8);
 }
 
@@ -424,7 +424,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     int64_t depth = llvm::divideCeil(records, std::max<int64_t>(1, cluster / tile));
     for (int64_t stageSums : sums)
       bytes += llvm::alignTo(stageSums, 4) * 4 * (turns * numbers.warps * tile + depth * cluster * owned);
-    return bytes + 4 * numbers.scratch * (owners + preparers);
+    return bytes + 4 * (numbers.scratch * (owners + preparers) + columns.fetched * owners);
   };
   if (shared() > mostShared)
     return kernel.emitError() << "schedule: columns needs " << shared()
@@ -466,13 +466,13 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {12}, {1}, {2}, {9}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
+          "using MainFlow = Flow<{0}, {12}, {1}, {2}, {9}, {13}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
               ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
               : "Nothing",
-          pack, pipelines)
+          pack, pipelines, columns.fetched)
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)

@@ -282,21 +282,22 @@ std::string SourceBuilder::emitUniformRecord(StringRef className, llvm::ArrayRef
   return className.str();
 }
 
-/// Numbers that all tokens share and that the maths reads for which rows wait: from memory they would take longer than the maths.
-void SourceBuilder::addAwaitedUniforms(llvm::SetVector<Value> &reads) {
+/// Coefficients that lie in memory before the main kernel and that the maths behind some values reads; `made` are in a record.
+llvm::SetVector<Value> SourceBuilder::readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made) {
+  llvm::SetVector<Value> reads;
   llvm::DenseSet<Value> seen;
   std::function<void(Value)> walk = [&](Value value) {
-    if (!seen.insert(value).second)
+    if (made.contains(value) || !isa<hc::CoeffsType>(value.getType()) || !seen.insert(value).second)
       return;
-    if (plan.isUniform(value) && plan.memory.memory.count(value) && isa<hc::CoeffsType>(value.getType()))
+    if (plan.memory.memory.count(value) && (!plan.perToken.contains(value) || plan.headValues.contains(value)))
       reads.insert(value);
-    else if (Operation *op = value.getDefiningOp(); op && !isReduction(op) && !plan.memory.memory.count(value))
+    else if (Operation *op = value.getDefiningOp(); op && !isReduction(op))
       for (Value operand : op->getOperands())
         walk(operand);
   };
-  for (const StagePlan &stage : llvm::drop_begin(plan.stagePlans))
-    for (Value value : stage.recordWrites)
-      walk(value);
+  for (Value value : values)
+    walk(value);
+  return reads;
 }
 
 void SourceBuilder::emitMain() {
@@ -311,8 +312,12 @@ void SourceBuilder::emitMain() {
   places.projection = projection;
   places.expansion = expansion;
   llvm::SetVector<Value> uniformReads(plan.uniformReads.begin(), plan.uniformReads.end());
+  // Behind the first stage, rows wait for maths: what it reads from memory would take longer than the maths.
   if (choice.columns)
-    addAwaitedUniforms(uniformReads);
+    for (const StagePlan &stage : llvm::drop_begin(plan.stagePlans))
+      for (Value value : readsOf(stage.recordWrites.getArrayRef(), {}))
+        if (plan.isUniform(value))
+          uniformReads.insert(value);
   std::string uniform = emitUniformRecord("MainUniform", uniformReads.getArrayRef(), places, numbers);
 
   llvm::DenseSet<Value> made; // in a record by now
@@ -331,12 +336,14 @@ void SourceBuilder::emitMain() {
     if (isEmpty(stagePlan))
       continue;
     // Where owners make a token's coefficients, what no row waits for comes behind what rows wait for.
+    llvm::MapVector<Value, int64_t> fetched;
     auto emitMaths = [&](StringRef className, llvm::ArrayRef<Value> writes, llvm::ArrayRef<Store> stores) -> std::string {
       if (writes.empty() && stores.empty())
         return "Nothing";
       std::string maths = formatv("{0}{1}", className, stage);
       Places coefficientPlaces = places;
       coefficientPlaces.record.clear();
+      coefficientPlaces.fetched.insert(fetched.begin(), fetched.end());
       for (Value value : made)
         coefficientPlaces.record[value] = plan.record.lookup(value);
       BodyEmitter emitter = body(maths, BodyEmitter::Kind::Coefficients, coefficientPlaces);
@@ -351,15 +358,29 @@ void SourceBuilder::emitMain() {
       made.insert(writes.begin(), writes.end());
       return maths;
     };
-    std::string maths = "Nothing", late;
+    std::string maths = "Nothing", late, fetch = "Nothing";
     llvm::ArrayRef<Value> writes = stagePlan.recordWrites.getArrayRef();
     if (stage == 0 && columns.image.count > 0) {
       made.insert(writes.begin(), writes.end());
     } else if (choice.columns && stage > 0) {
+      int64_t size = 0;
+      for (Value value : readsOf(writes, made))
+        if (!plan.isUniform(value)) {
+          fetched[value] = size;
+          size += llvm::alignTo(hc::elementCount(value.getType()), 4);
+        }
+      if (size > 0) {
+        fetch = formatv("Fetch{0}", stage);
+        BodyEmitter emitter = body(fetch, BodyEmitter::Kind::Coefficients, places);
+        for (auto &[value, offset] : fetched)
+          emitter.writeFetched(value, offset);
+        close(emitter);
+      }
+      columns.fetched = std::max(columns.fetched, size);
       maths = emitMaths("Coefficients", writes, {});
       late = emitMaths("Late", {}, stagePlan.stores);
       columns.late |= late != "Nothing";
-      late.insert(0, ", ");
+      late = ", " + late + ", " + fetch;
     } else {
       maths = emitMaths("Coefficients", writes, stagePlan.stores);
     }

@@ -102,7 +102,7 @@ private:
   void emitUniform(const std::vector<Store> &stores, StringRef phase);
   void emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
-  void addAwaitedUniforms(llvm::SetVector<Value> &reads);
+  llvm::SetVector<Value> readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made);
   void emitColumns();
   void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
   void emitSums();
@@ -147,7 +147,7 @@ private:
     std::pair<const SweepPass *, SmallVector<Value>> by; ///< by this pass
   };
   struct {
-    int64_t stages = 0, lag = 0, pipelines = 1, owners = 0, preparers = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
+    int64_t stages = 0, lag = 0, pipelines = 1, owners = 0, preparers = 0, fetched = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
     bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
     llvm::SetVector<Value> packed;             ///< weights that the main kernel packs itself
