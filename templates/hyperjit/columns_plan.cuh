@@ -8,7 +8,7 @@
 namespace hyperjit {
 
 /// Slots for rows that stages First .. Last read, given back by a sweep of the last one (`Early`: releaseRing) or after it;
-/// TokenBytes = 64 mod 128, so that neighbouring tokens hit different banks.
+/// TokenBytes is an odd multiple of what the lanes of a token read at once, so that neighbouring tokens hit different banks.
 template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I> struct Ring {
   using Inputs = List<I...>;
   static constexpr int slots = Slots, first = First, last = Last, tokenBytes = TokenBytes;

@@ -159,12 +159,16 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
 std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
   std::vector<RowNumbers> all = {first};
   for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4), int64_t(8), int64_t(16)})
-    for (int64_t tokens : {8, 16})
-      for (int64_t lag : {2, 1, 3}) {
-        RowNumbers numbers;
-        numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag;
-        all.push_back(numbers);
-      }
+    for (int64_t pipelines : {1, 2})
+      for (int64_t vector : {8, 4})
+        for (int64_t tokens : {8, 16})
+          for (int64_t lag : {2, 1, 3}) {
+            RowNumbers numbers;
+            numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag;
+            numbers.pipelines = pipelines, numbers.vector = vector;
+            if (lag % pipelines == 0)
+              all.push_back(numbers);
+          }
   sortAfterFirst(all, [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
   return all;
 }

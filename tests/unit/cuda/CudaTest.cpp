@@ -218,9 +218,26 @@ TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
   }
 }
 
+/// What rows wait for does not wait for memory, and rounded rows of the stage before are not made again.
+TEST(Source, ColumnsKeepMemoryOffTheWayOfSums) {
+  Built built = build("manifold:n=4,d=4096,dtype=bf16", true, "sm_90a");
+  ASSERT_TRUE(built.ok);
+  auto classText = [&](llvm::StringRef name) {
+    llvm::StringRef text(built.source.text);
+    size_t begin = text.find(("class " + name + " ").str());
+    return begin == llvm::StringRef::npos ? llvm::StringRef() : text.slice(begin, text.find("};", begin));
+  };
+  EXPECT_TRUE(classText("Fetch1").contains("loadCoefficients<Operand"));
+  llvm::StringRef maths = classText("Coefficients1"), rows = classText("Rows1_0");
+  EXPECT_TRUE(maths.contains("readFetched<") && maths.contains("readUniform<") && !maths.contains("loadCoefficients<"));
+  EXPECT_TRUE(classText("Rows0_0").contains("holdRows<Held<Rounded<bfloat16>"));
+  EXPECT_TRUE(rows.contains("loadRows<Held<Rounded<bfloat16>"));
+  EXPECT_EQ(rows.count("mix<"), 2u); // dU and the cotangent of the streams before, not those streams again
+}
+
 /// A slot of clusterColumns is given back by the last pass that reads it, not by the first of two of one stage.
 TEST(Source, SlotsAreReadBeforeTheyAreGivenBack) {
-  Built built = build("joint:n=2,m=4,d=1280,dtype=bf16", false, "sm_90a", "columns:cluster=2,vector=4", "before");
+  Built built = build("joint:n=2,m=4,d=1280,dtype=bf16", false, "sm_90a", "columns:cluster=4,vector=4", "before");
   ASSERT_TRUE(built.ok);
   const std::string &text = built.source.text;
   size_t reads = 0, last = 0;

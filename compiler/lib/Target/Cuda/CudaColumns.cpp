@@ -14,8 +14,7 @@ using llvm::StringRef;
 
 /// As in the skeleton.
 static constexpr int64_t mostRings = 4;
-/// Registers of a lane of a compute warp that the skeleton sets, and the fewest that a sweep's own work takes beside rows that it
-/// holds for the next stage: an expansion takes more.
+/// Registers of a lane of a compute warp, as the skeleton sets them.
 static int64_t registersOf(int64_t sweepers, int64_t helpers) {
   int64_t warps = sweepers + helpers, share = 65536 / (32 * warps) / 8 * 8;
   if (sweepers % 4 || helpers % 4)
@@ -78,9 +77,9 @@ LogicalResult SourceBuilder::chooseColumns() {
 /// Warps in all a multiple of four: the register file has four parts.
 void SourceBuilder::countWarps() {
   int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps * columns.pipelines + 2; // loader, sender
-  // A token's maths takes longer than a sweep; a block owns tile / cluster tokens of each tile.
+  // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
   int64_t least = columns.pipelines > 1 ? 1 : 2;
-  columns.owners = std::max<int64_t>(least, 2 * tile / mainShape.cluster);
+  columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile, plan.width), least, 4);
   if (columns.image.count)
     columns.owners = llvm::alignTo(others + columns.owners, 4) - others;
   else
@@ -249,7 +248,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
   int64_t pipelines = columns.pipelines;
   int64_t registers = registersOf(mainShape.warps * pipelines, 2 + columns.owners + columns.preparers);
-  int64_t heldRegisters = pipelines > 1 ? 32 : registers - (expands() ? 128 : 96);
+  int64_t own = expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector; // that a sweep works with
+  int64_t heldRegisters = pipelines > 1 ? 32 : registers - own;
   bool close = columns.stages > 2 || expands() || registers <= 128 || pipelines > 1; // each set works on one tile at a time
   columns.lag = choice.lag ? choice.lag : close ? pipelines : 2;
   if (columns.lag % pipelines)
@@ -350,10 +350,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   if (columns.rings.size() > mostRings)
     return kernel.emitError() << "schedule: columns has " << columns.rings.size() << " rings of rows, and takes "
                               << mostRings;
-  for (auto &ring : columns.rings) {
-    ring.tokenBytes = llvm::alignTo(ring.tokenBytes, 64);
-    ring.tokenBytes += ring.tokenBytes % 128 ? 0 : 64; // neighbouring tokens hit different halves of the banks
-  }
+  // The lanes of a token read so much at once; neighbouring tokens hit other banks.
+  int64_t piece = 4 * mainShape.vector * plan.widestStorage;
+  for (auto &ring : columns.rings)
+    ring.tokenBytes = (llvm::alignTo(ring.tokenBytes, piece) / piece | 1) * piece;
 
   auto stage = [&](const llvm::DenseMap<Value, std::string> &packed, llvm::SetVector<Value> &order, bool expands,
                    llvm::DenseMap<Value, std::string> &target) {
@@ -486,12 +486,11 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     return kernel.emitError() << "schedule: columns has " << sweepers + helpers
                               << " warps in a block, and 32 is the most";
   entry("main", call, 32 * (sweepers + helpers), 1, std::move(launch), cluster);
-  Choice used = choice;
-  used.columns = true, used.chunks = result.maxChunks, used.cluster = cluster, used.lag = lag, used.ring = most, used.pipelines = pipelines;
+  used = choice;
+  used.columns = true, used.cluster = cluster, used.lag = lag, used.ring = most, used.pipelines = pipelines;
   used.preparers = image.count ? -1 : preparers;
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
   used.slots = slots, used.tokens = tile, used.vector = numbers.vector, used.warps = numbers.warps;
-  result.schedule = writeRows(used);
   columns.ahead = fewest;
   return success();
 }

@@ -49,8 +49,8 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   result.workspaceFixed = llvm::alignTo(plan.fixedBytes, 256);
   result.workspacePerChunk = llvm::alignTo(plan.chunkBytes, 256);
   result.workspacePerToken = plan.tokenBytes;
-  if (result.schedule.empty())
-    result.schedule = "rows";
+  used.chunks = result.maxChunks;
+  result.schedule = plan.hasMain() ? writeRows(used) : "rows";
   return std::move(module);
 }
 
@@ -242,9 +242,15 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
       emitter.storeCoefficients(store.value, store.reference);
   close(emitter);
   ShapeNumbers numbers;
-  // One lane a token where its registers hold the values: a warp does the maths of 32 tokens in about the time of one. Blocks of
-  // one warp spread over the processors.
-  if (!plan.wide() && emitter.largest() <= laneNumbers && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
+  // One lane a token where the maths is long and its registers hold the values: a warp does that of 32 tokens in about the time of
+  // one. Blocks of one warp spread over the processors. Short maths waits for memory, and a warp reads a token's numbers together.
+  llvm::DenseSet<Value> seen;
+  std::function<bool(Value)> isLongBehind = [&](Value value) {
+    Operation *op = value.getDefiningOp();
+    return op && !places.memory.count(value) && seen.insert(value).second &&
+           (isLong(op) || llvm::any_of(op->getOperands(), isLongBehind));
+  };
+  if (llvm::any_of(stores, [&](const Store &store) { return isLongBehind(store.value); }) && !plan.wide() && emitter.largest() <= laneNumbers && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
     numbers.warps = 1;
     numbers.tokenLanes = 32;
     numbers.scratch = emitter.laneScratch();
@@ -380,7 +386,7 @@ void SourceBuilder::emitMain() {
       maths = emitMaths("Coefficients", writes, {});
       late = emitMaths("Late", {}, stagePlan.stores);
       columns.late |= late != "Nothing";
-      late = ", " + late + ", " + fetch;
+      late = ", " + late + (fetch == "Nothing" ? "" : ", " + fetch);
     } else {
       maths = emitMaths("Coefficients", writes, stagePlan.stores);
     }
@@ -469,41 +475,47 @@ void SourceBuilder::emitMain() {
   }
   entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch), numbers.cluster);
   // Weights as stored need no number: planes is said where they are packed, or where that was ruled out.
-  Choice used = choice;
-  used.blocks = minBlocks, used.chunks = result.maxChunks, used.cluster = numbers.cluster, used.slots = slots;
+  used = choice;
+  used.blocks = minBlocks, used.cluster = numbers.cluster, used.slots = slots;
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
   used.tokens = tile, used.vector = vector, used.warps = numbers.warps;
-  result.schedule = writeRows(used);
 }
 
 /// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
-/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels (256 beside an expansion)
-/// a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the sums. More than
-/// four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps.
+/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels of four streams (256 beside
+/// an expansion) a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the
+/// sums. More than four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps, of which
+/// 4 channels a lane make twice as many.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
+  int64_t streams = 1;
   for (Value argument : kernel.getBody().getArguments())
-    if (auto rows = dyn_cast<hc::RowsType>(argument.getType());
-        rows && rows.getRows() > 4 && !uniformity.isUniform(argument))
-      return Choice();
+    if (auto rows = dyn_cast<hc::RowsType>(argument.getType()); rows && !uniformity.isUniform(argument))
+      streams = std::max<int64_t>(streams, rows.getRows());
+  if (streams > 4)
+    return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
-  constexpr int64_t leastWidth = 1280;
+  constexpr int64_t leastWidth = 1280, leastWarps = 8;
   Choice best;
-  for (int64_t cluster : {2, 4, 8, 16}) {
-    Choice columns;
-    columns.columns = true;
-    columns.cluster = cluster;
-    CudaSource source;
-    SourceBuilder builder(kernel, target, columns, source);
-    if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1)
-      continue;
-    int64_t channels = builder.blockChannels();
-    if (channels * cluster < leastWidth || channels > (builder.expands() ? 256 : 320))
-      continue;
-    if (builder.tilesAhead() >= 2)
-      return columns;
-    best = columns;
-  }
+  for (int64_t cluster : {2, 4, 8, 16})
+    for (int64_t vector : {0, 4}) {
+      Choice columns;
+      columns.columns = true;
+      columns.cluster = cluster;
+      columns.vector = vector;
+      CudaSource source;
+      SourceBuilder builder(kernel, target, columns, source);
+      if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1)
+        continue;
+      int64_t channels = builder.blockChannels(), most = builder.expands() ? 256 : std::max<int64_t>(320, 1280 / streams);
+      if (channels * cluster < leastWidth || channels > most)
+        continue;
+      if (builder.computeWarps() < leastWarps && vector == 0)
+        continue;
+      if (builder.tilesAhead() >= 2)
+        return columns;
+      best = columns;
+    }
   return best;
 }
 

@@ -45,6 +45,18 @@ void SourceBuilder::emitColumns() {
     emitColumnLaunch(plain, false);
 }
 
+/// Chunks of tokens for a weight gradient that has so many blocks a chunk: an H100 holds three on each processor, and all take about
+/// the same time, so the last round of blocks should be as full as the others.
+static int64_t chunksOf(int64_t blocks) {
+  constexpr int64_t held = 3 * 132, most = 16, least = 6;
+  int64_t best = most;
+  auto rounds = [&](int64_t chunks) { return double(llvm::divideCeil(blocks * chunks, held)) / double(chunks); };
+  for (int64_t chunks = most - 1; chunks >= least; --chunks)
+    if (rounds(chunks) < rounds(best))
+      best = chunks;
+  return best;
+}
+
 void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles) {
   std::string prefix = onTiles ? "Gradient" : "Columns";
   ShapeNumbers numbers;
@@ -154,6 +166,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       addPass(className, size * vector, 0, 1);
     }
   }
+  if (onTiles && !choice.chunks)
+    result.maxChunks = chunksOf(llvm::divideCeil(plan.width, numbers.warps * channels) * blocks);
   bool large = onTiles && (target.starts_with("sm_9") || target.starts_with("sm_10"));
   int64_t room = large ? mostShared : leastShared;
   int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;

@@ -71,6 +71,7 @@ public:
   int64_t tilesAhead() const { return columns.ahead; }
   /// Channels of a row that one block of the cluster has; after `run`.
   int64_t blockChannels() const { return plan.width / mainShape.cluster; }
+  int64_t computeWarps() const { return mainShape.warps; }
   bool expands() const { return !plan.expanded.empty(); }
   /// What the cost model weighs; after `run`.
   KernelSizes measure();
@@ -135,6 +136,7 @@ private:
   KernelPlan plan;
   std::string name;
   bool tiled = false;
+  Choice used; ///< the numbers of the schedule, complete
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
   bool mainReduces = false, sumsTaken = false;
