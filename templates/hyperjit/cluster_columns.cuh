@@ -212,7 +212,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   /// The tile's records as they lie in memory.
   template <class Image> HYPERJIT_METHOD void loadRecords(int k, Image) {
-    constexpr int pieces = Image::count / 4;
+    constexpr int unit = Image::unit, pieces = Image::count / unit;
     const int place = k % F::records;
     const long long first = firstToken(k);
     const int live = liveTokens(first);
@@ -224,8 +224,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     for (int i = self; i < S::tile * pieces; i += 32) {
       const int token = i / pieces, piece = i % pieces;
       if (token < live)
-        copyAsync(sharedAddress(record(place, token) + Image::first + 4 * piece),
-                  Image::Ref::at(launch, first + token) + Image::skip + 4 * piece);
+        copyAsync<4 * unit>(sharedAddress(record(place, token) + Image::first + unit * piece),
+                            Image::Ref::at(launch, first + token) + Image::skip + unit * piece);
     }
     arriveWithCopies(prepared(place));
   }
@@ -244,7 +244,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 #pragma unroll
       for (int i = 0; i < rounds; ++i)
         if (all % 32 == 0 || i * 32 + self < all)
-          copyAsync(target + token * R::tokenBytes + i * 512, source + token * next + skipped[i] + i * 512);
+          copyAsync<16>(target + token * R::tokenBytes + i * 512, source + token * next + skipped[i] + i * 512);
     };
     if (live == S::tile) {
 #pragma unroll

@@ -14,10 +14,10 @@ template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I
   static constexpr int slots = Slots, first = First, last = Last, tokenBytes = TokenBytes;
   static constexpr bool early = Early;
 };
-/// Entries [First, First + Count) of a token's record, as they lie in memory from number Skip on.
-template <class Ref_, int Skip, int First, int Count> struct RecordImage {
+/// Entries [First, First + Count) of a token's record, as they lie in memory from number Skip on, copied by Unit.
+template <class Ref_, int Skip, int First, int Count, int Unit> struct RecordImage {
   using Ref = Ref_;
-  static constexpr int skip = Skip, first = First, count = Count;
+  static constexpr int skip = Skip, first = First, count = Count, unit = Unit;
 };
 /// Tiles between stages (a multiple of the pipelines), sets of compute warps that take turns, records in shared memory, preparing
 /// warps, owning warps, numbers that each of those fetches ahead, what the record begins with (RecordImage, or Nothing where stage 0

@@ -184,11 +184,13 @@ HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, un
                "r"(bytes), "r"(barrier)
                : "memory");
 }
-/// What is seen of stores to shared memory comes before later bulk copies there.
-HYPERJIT_DEVICE void orderBulkCopies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-/// 16 bytes from global to shared memory, by one lane.
-HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source)) : "memory");
+/// `Bytes` (4, 8, 16) from global to shared memory, by one lane.
+template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source)) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes)
+                 : "memory");
 }
 /// One arrival of this lane when all its copies so far have landed.
 HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {

@@ -45,7 +45,7 @@ struct Fiber {
   bool started = false;
   unsigned waitBarrier = 0;
   int waitParity = 0;
-  std::vector<std::pair<unsigned, const void *>> copies; ///< that no arrival follows yet
+  std::vector<Copy> copies; ///< that no arrival follows yet
   std::deque<std::vector<Copy>> groups;                   ///< the last one is not complete
 };
 
@@ -219,23 +219,23 @@ public:
     barrierAt(barrier, running->block);
     pending.push_back({running->block, {{target, source, bytes}}, {}, barrier, bytes});
   }
-  void copyAsync(unsigned target, const void *source) {
-    if (reinterpret_cast<uintptr_t>(source) % 16)
-      fail("a copy from an address that is no multiple of 16");
-    pointerTo(target, 16, 16, running->block);
-    fibers[running->firstFiber + lane].copies.emplace_back(target, source);
+  void copyAsync(unsigned target, const void *source, int bytes) {
+    checkCopy(source, bytes);
+    pointerTo(target, bytes, bytes, running->block);
+    fibers[running->firstFiber + lane].copies.push_back({target, source, bytes});
+  }
+  void checkCopy(const void *source, int bytes) {
+    if ((bytes != 4 && bytes != 8 && bytes != 16) || reinterpret_cast<uintptr_t>(source) % bytes)
+      fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
   }
   void arriveWithCopies(unsigned barrier) {
     barrierAt(barrier, running->block);
     Pending one{running->block, {}, {}, barrier, 0};
-    for (auto [target, source] : fibers[running->firstFiber + lane].copies)
-      one.copies.push_back({target, source, 16});
-    fibers[running->firstFiber + lane].copies.clear();
+    one.copies.swap(fibers[running->firstFiber + lane].copies);
     pending.push_back(std::move(one));
   }
   void copyOrClear(unsigned target, const void *source, int bytes) {
-    if ((bytes != 4 && bytes != 8 && bytes != 16) || reinterpret_cast<uintptr_t>(source) % bytes)
-      fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
+    checkCopy(source, bytes);
     const Copy copy{target, source, bytes};
     if (random() % 4 == 0) // nothing keeps it back
       return land(copy, running->block);
@@ -529,7 +529,7 @@ void initBarrier(unsigned barrier, int arrivals) { machine.initBarrier(barrier, 
 void arrive(unsigned barrier, int bytes) { machine.arrive(barrier, bytes); }
 void waitForPhase(unsigned barrier, int parity) { machine.waitForPhase(barrier, parity); }
 void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) { machine.copyBulk(target, source, bytes, barrier); }
-void copyAsync(unsigned target, const void *source) { machine.copyAsync(target, source); }
+void copyAsync(unsigned target, const void *source, int bytes) { machine.copyAsync(target, source, bytes); }
 void arriveWithCopies(unsigned barrier) { machine.arriveWithCopies(barrier); }
 void copyOrClear(unsigned target, const void *source, int bytes) { machine.copyOrClear(target, source, bytes); }
 void groupCopies() { machine.groupCopies(); }

@@ -119,7 +119,7 @@ TEST(Machine, CopiesComeWhenTheyAreWaitedFor) {
     if (self == 0)
       initBarrier(barrier, 32);
     __syncthreads();
-    copyAsync(target + 16 * (self % 16), out + 64 + 4 * (self % 16));
+    copyAsync<16>(target + 16 * (self % 16), out + 64 + 4 * (self % 16));
     arriveWithCopies(barrier);
 )", end = "out[self] = reinterpret_cast<float *>(memory + 256)[self] + 1;";
   EXPECT_FALSE(Program(begin + "waitFor(barrier, 0);" + end, 32).everDiffers(1));
@@ -158,7 +158,7 @@ TEST(Machine, BlocksOfAClusterWriteToEachOther) {
   EXPECT_THROW(Program(text, 32, 2).everDiffers(0), UserError);
 }
 TEST(Machine, SharedMemoryEndsWhereTheLaunchSays) {
-  EXPECT_THROW(Program("copyAsync(sharedAddress(memory) + 1024, out);", 32).run(), UserError);
+  EXPECT_THROW(Program("copyAsync<16>(sharedAddress(memory) + 1024, out);", 32).run(), UserError);
   EXPECT_DEATH(Program("reinterpret_cast<volatile float *>(memory)[256] = 1;", 32).run(), "");
 }
 

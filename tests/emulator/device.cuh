@@ -151,8 +151,9 @@ template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() {}
 HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, unsigned barrier) {
   emulator::copyBulk(target, source, bytes, barrier);
 }
-HYPERJIT_DEVICE void orderBulkCopies() {}
-HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) { emulator::copyAsync(target, source); }
+template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
+  emulator::copyAsync(target, source, Bytes);
+}
 HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) { emulator::arriveWithCopies(barrier); }
 
 template <int Registers> HYPERJIT_DEVICE void giveUpRegisters() { emulator::meetWarp(nullptr, 0); }

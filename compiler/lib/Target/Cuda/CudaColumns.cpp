@@ -80,11 +80,11 @@ void SourceBuilder::countWarps() {
   // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
   int64_t least = columns.pipelines > 1 ? 1 : 2;
   columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile, plan.width), least, 4);
-  if (columns.image.count)
-    columns.owners = llvm::alignTo(others + columns.owners, 4) - others;
-  else
-    columns.preparers = choice.preparers ? choice.preparers
-                                         : llvm::alignTo(others + columns.owners + least, 4) - others - columns.owners;
+  const StagePlan &first = plan.stagePlans.front();
+  bool prepares = !first.recordWrites.empty() || !first.stores.empty();
+  columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? least : 1;
+  int64_t spare = llvm::alignTo(others + columns.owners + columns.preparers, 4) - others - columns.owners - columns.preparers;
+  (prepares && !columns.image.count && !choice.preparers ? columns.preparers : columns.owners) += spare;
 }
 
 /// The operand that a value is a contiguous part of, and its first element there.
@@ -126,10 +126,11 @@ void SourceBuilder::prepareRecords() {
   if (lies) {
     auto argument = cast<BlockArgument>(operand);
     auto dtype = kernel.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName);
-    lies = dtype && dtype.getValue().isF32() && !plan.isUniform(operand) &&
-           hc::elementCount(operand.getType()) % 4 == 0 && (begin - shift) % 4 == 0 && (end - begin) % 4 == 0;
+    lies = dtype && dtype.getValue().isF32() && !plan.isUniform(operand);
     if (lies) {
-      columns.image = {plan.memory.memory.lookup(operand), begin - shift, begin, end - begin};
+      int64_t common = (begin - shift) | begin | (end - begin) | hc::elementCount(operand.getType());
+      int64_t unit = common % 4 == 0 ? 4 : common % 2 == 0 ? 2 : 1; // by which all is aligned
+      columns.image = {plan.memory.memory.lookup(operand), begin - shift, begin, end - begin, unit};
       return;
     }
   }
@@ -470,7 +471,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
-              ? formatv("RecordImage<{0}, {1}, {2}, {3}>", image.reference, image.skip, image.first, image.count).str()
+              ? formatv("RecordImage<{0}, {1}, {2}, {3}, {4}>", image.reference, image.skip, image.first, image.count, image.unit).str()
               : "Nothing",
           pack, pipelines, columns.fetched)
           .str());

@@ -162,7 +162,7 @@ private:
     };
     struct {
       std::string reference;
-      int64_t skip = 0, first = 0, count = 0;
+      int64_t skip = 0, first = 0, count = 0, unit = 4; ///< numbers, of a copy
     } image; ///< where the first record's numbers lie, which of them; none: the main kernel makes them
     std::vector<HeldRows> held;              ///< operands that the next stage reads from registers, and the pass that loads them
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
