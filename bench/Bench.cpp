@@ -3,6 +3,7 @@
 //
 // A row's time is that of a whole chain divided by its sites: expand and reduce are outside, the branches return what they
 // are given. The counted traffic u comes from the compiler's own kernels; share = bytes of u / time / copy bandwidth.
+#include "Alone.h"
 #include "Console.h"
 #include "torch/Measure.h"
 #include "Plot.h"
@@ -85,26 +86,11 @@ struct Chain {
 /// u of one site in the chain as it is really run: K - 1 boundaries and the two single ends, divided by K.
 CountedTraffic countTraffic(const SiteSpec &given, int64_t sites, int64_t tokens, const Target &target) {
   KernelManager &manager = KernelManager::global();
-  ProgramSource &programs = ProgramSource::global();
-  SiteSpec spec = programs.normalise(given);
-  auto program = programs.site(spec);
-  const SiteSignature &signature = program->signature;
-  bool crosses = signature.tokenCoefficients + signature.uniformCoefficients + signature.channelRows > 0;
-  std::string c = crosses ? "c" : "", p = program->parameters.empty() ? "" : "p";
-  std::string kOut = signature.carriesOut.empty() ? "" : "k", kIn = signature.carriesIn.empty() ? "" : "k";
-  Bucket bucket = bucketOf(tokens);
-  auto wide = [&](const KernelSpec &kernel) {
-    const TrafficInfo traffic = manager.artifact(kernel, target).artifact->meta.traffic;
-    return double(traffic.readsU + traffic.writesU);
-  };
   CountedTraffic counted;
-  double inner = double(sites - 1);
-  counted.forward = wide(KernelSpec::beforeForward(spec, true, bucket)) + wide(KernelSpec::afterForward(spec, bucket));
-  counted.backward = wide(KernelSpec::backward({}, spec, "u" + c + kOut, "x" + p + kIn, bucket)) +
-                     wide(KernelSpec::backward(spec, {}, "x", "xy" + c, bucket));
-  if (sites > 1) {
-    counted.forward += inner * wide(KernelSpec::boundaryForward(spec, spec, true, bucket));
-    counted.backward += inner * wide(KernelSpec::backward(spec, spec, "xu" + c + kOut, "xy" + c + p + kIn, bucket));
+  for (const KernelSpec &kernel : kernelsOf(given, bucketOf(tokens))) {
+    const TrafficInfo traffic = manager.artifact(kernel, target).artifact->meta.traffic;
+    const double times = kernel.role == Role::Boundary ? double(sites - 1) : 1;
+    (kernel.direction == Direction::Forward ? counted.forward : counted.backward) += times * double(traffic.readsU + traffic.writesU);
   }
   counted.forward /= double(sites);
   counted.backward /= double(sites);
@@ -287,7 +273,9 @@ int bench(const BenchOptions &options) {
     ProgramSource::global().site(spec);
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
-  bool eager = std::find(options.against.begin(), options.against.end(), "eager") != options.against.end();
+  auto asked = [](const std::vector<std::string> &list, const char *word) { return std::find(list.begin(), list.end(), word) != list.end(); };
+  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone");
+  bool eager = asked(options.against, "eager");
   // First of all: CUDA text that this process has compiled already is not compiled again.
   const Json first = firstCall(specs.back(), target);
   double copy = copyBandwidth(device);
@@ -298,12 +286,20 @@ int bench(const BenchOptions &options) {
     for (int64_t tokens : options.tokens) {
       if (interrupted())
         break;
-      Chain chain(spec, options.sites, tokens, device);
-      CountedTraffic counted = countTraffic(spec, options.sites, tokens, target);
-      std::vector<Row> mine = measure(chain, false, options, tokens, device), theirs;
-      if (eager)
-        theirs = measure(chain, true, options, tokens, device);
-      double bytes = double(sizeOf(spec.stream)) * double(spec.d) * double(tokens);
+      const double bytes = double(sizeOf(spec.stream)) * double(spec.d) * double(tokens);
+      if (alone)
+        for (const AloneTiming &one : timeAlone(spec, tokens, device, target, options.repeats))
+          rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward", "alone", tokens,
+                          one.us, one.u, one.u * bytes / (one.us.median * 1e3) / copy, 1});
+      std::vector<Row> mine, theirs;
+      CountedTraffic counted;
+      if (chains) {
+        Chain chain(spec, options.sites, tokens, device);
+        counted = countTraffic(spec, options.sites, tokens, target);
+        mine = measure(chain, false, options, tokens, device);
+        if (eager)
+          theirs = measure(chain, true, options, tokens, device);
+      }
       for (std::vector<Row> *list : {&mine, &theirs})
         for (size_t i = 0; i < list->size(); ++i) {
           Row &row = (*list)[i];
@@ -346,7 +342,7 @@ int bench(const BenchOptions &options) {
     fmt::print(stderr, "hyperjit: other processes took {:.0f} % of the processors during this run; its times are not worth keeping\n",
                100 * others);
   if (options.json != "-") {
-    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site\n\n{}\n", name, copy, options.sites, table.text());
+    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel\n\n{}\n", name, copy, options.sites, table.text());
     fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
     if (first["disk"].is_number())
       fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());

@@ -15,6 +15,10 @@ void addBench(CLI::App &app, int &exit) {
       ->delimiter(',')
       ->check(CLI::IsMember({"eager", "none"}))
       ->capture_default_str();
+  command->add_option("--mode", options->modes, "comma list: chain (sites of a chain), alone (each kernel by itself)")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"chain", "alone"}))
+      ->capture_default_str();
   command->add_option("--sites", options->sites, "sites of a chain")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
   command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")->check(CLI::PositiveNumber)->capture_default_str();
@@ -23,7 +27,7 @@ void addBench(CLI::App &app, int &exit) {
       ->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth");
   addJson(*command, options->json);
-  command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --json bench.json"));
+  command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone --json bench.json"));
   command->callback([options, specs, &exit] {
     specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())

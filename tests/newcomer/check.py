@@ -200,6 +200,14 @@ def bench():
     check(launch["call"] > launch["results"] > 0 and launch["kernel"] > 0 and launch["dispatch"] > 0, f"parts of a launch {launch}")
     check(answer["peak_bytes"] > 0 and answer["host_us_per_call"] > 0, "memory and host time")
     xml.parse(folder / "bench.svg")
+    alone = json.loads(run("bench", "static:n=2,d=32", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--mode", "alone", "--json").stdout)["rows"]
+    n, counted = 2, {}
+    for row in alone:
+        check(row["mode"] == "alone" and row["us"]["median"] > 0 and row["share"] > 0, f"a kernel by itself: {row}")
+        counted[row["spec"].split("(")[0], row["direction"]] = row["u"]
+    check(counted == {("before", "forward"): n + 1, ("boundary", "forward"): 2 * n + 2, ("after", "forward"): 2 * n + 1,
+                      ("before", "backward"): 2 * n + 1, ("boundary", "backward"): 3 * n + 3, ("after", "backward"): 3 * n + 2},
+          f"traffic of kernels by themselves: {counted}")
 
 
 def peers():

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "Alone.h"
+
+#include "Console.h"
+
+#include <hyperjit/core/KernelManager.h>
+#include <hyperjit/torch/Ops.h>
+
+#include <ATen/Parallel.h>
+#ifndef INTRA_OP_PARALLEL
+#error "at::parallel_for is serial here: compile with OpenMP, as LibTorch was"
+#endif
+
+#include <algorithm>
+#include <cmath>
+
+namespace hyperjit::tools {
+
+std::vector<KernelSpec> kernelsOf(const SiteSpec &given, Bucket bucket) {
+  ProgramSource &programs = ProgramSource::global();
+  const SiteSpec site = programs.normalise(given);
+  const auto program = programs.site(site);
+  const SiteSignature &signature = program->signature;
+  const bool crosses = signature.tokenCoefficients + signature.uniformCoefficients + signature.channelRows > 0;
+  const std::string c = crosses ? "c" : "", p = program->parameters.empty() ? "" : "p";
+  const std::string kOut = signature.carriesOut.empty() ? "" : "k", kIn = signature.carriesIn.empty() ? "" : "k";
+  return {KernelSpec::beforeForward(site, true, bucket),
+          KernelSpec::boundaryForward(site, site, true, bucket),
+          KernelSpec::afterForward(site, bucket),
+          KernelSpec::backward({}, site, "u" + c + kOut, "x" + p + kIn, bucket),
+          KernelSpec::backward(site, site, "xu" + c + kOut, "xy" + c + p + kIn, bucket),
+          KernelSpec::backward(site, {}, "x", "xy" + c, bucket)};
+}
+
+namespace {
+
+/// More than twice the last cache of any GPU or CPU that this runs on.
+constexpr int64_t coldBytes = 256 << 20;
+
+at::Tensor numbersFor(const OperandInfo &operand, int64_t tokens, at::Device device) {
+  const bool ofToken = operand.scope == OperandScope::Token;
+  const auto options = at::device(device).dtype(ops::scalarType(operand.dtype));
+  const int64_t count = std::max<int64_t>(operand.elements * (ofToken ? tokens : 1), 1);
+  if (operand.output)
+    return at::empty({count}, options);
+  if (operand.kind == OperandKind::Weight)
+    return at::randn({count}, options).mul_(4 / std::sqrt(double(std::max<int64_t>(operand.elements, 16))));
+  if (operand.kind == OperandKind::Coeffs && ofToken && !operand.name.starts_with("d_"))
+    return at::rand({count}, options).mul_(0.9).add_(0.05); // mostly positive, as a layer's are
+  return at::randn({count}, options);
+}
+
+void parallelFor(void *, int64_t count, ParallelBody body, void *bodyContext) {
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(bodyContext, begin, end, at::get_thread_num()); });
+}
+
+AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device, const Target &target, int repeats) {
+  KernelManager &manager = KernelManager::global();
+  const std::shared_ptr<const Kernel> kernel = manager.get(spec, target);
+  LaunchContext context;
+  if (device.is_cuda())
+    context.device = device.index(); // the default stream, torch's too
+  else
+    context.parallelFor = parallelFor;
+
+  std::vector<at::Tensor> keep;
+  std::vector<std::vector<void *>> sets(1);
+  int64_t bytes = 0;
+  auto add = [&](const OperandInfo &operand) {
+    keep.push_back(numbersFor(operand, tokens, device));
+    bytes += int64_t(keep.back().nbytes());
+    return keep.back().data_ptr();
+  };
+  const std::vector<OperandInfo> &operands = kernel->meta().operands;
+  for (const OperandInfo &operand : operands)
+    sets[0].push_back(add(operand));
+  for (const int64_t ofSet = std::max<int64_t>(bytes, 1); sets.size() < 2 || (bytes < coldBytes && bytes + ofSet <= 4 * coldBytes && sets.size() < 1024);) {
+    sets.push_back(sets[0]);
+    for (size_t i = 0; i < operands.size(); ++i)
+      if (operands[i].scope == OperandScope::Token)
+        sets.back()[i] = add(operands[i]);
+  }
+  const at::Tensor workspace = at::empty({int64_t(kernel->workspaceBytes(tokens)) + 256}, at::device(device).dtype(at::kByte));
+  void *const aligned = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(workspace.data_ptr()) + 255) / 256 * 256);
+
+  const int launches = int(std::max<size_t>(sets.size(), device.is_cuda() ? 10 : 2));
+  const Timing all = timed(device, repeats, [&] {
+    for (int i = 0; i < launches; ++i)
+      kernel->launch(sets[size_t(i) % sets.size()], aligned, tokens, context);
+  });
+  const double scale = 1e3 / launches;
+  const TrafficInfo &traffic = kernel->meta().traffic;
+  return {spec, {all.median * scale, all.min * scale, all.max * scale}, double(traffic.readsU + traffic.writesU)};
+}
+
+} // namespace
+
+std::vector<AloneTiming> timeAlone(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats) {
+  torch::NoGradGuard noGradients;
+  std::vector<AloneTiming> all;
+  for (const KernelSpec &kernel : kernelsOf(site, bucketOf(tokens))) {
+    if (interrupted())
+      break;
+    all.push_back(timeKernel(kernel, tokens, device, target, repeats));
+  }
+  return all;
+}
+
+} // namespace hyperjit::tools

@@ -1,0 +1,28 @@
+// Kernels by themselves: what before, boundary and after take, forward and backward, without a chain around them.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "torch/Measure.h"
+
+#include <hyperjit/core/KernelSpec.h>
+#include <hyperjit/core/SiteSpec.h>
+#include <hyperjit/core/Target.h>
+
+#include <vector>
+
+namespace hyperjit::tools {
+
+struct AloneTiming {
+  KernelSpec kernel;
+  Timing us; ///< of one launch
+  double u;  ///< wide traffic that the compiler counts
+};
+
+/// The kernels that a layer of this site needs in training: of the site alone, and of its boundary with a site like it.
+std::vector<KernelSpec> kernelsOf(const SiteSpec &site, Bucket bucket);
+
+/// Each kernel launched again and again on random operands, of which there are so many sets that none is in a cache when its turn
+/// comes (parameters are the same in all). Times include the gaps between launches, not their making: the host is ahead.
+std::vector<AloneTiming> timeAlone(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats);
+
+} // namespace hyperjit::tools
