@@ -20,7 +20,6 @@ static constexpr ScheduleParameter kKnown[] = {
     {"columns", "columns of a projection in registers", 1, 6},
     {"lag", "tiles between the stages of a kernel", 1, 8},
     {"planes", "bf16 planes a weight is split into for tensor cores, 0 without them", 0, 2, true},
-    {"pipelines", "sets of compute warps that take turns", 1, 4},
     {"preparers", "warps for the maths before the first stage", 1, 12},
     {"ring", "most tiles fetched ahead into shared memory", 2, 32},
     {"slots", "sums of one sweep", 32, 96},

@@ -24,8 +24,8 @@
 // (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k + Records before
-// every compute warp and every owner has done all that it does for tile k. (Loaders go by `empty`, the sender by `deposited`, which
-// end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has just ended: the
+// every compute warp and every owner has done all that it does for tile k. (The loader goes by `empty`, the sender by
+// `deposited`, which end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has just ended: the
 // parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes from another CTA:
 // of stage 0, after that has finished tile k, with the record that those sums became here; of a later stage, after the record of its
 // own tile has come from here, where all owners had finished tile k.
@@ -45,14 +45,14 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int preparers = F::preparers, owners = F::owners;
   static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
   static constexpr int stages = sizeof...(Stages);
-  static constexpr int pause = 200; // nanoseconds between two looks of a warp that does not compute
+  // Nanoseconds between two looks of a warp that nobody waits for yet. Sums on their way to a record have no pause: every CTA waits.
+  static constexpr int pause = 200;
   // Where both kinds of warps come in fours, compute warps take registers from the others.
-  static constexpr int pipelines = F::pipelines, sweepers = S::warps * pipelines, helpers = 2 + owners + preparers;
-  static constexpr bool moveRegisters = sweepers % 4 == 0 && helpers % 4 == 0;
-  static constexpr int share = 65536 / (32 * (sweepers + helpers)) / 8 * 8;
-  static constexpr int helperRegisters = share > 96 ? 72 : share > 80 ? 56 : share;
-  static constexpr int spare = (share - helperRegisters) * helpers / sweepers, most = (share + spare) / 8 * 8;
+  static constexpr int helpers = 2 + owners + preparers, share = 65536 / (32 * (S::warps + helpers)) / 8 * 8;
+  static constexpr int helperRegisters = share > 96 ? 72 : share;
+  static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
+  static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;
   static constexpr int cluster = S::cluster, channels = S::width / cluster;
   static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
   static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
@@ -84,9 +84,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     return result;
   }
   static constexpr int allSlots = Rings::slotsBefore(Rings::count);
-  static constexpr int turns = pipelines > 2 ? pipelines : 2; // tiles whose sums wait for the sender
-  static constexpr int barriersOfStage = 2 * F::records + 2 * turns, firstOfStages = 2 * allSlots + 2 * F::records + 1;
-  static constexpr int partialsOf = turns * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
+  static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
+  static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
   static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
   static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
   static constexpr int ringsAt = weightsAt + F::weightBytes, recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
@@ -126,8 +125,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   HYPERJIT_METHOD unsigned ofStage(int stage, int index) const { return base + 8 * (firstOfStages + stage * barriersOfStage + index); }
   HYPERJIT_METHOD unsigned ready(int stage, int place) const { return ofStage(stage, place); }
   HYPERJIT_METHOD unsigned deposited(int stage, int turn) const { return ofStage(stage, F::records + turn); }
-  HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + turns + turn); }
-  HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 2 * turns + turn); }
+  HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + 2 + turn); }
+  HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 4 + turn); }
 
   HYPERJIT_METHOD float *fetched(int owner) const { return reinterpret_cast<float *>(memory + fetchedAt) + owner * F::fetched; }
   HYPERJIT_METHOD const float *uniform() const { return reinterpret_cast<const float *>(memory + uniformAt); }
@@ -148,7 +147,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, class First, class... Rest> HYPERJIT_METHOD void initStage(First, Rest... rest) {
     for (int i = 0; i < F::records; ++i)
       initBarrier(ready(I, i), 1);
-    for (int i = 0; i < turns; ++i) {
+    for (int i = 0; i < 2; ++i) {
       initBarrier(deposited(I, i), S::warps);
       initBarrier(taken(I, i), 1);
     }
@@ -309,19 +308,18 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 
   //===-- compute warps ---------------------------------------------------===//
 
-  static constexpr int age = F::lag / pipelines; // of held rows when they are read, in tiles of the warp
   struct Held {
-    unsigned words[age + 1][F::heldWords > 0 ? F::heldWords : 1];
+    unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
   };
   HYPERJIT_METHOD void compute() {
     Held held = {};
-    for (int turn = pipelines > 1 ? warp / S::warps : 0; turn < tiles + F::lag * (stages - 1); turn += pipelines) {
+    for (int turn = 0; turn < tiles + F::lag * (stages - 1); ++turn) {
       if constexpr (F::heldWords > 0) {
 #pragma unroll
-        for (int older = age; older > 0; --older)
+        for (int age = F::lag; age > 0; --age)
 #pragma unroll
           for (int i = 0; i < F::heldWords; ++i)
-            held.words[older][i] = held.words[older - 1][i];
+            held.words[age][i] = held.words[age - 1][i];
       }
       sweepStages<0>(turn, held, Stages()...);
     }
@@ -354,7 +352,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, class P, class Maths, class... Passes> HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
     const int place = k % F::records, parity = (k / F::records) & 1;
     if constexpr (I == 0) {
-      if (k < pipelines && !Same<typename F::Weights, List<>>::value)
+      if (k == 0 && !Same<typename F::Weights, List<>>::value)
         waitFor(weights(), 0);
       waitFor(prepared(place), parity);
     } else if constexpr (P::count > 0) {
@@ -366,7 +364,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     __syncwarp();
     if (self == 0) {
       if constexpr (P::sums > 0)
-        arrive(deposited(I, k % turns));
+        arrive(deposited(I, k & 1));
       giveBack<I, 0>(k);
       if constexpr (I == lastSweep())
         arrive(finished(place));
@@ -387,7 +385,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     const long long first = firstToken(k);
     lane.uniform = uniform();
     lane.weights = memory + weightsAt;
-    lane.held = held.words[I == F::heldFrom + 1 ? age : 0];
+    lane.held = held.words[I == F::heldFrom + 1 ? F::lag : 0];
 #pragma unroll
     for (int t = 0; t < S::tokens; ++t) {
       const int index = t * S::tokenLanes + row;
@@ -398,23 +396,22 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       clearSums(lane, t);
     }
     lane.active = true;
-    const int member = pipelines > 1 ? warp % S::warps : warp;
     auto sweepChunk = [&](int chunk) {
       lane.local = chunk * S::chunk + column * S::v;
       lane.channel = rank * channels + lane.local;
       P::Sweep::run(lane);
     };
     if constexpr (channels / S::chunk == S::warps) {
-      sweepChunk(member);
+      sweepChunk(warp);
     } else {
 #pragma unroll 1
-      for (int chunk = member; chunk < channels / S::chunk; chunk += S::warps)
+      for (int chunk = warp; chunk < channels / S::chunk; chunk += S::warps)
         sweepChunk(chunk);
     }
     if constexpr (P::slots > 0) {
-      if (before == 0 && k >= turns)
-        waitFor(taken(I, k % turns), (k / turns - 1) & 1);
-      depositSums<S, P>(lane, member, partials<I>(k % turns) + before * S::warps * S::tile);
+      if (before == 0 && k >= 2)
+        waitFor(taken(I, k & 1), (k / 2 - 1) & 1);
+      depositSums<S, P>(lane, partials<I>(k & 1) + before * S::warps * S::tile);
       before += P::slots;
     }
   }
@@ -434,16 +431,16 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       sendStages<I + 1>(turn, rest...);
   }
   template <int I, class Maths, class... Passes> HYPERJIT_METHOD void sendSums(int k, Stage<Maths, Passes...>) {
-    waitFor(deposited(I, k % turns), (k / turns) & 1);
+    waitFor(deposited(I, k & 1), (k / 2) & 1);
     sendPasses<I, 0>(k, List<Passes...>());
     __syncwarp();
     if (self == 0)
-      arrive(taken(I, k % turns));
+      arrive(taken(I, k & 1));
   }
   template <int I, int Before, class P, class... Rest> HYPERJIT_METHOD void sendPasses(int k, List<P, Rest...>) {
     if constexpr (P::slots > 0) {
       constexpr int group = P::slots % 4 == 0 && Before % 4 == 0 ? 4 : 1, groups = S::tile * P::slots / group;
-      const float *source = partials<I>(k % turns) + Before * S::warps * S::tile;
+      const float *source = partials<I>(k & 1) + Before * S::warps * S::tile;
       const int turn = k / span % depth;
 #pragma unroll
       for (int i = self; i < groups; i += 32) {
@@ -557,7 +554,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
 
   HYPERJIT_METHOD void run() {
-    int role = warp - sweepers;
+    const int role = warp - S::warps;
     if (role < 0) {
       if constexpr (moveRegisters)
         takeRegisters<computeRegisters>();
@@ -588,7 +585,7 @@ template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DE
   Kernel kernel(launch, memory);
   kernel.init();
   if constexpr (!IsNothing<typename F::Pack>::value) {
-    Packer<float, L, S::width, 32 * (Kernel::sweepers + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.rank};
+    Packer<float, L, S::width, 32 * (S::warps + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.rank};
     F::Pack::run(packer);
   }
   if constexpr (!IsNothing<Uniform>::value)

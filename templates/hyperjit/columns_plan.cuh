@@ -19,19 +19,19 @@ template <class Ref_, int Skip, int First, int Count, int Unit> struct RecordIma
   using Ref = Ref_;
   static constexpr int skip = Skip, first = First, count = Count, unit = Unit;
 };
-/// Tiles between stages (a multiple of the pipelines), sets of compute warps that take turns, records in shared memory, preparing
-/// warps, owning warps, numbers that each of those fetches ahead, what the record begins with (RecordImage, or Nothing where stage 0
-/// has maths), words of a lane that stage `HeldFrom` leaves in registers for the next one, bytes of all
-/// staged weights, bytes of shared memory, rings, weights that are copied as they were packed, and what packs others.
-template <int Lag, int Pipelines, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
+/// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
+/// record begins with (RecordImage, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
+/// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, and what
+/// packs others.
+template <int Lag, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
           int Shared, class Rings_, class Weights_, class Pack_>
 struct Flow {
   using Image = Image_;
   using Rings = Rings_;
   using Weights = Weights_;
   using Pack = Pack_;
-  static constexpr int lag = Lag, pipelines = Pipelines, records = Records, preparers = Preparers, owners = Owners, fetched = Fetched, heldFrom = HeldFrom, heldWords = HeldWords,
-                       weightBytes = WeightBytes, shared = Shared;
+  static constexpr int lag = Lag, records = Records, preparers = Preparers, owners = Owners, fetched = Fetched,
+                       heldFrom = HeldFrom, heldWords = HeldWords, weightBytes = WeightBytes, shared = Shared;
 };
 
 /// Coefficient maths, what of the record sweeps wait for, maths that they do not wait for, what the maths needs of memory, and sweeps.

@@ -94,7 +94,8 @@ template <class S, class Maths, class L>
 HYPERJIT_DEVICE void coefficientsOfTile(const L &launch, const SharedMemory<S> &memory, long long first) {
   if constexpr (!IsNothing<Maths>::value) {
     const int warp = threadIdx.x / 32;
-    Token<typename S::T, L> token{launch, 0, nullptr, memory.scratch + warp * S::scratch, static_cast<int>(threadIdx.x % 32)};
+    Token<typename S::T, L> token{launch, 0, nullptr, memory.scratch + warp * S::scratch, static_cast<int>(threadIdx.x % 32),
+                                  memory.uniform};
 #pragma unroll 1
     for (int i = warp; i < S::tile; i += S::warps) {
       token.token = first + i;
@@ -192,8 +193,8 @@ template <int Distance, int Count, class T> HYPERJIT_DEVICE void sumHalves(T (&v
 }
 
 /// Sums the lanes' slots over the warp's channels and puts them where the other warps see them: [warp][token][slot].
-template <class S, class P, class N> HYPERJIT_DEVICE void depositSums(N &lane, int warp, typename S::T *partials) {
-  const int row = threadIdx.x % 32 / S::channelLanes, column = threadIdx.x % S::channelLanes;
+template <class S, class P, class N> HYPERJIT_DEVICE void depositSums(N &lane, typename S::T *partials) {
+  const int warp = threadIdx.x / 32, row = threadIdx.x % 32 / S::channelLanes, column = threadIdx.x % S::channelLanes;
 #pragma unroll
   for (int t = 0; t < S::tokens; ++t) {
     typename S::T *target = partials + (warp * S::tile + t * S::tokenLanes + row) * P::slots;
@@ -248,7 +249,7 @@ HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, l
       P::Sweep::run(lane);
   }
   if constexpr (P::slots > 0) {
-    depositSums<S, P>(lane, warp, memory.partials);
+    depositSums<S, P>(lane, memory.partials);
     __syncthreads();
     T *const buffer = memory.exchange + (memory.turn & 1) * memory.exchangeSize;
     for (int index = threadIdx.x; index < S::tile * P::slots; index += S::threads) {

@@ -94,9 +94,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   // Slots of rows, and records of clusters wider than a tile, are used again and again.
   {"manifold:n=2,d=128,dtype=bf16", Role::Boundary, 200, "rows:chunks=1"},
   {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 256, "columns:cluster=16"},
-  // Sets of warps that take turns; four channels a lane.
-  {"manifold:n=2,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=2,pipelines=2"},
-  {"dynamic:n=3,d=512,dtype=bf16", Role::Before, 133, "columns:cluster=4,pipelines=3"},
+  // Four channels a lane.
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
 })));
 

@@ -46,7 +46,7 @@ HYPERJIT_EMULATOR_EXPORT void waitForPhase(unsigned barrier, int parity);
 
 /// From device memory; counts bytes at the barrier.
 HYPERJIT_EMULATOR_EXPORT void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier);
-/// 16 bytes from device memory.
+/// 4, 8 or 16 bytes from device memory.
 HYPERJIT_EMULATOR_EXPORT void copyAsync(unsigned target, const void *source, int bytes);
 /// One arrival when the thread's copies so far have landed.
 HYPERJIT_EMULATOR_EXPORT void arriveWithCopies(unsigned barrier);

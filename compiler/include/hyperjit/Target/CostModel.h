@@ -83,8 +83,7 @@ struct GpuShape {
 struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
   bool columns = false; ///< the main kernel is `clusterColumns`:
-  int64_t lag = 0, pipelines = 0; ///< tiles from stage to stage, sets of compute warps that take turns,
-  int64_t preparers = 0, ring = 0; ///< warps for the first maths, most tiles fetched ahead
+  int64_t lag = 0, preparers = 0, ring = 0; ///< tiles from stage to stage, warps for the first maths, most tiles fetched ahead
   bool operator==(const RowNumbers &) const = default;
 };
 

@@ -19,7 +19,7 @@ static int64_t registersOf(int64_t sweepers, int64_t helpers) {
   int64_t warps = sweepers + helpers, share = 65536 / (32 * warps) / 8 * 8;
   if (sweepers % 4 || helpers % 4)
     return share;
-  int64_t kept = share > 96 ? 72 : share > 80 ? 56 : share;
+  int64_t kept = share > 96 ? 72 : share;
   return std::min<int64_t>(240, (share + (share - kept) * helpers / sweepers) / 8 * 8);
 }
 
@@ -63,26 +63,27 @@ LogicalResult SourceBuilder::chooseColumns() {
     for (int64_t rounds = 1; !mainShape.warps; ++rounds)
       if (chunks % rounds == 0 && chunks / rounds <= 10)
         mainShape.warps = chunks / rounds;
-  columns.pipelines = choice.pipelines ? choice.pipelines : 1;
   plan.markSquares();
   minBlocks = 1;
   mainShape.record = recordStride(plan.recordSize);
   if (tiled)
     placePlanes();
   prepareRecords();
+  if (choice.preparers && columns.image.count)
+    return kernel.emitError() << "schedule: preparers is " << choice.preparers
+                              << ", but the first records are copied from memory";
   countWarps();
   return success();
 }
 
 /// Warps in all a multiple of four: the register file has four parts.
 void SourceBuilder::countWarps() {
-  int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps * columns.pipelines + 2; // loader, sender
+  int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps + 2; // loader, sender
   // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
-  int64_t least = columns.pipelines > 1 ? 1 : 2;
-  columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile, plan.width), least, 4);
+  columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
-  columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? least : 1;
+  columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
   int64_t spare = llvm::alignTo(others + columns.owners + columns.preparers, 4) - others - columns.owners - columns.preparers;
   (prepares && !columns.image.count && !choice.preparers ? columns.preparers : columns.owners) += spare;
 }
@@ -247,15 +248,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     columns.stages += !isEmpty(stagePlan);
   }
   // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
-  int64_t pipelines = columns.pipelines;
-  int64_t registers = registersOf(mainShape.warps * pipelines, 2 + columns.owners + columns.preparers);
+  int64_t registers = registersOf(mainShape.warps, 2 + columns.owners + columns.preparers);
   int64_t own = expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector; // that a sweep works with
-  int64_t heldRegisters = pipelines > 1 ? 32 : registers - own;
-  bool close = columns.stages > 2 || expands() || registers <= 128 || pipelines > 1; // each set works on one tile at a time
-  columns.lag = choice.lag ? choice.lag : close ? pipelines : 2;
-  if (columns.lag % pipelines)
-    return kernel.emitError() << "schedule: lag is " << columns.lag << ", and no multiple of pipelines=" << pipelines
-                              << ": a set of warps does both stages of a tile";
+  int64_t heldRegisters = registers - own;
+  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || registers <= 128 ? 1 : 2;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
   auto inPairs = [&](Value value, StringRef reference) { return bytesOf(value, reference) == rowsOf(value) * channels * 2; };
@@ -263,7 +259,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     int64_t words = mainShape.tokens * rowsOf(value) * mainShape.vector / 2;
     if (!pairs || chunks != mainShape.warps || first != from + 1 || last != first ||
         (columns.heldWords > 0 && columns.heldFrom != from) ||
-        (columns.heldWords + words) * (columns.lag / pipelines + 1) > heldRegisters)
+        (columns.heldWords + words) * (columns.lag + 1) > heldRegisters)
       return std::string();
     std::string place = formatv("Held<{0}, {1}>", reference, columns.heldWords);
     columns.heldFrom = from;
@@ -313,12 +309,13 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
         continue;
       for (Value value : next.made) {
         auto round = value.getDefiningOp<hc::RoundOp>();
-        if (!round || !round.getInput().getDefiningOp() || !pass.made.contains(value) || columns.kept.count(value) ||
+        bool later = llvm::any_of(passes, [&](const Pass &other) { return other.stage > next.stage && other.made.contains(value); });
+        if (!round || !round.getInput().getDefiningOp() || !pass.made.contains(value) || later || columns.kept.count(value) ||
             llvm::any_of(columns.held, [&](const auto &held) { return held.value == value; }))
           continue;
         StringRef storage = storageName(*round.getType());
-        if (std::string place = hold(value, ("Rounded<" + storage + ">").str(), storage.ends_with("16"), pass.stage, next.stage, next.stage);
-            !place.empty())
+        std::string reference = formatv("Rounded<{0}>", storage);
+        if (std::string place = hold(value, reference, storage.ends_with("16"), pass.stage, next.stage, next.stage); !place.empty())
           columns.held.push_back({value, place, pass.pass});
       }
     }
@@ -404,11 +401,9 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   if (count < 2 || published[1] == 0)
     return kernel.emitError() << "schedule: columns is for kernels whose sweeps wait for sums; 'rows' takes others";
   const auto &image = columns.image;
-  int64_t pipelines = columns.pipelines, sweepers = numbers.warps * pipelines, owners = columns.owners,
-          preparers = columns.preparers;
+  int64_t owners = columns.owners, preparers = columns.preparers;
   int64_t owned = std::max<int64_t>(1, tile / cluster);
   int64_t records = lag * (count - 1) + (columns.late ? 4 : 3);
-  int64_t turns = std::max<int64_t>(2, pipelines);
   auto &rings = columns.rings;
   // What its stages hold, and a tile to fetch meanwhile.
   for (auto &ring : rings)
@@ -419,12 +414,12 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
       slots += ring.slots;
       ringBytes += ring.slots * ring.tokenBytes;
     }
-    int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 2 * turns)), 16);
+    int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 4)), 16);
     bytes += llvm::alignTo(4 * numbers.uniform, 16) + columns.weightBytes;
     bytes += tile * (ringBytes + records * numbers.record * 4);
     int64_t depth = llvm::divideCeil(records, std::max<int64_t>(1, cluster / tile));
     for (int64_t stageSums : sums)
-      bytes += llvm::alignTo(stageSums, 4) * 4 * (turns * numbers.warps * tile + depth * cluster * owned);
+      bytes += llvm::alignTo(stageSums, 4) * 4 * (2 * numbers.warps * tile + depth * cluster * owned);
     return bytes + 4 * (numbers.scratch * (owners + preparers) + columns.fetched * owners);
   };
   if (shared() > mostShared)
@@ -467,13 +462,13 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {12}, {1}, {2}, {9}, {13}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
+          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
               ? formatv("RecordImage<{0}, {1}, {2}, {3}, {4}>", image.reference, image.skip, image.first, image.count, image.unit).str()
               : "Nothing",
-          pack, pipelines, columns.fetched)
+          pack, columns.fetched)
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -483,12 +478,12 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", 1}};
   launch["tokens_per_block"] = tile;
   int64_t helpers = 2 + owners + preparers;
-  if (sweepers + helpers > 32)
-    return kernel.emitError() << "schedule: columns has " << sweepers + helpers
+  if (numbers.warps + helpers > 32)
+    return kernel.emitError() << "schedule: columns has " << numbers.warps + helpers
                               << " warps in a block, and 32 is the most";
-  entry("main", call, 32 * (sweepers + helpers), 1, std::move(launch), cluster);
+  entry("main", call, 32 * (numbers.warps + helpers), 1, std::move(launch), cluster);
   used = choice;
-  used.columns = true, used.cluster = cluster, used.lag = lag, used.ring = most, used.pipelines = pipelines;
+  used.columns = true, used.cluster = cluster, used.lag = lag, used.ring = most;
   used.preparers = image.count ? -1 : preparers;
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
   used.slots = slots, used.tokens = tile, used.vector = numbers.vector, used.warps = numbers.warps;

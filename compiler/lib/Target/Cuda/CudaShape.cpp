@@ -26,7 +26,6 @@ LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &cho
                                          {"warps", &choice.warps, 1, 16}};
   if (choice.columns) {
     numbers.push_back({"lag", &choice.lag, 1, 8});
-    numbers.push_back({"pipelines", &choice.pipelines, 1, 4});
     numbers.push_back({"preparers", &choice.preparers, 1, 12});
     numbers.push_back({"ring", &choice.ring, 2, 32});
   } else {
@@ -41,7 +40,6 @@ std::string cuda::writeRows(const Choice &choice) {
     return writeSchedule("columns", {{"chunks", choice.chunks},
                                      {"cluster", choice.cluster},
                                      {"lag", choice.lag},
-                                     {"pipelines", choice.pipelines},
                                      {"planes", choice.planes},
                                      {"preparers", choice.preparers},
                                      {"ring", choice.ring},

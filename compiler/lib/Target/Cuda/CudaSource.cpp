@@ -377,7 +377,9 @@ void SourceBuilder::emitMain() {
         }
       if (size > 0) {
         fetch = formatv("Fetch{0}", stage);
-        BodyEmitter emitter = body(fetch, BodyEmitter::Kind::Coefficients, places);
+        Places memory; // nothing else is there yet
+        memory.memory = places.memory;
+        BodyEmitter emitter = body(fetch, BodyEmitter::Kind::Coefficients, memory);
         for (auto &[value, offset] : fetched)
           emitter.writeFetched(value, offset);
         close(emitter);
@@ -482,8 +484,8 @@ void SourceBuilder::emitMain() {
 }
 
 /// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
-/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels of four streams (256 beside
-/// an expansion) a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the
+/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels (1280 of all streams, if that
+/// is more; 256 beside an expansion) a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the
 /// sums. More than four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps, of which
 /// 4 channels a lane make twice as many.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
@@ -514,7 +516,8 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
         continue;
       if (builder.tilesAhead() >= 2)
         return columns;
-      best = columns;
+      if (vector == 0 || best.cluster != cluster)
+        best = columns;
     }
   return best;
 }

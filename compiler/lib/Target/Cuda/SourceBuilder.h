@@ -149,7 +149,9 @@ private:
     std::pair<const SweepPass *, SmallVector<Value>> by; ///< by this pass
   };
   struct {
-    int64_t stages = 0, lag = 0, pipelines = 1, owners = 0, preparers = 0, fetched = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
+    int64_t stages = 0, lag = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
+    int64_t owners = 0, preparers = 0; ///< warps
+    int64_t fetched = 0;               ///< numbers that an owner fetches ahead for a token
     bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
     llvm::SetVector<Value> packed;             ///< weights that the main kernel packs itself
