@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Sides.h"
 
+#include "Numbers.h"
+
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -10,56 +12,10 @@
 
 using namespace hyperjit;
 using namespace hyperjit::test;
+using tools::fromDouble;
+using tools::toDouble;
 
 namespace {
-
-double toDouble(const void *at, DType type) {
-  switch (type) {
-  case DType::Float64: {
-    double value;
-    std::memcpy(&value, at, 8);
-    return value;
-  }
-  case DType::Float32: {
-    float value;
-    std::memcpy(&value, at, 4);
-    return value;
-  }
-  case DType::Float16: {
-    _Float16 value;
-    std::memcpy(&value, at, 2);
-    return double(value);
-  }
-  default: {
-    uint32_t bits = 0;
-    std::memcpy(reinterpret_cast<char *>(&bits) + 2, at, 2);
-    float value;
-    std::memcpy(&value, &bits, 4);
-    return value;
-  }
-  }
-}
-void fromDouble(void *at, double value, DType type) {
-  switch (type) {
-  case DType::Float64:
-    std::memcpy(at, &value, 8);
-    return;
-  case DType::Float32: {
-    float narrow = float(value);
-    std::memcpy(at, &narrow, 4);
-    return;
-  }
-  case DType::Float16: {
-    _Float16 narrow = _Float16(value);
-    std::memcpy(at, &narrow, 2);
-    return;
-  }
-  default: {
-    float narrow = float(value);
-    std::memcpy(at, reinterpret_cast<char *>(&narrow) + 2, 2); // towards zero: any bf16 will do
-  }
-  }
-}
 
 int64_t countOf(const OperandInfo &operand, int64_t tokens) {
   return operand.elements * (operand.scope == OperandScope::Token ? tokens : 1);

@@ -1,70 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Workbench.h"
 
+#include "Numbers.h"
+
 #include <hyperjit/core/Error.h>
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <cmath>
 #include <csignal>
-#include <cstring>
 #include <thread>
 
 namespace hyperjit::tools {
 
 namespace {
-
-double toDouble(const std::byte *at, DType type) {
-  switch (type) {
-  case DType::BFloat16: {
-    uint16_t bits;
-    std::memcpy(&bits, at, 2);
-    return std::bit_cast<float>(uint32_t(bits) << 16);
-  }
-  case DType::Float16: {
-    _Float16 value;
-    std::memcpy(&value, at, 2);
-    return double(float(value));
-  }
-  case DType::Float32: {
-    float value;
-    std::memcpy(&value, at, 4);
-    return double(value);
-  }
-  case DType::Float64: {
-    double value;
-    std::memcpy(&value, at, 8);
-    return value;
-  }
-  }
-  return 0;
-}
-
-void fromFloat(std::byte *at, float value, DType type) {
-  switch (type) {
-  case DType::BFloat16: {
-    auto bits = uint16_t(std::bit_cast<uint32_t>(value) >> 16);
-    std::memcpy(at, &bits, 2);
-    break;
-  }
-  case DType::Float16: {
-    auto half = _Float16(value);
-    std::memcpy(at, &half, 2);
-    break;
-  }
-  case DType::Float32:
-    std::memcpy(at, &value, 4);
-    break;
-  case DType::Float64: {
-    double wide = value;
-    std::memcpy(at, &wide, 8);
-    break;
-  }
-  }
-}
 
 /// How far two legal orders of the same sums may lie apart, of the largest number.
 double tolerance(DType type, bool narrowStreams) {
@@ -119,7 +70,7 @@ std::vector<std::byte> numbersFor(const OperandInfo &operand, int64_t tokens, ui
                 : coefficient && !token             ? 0.5f
                                                     : 1.0f;
   for (int64_t i = 0; i < count; ++i)
-    fromFloat(data.data() + i * bytes, positive ? 0.05f + 0.9f * random.uniform() : scale * random.normal(), operand.dtype);
+    fromDouble(data.data() + i * bytes, positive ? 0.05f + 0.9f * random.uniform() : scale * random.normal(), operand.dtype);
   return data;
 }
 
