@@ -42,6 +42,7 @@ namespace hyperjit {
 
 template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   using Rings = RingTable<typename F::Rings>;
+  using Table = StageTable<Stages...>;
   static constexpr int preparers = F::preparers, owners = F::owners;
   static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
   static constexpr int stages = sizeof...(Stages);
@@ -57,41 +58,16 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
   static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
   HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
-  /// Of each token, padded to whole pieces of 16 bytes.
-  HYPERJIT_METHOD static constexpr int sums(int stage) {
-    const int all[] = {Stages::sums...};
-    return (all[stage] + 3) / 4 * 4;
-  }
   static constexpr int depth = (F::records + span - 1) / span; // of an exchange, in tiles of which the CTA owns some
-  HYPERJIT_METHOD static constexpr int sumsBefore(int stage) {
-    int result = 0;
-    for (int i = 0; i < stage; ++i)
-      result += sums(i);
-    return result;
-  }
-  HYPERJIT_METHOD static constexpr int exchangedBefore(int stage) {
-    int result = 0;
-    for (int i = 0; i < stage; ++i)
-      result += sums(i) * depth;
-    return result;
-  }
-  HYPERJIT_METHOD static constexpr int lastSweep() {
-    const int passes[] = {Stages::passes...};
-    int result = 0;
-    for (int i = 0; i < stages; ++i)
-      if (passes[i] > 0)
-        result = i;
-    return result;
-  }
   static constexpr int allSlots = Rings::slotsBefore(Rings::count);
   static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
-  static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = cluster * owned * 4; // bytes a sum
+  static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = depth * cluster * owned * 4; // bytes a sum
   static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
   static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
   static constexpr int ringsAt = weightsAt + F::weightBytes, recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
   static constexpr int partialsAt = recordsAt + F::records * S::tile * S::record * 4;
-  static constexpr int exchangeAt = partialsAt + partialsOf * sumsBefore(stages);
-  static constexpr int scratchAt = exchangeAt + exchangeOf * exchangedBefore(stages);
+  static constexpr int exchangeAt = partialsAt + partialsOf * Table::sumsBefore(stages);
+  static constexpr int scratchAt = exchangeAt + exchangeOf * Table::sumsBefore(stages);
   static constexpr int fetchedAt = scratchAt + 4 * S::scratch * (owners + preparers);
   static_assert(fetchedAt + 4 * F::fetched * owners == F::shared, "the compiler plans another amount of shared memory");
   static_assert(S::tile % cluster == 0 || cluster % S::tile == 0, "blocks own different numbers of a tile's tokens");
@@ -135,12 +111,12 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
   }
   template <int I> HYPERJIT_METHOD float *partials(int turn) const {
-    constexpr int at = partialsAt + partialsOf * sumsBefore(I), numbers = S::warps * S::tile * sums(I);
+    constexpr int at = partialsAt + partialsOf * Table::sumsBefore(I), numbers = S::warps * S::tile * Table::sums(I);
     return reinterpret_cast<float *>(memory + at) + turn * numbers;
   }
   /// Sums of the token with index `own` among those that the owner has of a tile, from `source`.
   template <int I> HYPERJIT_METHOD static int exchange(int turn, int source, int own) {
-    constexpr int at = exchangeAt + exchangeOf * exchangedBefore(I), bytes = sums(I) * 4;
+    constexpr int at = exchangeAt + exchangeOf * Table::sumsBefore(I), bytes = Table::sums(I) * 4;
     return at + ((turn * cluster + source) * owned + own) * bytes;
   }
 
@@ -366,7 +342,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       if constexpr (P::sums > 0)
         arrive(deposited(I, k & 1));
       giveBack<I, 0>(k);
-      if constexpr (I == lastSweep())
+      if constexpr (I == Table::lastSweep())
         arrive(finished(place));
     }
   }

@@ -46,6 +46,29 @@ struct Publish<First, Count, Stage<Maths, Passes...>, Late_, Fetch_> {
   static constexpr bool maths = !IsNothing<Maths>::value, late = !IsNothing<Late>::value, fetches = !IsNothing<Fetch>::value;
 };
 
+/// What is known of all stages together.
+template <class... Stages> struct StageTable {
+  /// Of each token, padded to whole pieces of 16 bytes.
+  HYPERJIT_METHOD static constexpr int sums(int stage) {
+    const int all[] = {Stages::sums...};
+    return (all[stage] + 3) / 4 * 4;
+  }
+  HYPERJIT_METHOD static constexpr int sumsBefore(int stage) {
+    int result = 0;
+    for (int i = 0; i < stage; ++i)
+      result += sums(i);
+    return result;
+  }
+  HYPERJIT_METHOD static constexpr int lastSweep() {
+    const int passes[] = {Stages::passes...};
+    int result = 0;
+    for (int i = 0; i < static_cast<int>(sizeof...(Stages)); ++i)
+      if (passes[i] > 0)
+        result = i;
+    return result;
+  }
+};
+
 /// One of several.
 template <int Ring, class First, class... Rest> struct RingAt : RingAt<Ring - 1, Rest...> {};
 template <class First, class... Rest> struct RingAt<0, First, Rest...> {

@@ -1,8 +1,10 @@
 //===- SourceBuilder.h - Builds a kernel's translation unit -----*- C++ -*-===//
 // SPDX-License-Identifier: Apache-2.0
 //
-// One builder for one kernel. CudaShape.cpp chooses the numbers of the
-// schedule, CudaSums.cpp makes the sums over tokens, CudaSource.cpp the rest.
+// One builder for one kernel. CudaSchedule.cpp chooses the skeleton,
+// CudaShape.cpp the numbers of the schedule, CudaColumns.cpp plans the skeleton
+// clusterColumns, CudaSums.cpp makes the sums over tokens, CudaSource.cpp the
+// rest.
 //===----------------------------------------------------------------------===//
 #ifndef HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
 #define HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H

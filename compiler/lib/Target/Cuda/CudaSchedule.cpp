@@ -1,0 +1,150 @@
+//===- CudaSchedule.cpp - What "auto" means, and what else is legal -------===//
+// SPDX-License-Identifier: Apache-2.0
+//===----------------------------------------------------------------------===//
+#include "SourceBuilder.h"
+
+#include "mlir/Target/Cpp/CppEmitter.h"
+#include "llvm/ADT/StringSet.h"
+
+using namespace mlir;
+using namespace hyperjit;
+using namespace hyperjit::cuda;
+using llvm::StringRef;
+
+/// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
+/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels (1280 of all streams, if that
+/// is more; 256 beside an expansion) a block has too many warps for its registers, and with less than two tiles ahead (measured) memory waits for the
+/// sums. More than four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps, of which
+/// 4 channels a lane make twice as many.
+static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
+  hc::Uniformity uniformity;
+  int64_t streams = 1;
+  for (Value argument : kernel.getBody().getArguments())
+    if (auto rows = dyn_cast<hc::RowsType>(argument.getType()); rows && !uniformity.isUniform(argument))
+      streams = std::max<int64_t>(streams, rows.getRows());
+  if (streams > 4)
+    return Choice();
+  ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
+  constexpr int64_t leastWidth = 1280, leastWarps = 8;
+  Choice best;
+  for (int64_t cluster : {2, 4, 8, 16})
+    for (int64_t vector : {0, 4}) {
+      Choice columns;
+      columns.columns = true;
+      columns.cluster = cluster;
+      columns.vector = vector;
+      CudaSource source;
+      SourceBuilder builder(kernel, target, columns, source);
+      if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1)
+        continue;
+      int64_t channels = builder.blockChannels(), most = builder.expands() ? 256 : std::max<int64_t>(320, 1280 / streams);
+      if (channels * cluster < leastWidth || channels > most)
+        continue;
+      if (builder.computeWarps() < leastWarps && vector == 0)
+        continue;
+      if (builder.tilesAhead() >= 2)
+        return columns;
+      if (vector == 0 || best.cluster != cluster)
+        best = columns;
+    }
+  return best;
+}
+
+OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
+                                            CudaSource &result) {
+  kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
+  Choice choice;
+  if (failed(parseSchedule(kernel, schedule, choice)))
+    return nullptr;
+  if (schedule.empty() || schedule == "auto")
+    choice = chooseSkeleton(kernel, target);
+  if (!target.starts_with("sm_")) {
+    kernel.emitError() << "target '" << target << "' is no CUDA target";
+    return nullptr;
+  }
+  return SourceBuilder(kernel, target, choice, result).run();
+}
+
+KernelSizes SourceBuilder::measure() {
+  KernelSizes sizes;
+  sizes.width = plan.width;
+  sizes.elementBytes = plan.elementBytes;
+  sizes.storageBytes = plan.widestStorage;
+  auto number = [&](StringRef attribute) {
+    auto found = kernel->getAttrOfType<IntegerAttr>(attribute);
+    return found ? found.getInt() : 0;
+  };
+  sizes.wideBytes = (number("hc.reads_u") + number("hc.writes_u")) * plan.width * plan.widestStorage;
+  for (const StagePlan &stagePlan : plan.stagePlans) {
+    int64_t sums = 0, slotSums = 0;
+    for (const SweepPass &pass : stagePlan.passes) {
+      sums += pass.sums();
+      slotSums += pass.slots;
+    }
+    sizes.sums = std::max(sizes.sums, sums);
+    sizes.slotSums = std::max(sizes.slotSums, slotSums);
+  }
+  for (Value weight : plan.projected)
+    sizes.projected += hc::elementCount(weight.getType());
+  for (Value weight : plan.expanded)
+    sizes.expanded += hc::elementCount(weight.getType());
+  for (Operation *op : plan.columnOps)
+    sizes.partialBytes += hc::elementCount(op->getResult(0).getType()) * plan.elementBytes;
+  sizes.liveRows = liveRows;
+  sizes.reduces = mainReduces;
+  return sizes;
+}
+
+LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const GpuShape &shape, int64_t sharedBytes,
+                                  size_t limit, SmallVectorImpl<RankedSchedule> &out) {
+  kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
+  Choice first = chooseSkeleton(kernel, target);
+  CudaSource chosen;
+  SourceBuilder builder(kernel, target, first, chosen);
+  if (!builder.run())
+    return failure();
+  if (chosen.schedule == "rows") { // no main kernel, nothing to choose
+    out.push_back({chosen.schedule, 0});
+    return success();
+  }
+  KernelSizes sizes = builder.measure();
+  if (failed(parseSchedule(kernel, chosen.schedule, first)))
+    return failure();
+  // What does not fit together is found by making it; its diagnostics are not the caller's.
+  ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
+  llvm::StringSet<> seen;
+  auto list = [&](llvm::ArrayRef<RowNumbers> all, llvm::function_ref<double(const RowNumbers &)> cost) {
+    for (const RowNumbers &numbers : all) {
+      if (out.size() == limit)
+        break;
+      CudaSource source;
+      SourceBuilder candidate(kernel, target, numbers, source);
+      if (!candidate.run())
+        continue;
+      bool fits = llvm::all_of(source.launches, [&](json::Value &launch) {
+        return launch.getAsObject()->getInteger("shared_bytes").value_or(0) <= sharedBytes;
+      });
+      if (fits && seen.insert(source.schedule).second)
+        out.push_back({source.schedule, cost(numbers)});
+    }
+  };
+  if (first.columns) {
+    list(listColumns(sizes, shape, first), [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
+    Choice rows;
+    CudaSource source;
+    SourceBuilder other(kernel, target, rows, source);
+    if (!other.run() || failed(parseSchedule(kernel, source.schedule, first)))
+      return success();
+    sizes = other.measure();
+  }
+  list(listRows(sizes, shape, first), [&](const RowNumbers &numbers) { return rowsCost(sizes, shape, numbers); });
+  return success();
+}
+
+LogicalResult cuda::buildCudaSource(hc::FuncOp kernel, StringRef target, StringRef schedule, CudaSource &result) {
+  OwningOpRef<ModuleOp> module = buildCudaModule(kernel, target, schedule, result);
+  if (!module)
+    return failure();
+  llvm::raw_string_ostream os(result.text);
+  return emitc::translateToCpp(*module, os);
+}
