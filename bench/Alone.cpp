@@ -74,7 +74,7 @@ AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device
   const std::vector<OperandInfo> &operands = kernel->meta().operands;
   for (const OperandInfo &operand : operands)
     sets[0].push_back(add(operand));
-  for (const int64_t ofSet = std::max<int64_t>(bytes, 1); sets.size() < 2 || (bytes < coldBytes && bytes + ofSet <= 4 * coldBytes && sets.size() < 1024);) {
+  while (sets.size() < 2 || (bytes < coldBytes && sets.size() < 1024)) {
     sets.push_back(sets[0]);
     for (size_t i = 0; i < operands.size(); ++i)
       if (operands[i].scope == OperandScope::Token)
