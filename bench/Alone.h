@@ -21,8 +21,9 @@ struct AloneTiming {
 /// The kernels that a layer of this site needs in training: of the site alone, and of its boundary with a site like it.
 std::vector<KernelSpec> kernelsOf(const SiteSpec &site, Bucket bucket);
 
-/// Each kernel launched again and again on random operands, of which there are so many sets that none is in a cache when its turn
-/// comes (parameters are the same in all). Times include the gaps between launches, not their making: the host is ahead.
+/// Each kernel launched again and again on random operands, in turn on as many sets as keep them out of the last cache (at most 1024;
+/// parameters are the same in all). Times include the gaps between launches: of a kernel that is shorter than a launch takes the host,
+/// it is the launch that is timed.
 std::vector<AloneTiming> timeAlone(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats);
 
 } // namespace hyperjit::tools

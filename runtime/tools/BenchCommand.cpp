@@ -3,6 +3,8 @@
 #include "Tool.h"
 #include "TorchTools.h"
 
+#include <algorithm>
+
 namespace hyperjit::tools {
 
 void addBench(CLI::App &app, int &exit) {
@@ -29,6 +31,8 @@ void addBench(CLI::App &app, int &exit) {
   addJson(*command, options->json);
   command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone --json bench.json"));
   command->callback([options, specs, &exit] {
+    if (!options->plot.empty() && std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
+      throw UsageError("--plot shows chains, and --mode names none; add chain to --mode or leave --plot out");
     specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())
       options->specs = {"static:n=4,d=512", "dynamic:n=4,d=512", "frac:n=1,m=4,d=512", "manifold:n=4,d=512"};

@@ -25,10 +25,10 @@
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k + Records before
 // every compute warp and every owner has done all that it does for tile k. (The loader goes by `empty`, the sender by
-// `deposited`, which end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has just ended: the
-// parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes from another CTA:
-// of stage 0, after that has finished tile k, with the record that those sums became here; of a later stage, after the record of its
-// own tile has come from here, where all owners had finished tile k.
+// `deposited`, which end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has
+// just ended: the parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes
+// from another CTA: of stage 0, after that has finished tile k, with the record that those sums became here; of a later stage, after
+// the record of its own tile has come from here, where all owners had finished tile k.
 // A token's sums depend on the split of channels alone: CTAs in order, in each its warps in order.
 #ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
 #define HYPERJIT_CLUSTER_COLUMNS_CUH

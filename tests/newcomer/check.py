@@ -201,6 +201,8 @@ def bench():
     check(answer["peak_bytes"] > 0 and answer["host_us_per_call"] > 0, "memory and host time")
     xml.parse(folder / "bench.svg")
     alone = json.loads(run("bench", "static:n=2,d=32", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--mode", "alone", "--json").stdout)["rows"]
+    refused = run("bench", "static:n=2,d=32", "--mode", "alone", "--plot", "x.svg", code=2)
+    check("add chain" in refused.stderr, "a plot of no chain is refused")
     n, counted = 2, {}
     for row in alone:
         check(row["mode"] == "alone" and row["us"]["median"] > 0 and row["share"] > 0, f"a kernel by itself: {row}")

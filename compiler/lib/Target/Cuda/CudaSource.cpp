@@ -249,7 +249,8 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
     return op && !places.memory.count(value) && seen.insert(value).second &&
            (isLong(op) || llvm::any_of(op->getOperands(), isLongBehind));
   };
-  if (llvm::any_of(stores, [&](const Store &store) { return isLongBehind(store.value); }) && !plan.wide() && emitter.largest() <= laneNumbers && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
+  bool isLongMaths = llvm::any_of(stores, [&](const Store &store) { return isLongBehind(store.value); });
+  if (isLongMaths && !plan.wide() && emitter.largest() <= laneNumbers && 32 * emitter.laneScratch() * plan.elementBytes <= leastShared) {
     numbers.warps = 1;
     numbers.tokenLanes = 32;
     numbers.scratch = emitter.laneScratch();

@@ -47,7 +47,7 @@ void SourceBuilder::emitColumns() {
 
 /// Chunks of tokens for a weight gradient that has so many blocks a chunk: all take about the same time, so the last round of blocks
 /// should be as full as the others. An H100 holds three on each processor where their registers are of a common number (four rows,
-/// 24 columns); where it holds fewer the choice is as good as any.
+/// 24 columns); for other blocks and GPUs that is a guess.
 static int64_t chunksOf(int64_t blocks) {
   constexpr int64_t held = 3 * 132, most = 16, least = 6;
   int64_t best = most;
