@@ -10,8 +10,6 @@
 
 namespace hyperjit {
 
-#if __CUDA_ARCH__ >= 900
-
 /// `Remote`: for what other CTAs of the cluster have stored. `Sleep`: nanoseconds between two looks: a warp that looks without a
 /// pause takes issue slots from those that work.
 template <bool Remote = false, int Sleep = 0> HYPERJIT_DEVICE void waitFor(unsigned barrier, int parity) {
@@ -26,8 +24,6 @@ template <int Ring, class N> HYPERJIT_DEVICE void releaseRing(N &lane) {
   if (threadIdx.x % 32 == 0)
     arrive(lane.empty[Ring]);
 }
-
-#endif
 
 } // namespace hyperjit
 

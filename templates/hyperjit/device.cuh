@@ -59,24 +59,6 @@ HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) {
 /// Keeps reads near their use: read ahead without bound, they fill the registers and spill.
 HYPERJIT_DEVICE void orderReads() { asm volatile("" ::: "memory"); }
 
-//===-- copies in groups, by the lane that waits for them -----------------===//
-
-/// `Bytes` (4, 8, 16) from global to shared memory, or zeros where `exists` is false.
-template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
-  const int size = exists ? Bytes : 0;
-  if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "r"(size)
-                 : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes),
-                 "r"(size)
-                 : "memory");
-}
-/// What the lane has copied since the last group is a group.
-HYPERJIT_DEVICE void groupCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// All groups of the lane but the last `Left` have landed.
-template <int Left> HYPERJIT_DEVICE void waitForGroups() { asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory"); }
-
 //===-- a warp: all lanes together ----------------------------------------===//
 
 /// d += a b. bf16 [16, 16] by [16, 8]: lane 4 g + q holds rows g and g + 8 of a, column g of b, and of d the columns 2 q, 2 q + 1.
@@ -96,6 +78,82 @@ HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {
   unsigned result;
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(block));
   return result;
+}
+
+//===-- barriers in shared memory, named by their address -----------------===//
+
+HYPERJIT_DEVICE void initBarrier(unsigned barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+/// Before the barrier of the block or cluster behind which others use what was initialised.
+HYPERJIT_DEVICE void publishBarriers() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+HYPERJIT_DEVICE void arrive(unsigned barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+#else
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
+#endif
+}
+/// Whether the phase of that parity has ended, after a short wait where the GPU has one. `Remote`: for what other CTAs of the cluster
+/// have stored (and the SM's L1 cache forgets what it holds).
+template <bool Remote> HYPERJIT_DEVICE bool phaseEnded(unsigned barrier, int parity) {
+  unsigned done;
+#if __CUDA_ARCH__ >= 900
+  if constexpr (Remote)
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+  else
+    asm volatile("{\n.reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
+#else
+  static_assert(!Remote, "there are no clusters");
+  asm volatile("{\n.reg .pred p;\n"
+               "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+               "selp.u32 %0, 1, 0, p;\n}"
+               : "=r"(done)
+               : "r"(barrier), "r"(parity)
+               : "memory");
+#endif
+  return done;
+}
+template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() { asm volatile("nanosleep.u32 %0;" ::"n"(Nanoseconds)); }
+
+//===-- copies that arrive at a barrier -----------------------------------===//
+
+/// `Bytes` (4, 8, 16) from global to shared memory, by one lane.
+template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source)) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes)
+                 : "memory");
+}
+/// `Bytes`, or zeros where `exists` is false.
+template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
+  const int size = exists ? Bytes : 0;
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "r"(size)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes),
+                 "r"(size)
+                 : "memory");
+}
+/// One arrival of this lane when all its copies so far have landed.
+HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 //===-- a cluster ---------------------------------------------------------===//
@@ -141,60 +199,15 @@ HYPERJIT_DEVICE void storeRemote(unsigned target, const float (&v)[4], unsigned 
                : "memory");
 }
 
-//===-- barriers in shared memory, named by their address -----------------===//
-
-HYPERJIT_DEVICE void initBarrier(unsigned barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-/// Before the barrier of the block or cluster behind which others use what was initialised.
-HYPERJIT_DEVICE void publishBarriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-HYPERJIT_DEVICE void arrive(unsigned barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
+/// For the bytes of bulk copies and of stores from other CTAs.
 HYPERJIT_DEVICE void arriveAndExpect(unsigned barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-/// Whether the phase of that parity has ended, after a short wait. `Remote`: for what other CTAs of the cluster have stored (and
-/// the SM's L1 cache forgets what it holds).
-template <bool Remote> HYPERJIT_DEVICE bool phaseEnded(unsigned barrier, int parity) {
-  unsigned done;
-  if constexpr (Remote)
-    asm volatile("{\n.reg .pred p;\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(done)
-                 : "r"(barrier), "r"(parity)
-                 : "memory");
-  else
-    asm volatile("{\n.reg .pred p;\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(done)
-                 : "r"(barrier), "r"(parity)
-                 : "memory");
-  return done;
-}
-template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() { asm volatile("nanosleep.u32 %0;" ::"n"(Nanoseconds)); }
-
-//===-- copies that come by themselves ------------------------------------===//
-
 /// From global to shared memory; both addresses and the size are multiples of 16. Counts bytes at the barrier.
 HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, unsigned barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target), "l"(source),
                "r"(bytes), "r"(barrier)
                : "memory");
-}
-/// `Bytes` (4, 8, 16) from global to shared memory, by one lane.
-template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
-  if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source)) : "memory");
-  else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes)
-                 : "memory");
-}
-/// One arrival of this lane when all its copies so far have landed.
-HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 //===-- registers ---------------------------------------------------------===//

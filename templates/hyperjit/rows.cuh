@@ -51,12 +51,12 @@ template <int Offset> struct InRecord {
   template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int i) {
     return lane.records + i * lane.recordStride + Offset;
   }
-  static constexpr bool aligned = Offset % 4 == 0;
+  static constexpr bool ofToken = true, aligned = Offset % 4 == 0;
 };
 template <int Offset> struct InUniform {
   template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int) { return lane.uniform + Offset; }
   template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int) { return lane.uniform + Offset; }
-  static constexpr bool aligned = Offset % 4 == 0;
+  static constexpr bool ofToken = false, aligned = Offset % 4 == 0;
 };
 
 template <bool Aligned, int N, class T> HYPERJIT_DEVICE void readShared(const T *source, T (&target)[N]) {
@@ -107,19 +107,19 @@ template <class Ref, int Ring, int Offset, int Channels> struct RowPlace<Staged<
   template <class N> HYPERJIT_METHOD static constexpr long long stride() { return Channels; }
 };
 
-/// Rows that the lane has copied to shared memory itself, from vector `Index` of its slot on; vectors of `Threads` lanes are neighbours.
-template <class Ref_, int Index, int Threads> struct Fetched {
+/// Rows of 16 tokens in shared memory, from row `Index` of the slot on; a row of the next token is `Stride` numbers away.
+template <class Ref_, int Index, int Stride> struct Fetched {
   using Ref = Ref_;
   using Storage = typename Ref_::Storage;
   static constexpr int index = Index;
 };
-template <class Ref, int Index, int Threads> struct RowPlace<Fetched<Ref, Index, Threads>> {
+template <class Ref, int Index, int Stride> struct RowPlace<Fetched<Ref, Index, Stride>> {
   using Storage = typename Ref::Storage;
   static constexpr bool staged = true; // numbers of tokens that do not exist are zeros there
   template <class N> HYPERJIT_METHOD static auto *at(const N &lane, int t) {
-    return reinterpret_cast<const Storage *>(lane.fetched) + (Index * N::tokens + t) * Threads * N::V;
+    return reinterpret_cast<const Storage *>(lane.fetched) + (Index * 16 + 8 * t) * Stride;
   }
-  template <class N> HYPERJIT_METHOD static constexpr long long stride() { return N::tokens * Threads * N::V; }
+  template <class N> HYPERJIT_METHOD static constexpr long long stride() { return 16 * Stride; }
 };
 
 /// Rows that a lane holds from one stage to the next, as pairs, `Word` words into lane.held; stored, they go to `Ref` too.

@@ -57,26 +57,29 @@ template <class Sweep_, int Slots, int Columns, int Repeats> struct ColumnPass {
   static constexpr int slots = Slots, columns = Columns, repeats = Repeats;
 };
 
-/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. `Warps` warps take every Warps-th token of
-/// the chunk and are added in order.
+/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. A block sums `Columns` numbers at once: thread
+/// (row, column) takes every rows-th token of the chunk, and the rows are added in order.
 template <class Source, class Target, int Count> struct TokenSums {
-  /// Of columns 32 block, 32 (block + blocks), ..
-  template <class T, int Warps, class L> HYPERJIT_METHOD static void run(const L &launch, long long chunk, int block, int blocks) {
-    __shared__ T partial[Warps][33];
+  /// Of columns Columns block, Columns (block + blocks), ..
+  template <class T, int Threads, int Columns, class L>
+  HYPERJIT_METHOD static void run(const L &launch, long long chunk, int block, int blocks) {
+    constexpr int rows = Threads / Columns;
+    static_assert(Threads % Columns == 0);
+    __shared__ T partial[rows][Columns + 1];
     const long long begin = chunk * launch.chunkTokens;
     const long long end = begin + launch.chunkTokens < launch.tokens ? begin + launch.chunkTokens : launch.tokens;
-    const int column = threadIdx.x % 32, row = threadIdx.x / 32;
-    for (int base = 32 * block; base < Count; base += 32 * blocks) {
+    const int column = threadIdx.x % Columns, row = threadIdx.x / Columns;
+    for (int base = Columns * block; base < Count; base += Columns * blocks) {
       const int index = base + column;
       T sum = 0;
       if (index < Count)
-        sum = sumInOrder<T, Warps * Source::bytes>(Source::at(launch, begin + row) + index, (end - begin - row + Warps - 1) / Warps);
+        sum = sumInOrder<T, rows * Source::bytes>(Source::at(launch, begin + row) + index, (end - begin - row + rows - 1) / rows);
       partial[row][column] = sum;
       __syncthreads();
       if (row == 0 && index < Count) {
         T total = 0;
-#pragma unroll
-        for (int r = 0; r < Warps; ++r)
+#pragma unroll 8
+        for (int r = 0; r < rows; ++r)
           total += partial[r][column];
         Target::at(launch, chunk)[index] = total;
       }
@@ -86,7 +89,7 @@ template <class Source, class Target, int Count> struct TokenSums {
 };
 /// A CTA of 256 threads a chunk.
 template <class T, class Sums, class L> HYPERJIT_DEVICE void tokenSums(const L &launch) {
-  Sums::template run<T, 8>(launch, blockIdx.x, 0, 1);
+  Sums::template run<T, 256, 32>(launch, blockIdx.x, 0, 1);
 }
 
 } // namespace hyperjit

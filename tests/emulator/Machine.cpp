@@ -33,7 +33,7 @@ struct Barrier {
 
 struct Copy {
   unsigned target;
-  const void *source; ///< none: zeros
+  const void *source;
   int bytes;
 };
 
@@ -46,7 +46,6 @@ struct Fiber {
   unsigned waitBarrier = 0;
   int waitParity = 0;
   std::vector<Copy> copies; ///< that no arrival follows yet
-  std::deque<std::vector<Copy>> groups;                   ///< the last one is not complete
 };
 
 /// Which lanes do what, a bit each; no bit: the lane has returned.
@@ -220,41 +219,16 @@ public:
     pending.push_back({running->block, {{target, source, bytes}}, {}, barrier, bytes});
   }
   void copyAsync(unsigned target, const void *source, int bytes) {
-    checkCopy(source, bytes);
-    pointerTo(target, bytes, bytes, running->block);
-    fibers[running->firstFiber + lane].copies.push_back({target, source, bytes});
-  }
-  void checkCopy(const void *source, int bytes) {
     if ((bytes != 4 && bytes != 8 && bytes != 16) || reinterpret_cast<uintptr_t>(source) % bytes)
       fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
+    pointerTo(target, bytes, bytes, running->block);
+    fibers[running->firstFiber + lane].copies.push_back({target, source, bytes});
   }
   void arriveWithCopies(unsigned barrier) {
     barrierAt(barrier, running->block);
     Pending one{running->block, {}, {}, barrier, 0};
     one.copies.swap(fibers[running->firstFiber + lane].copies);
     pending.push_back(std::move(one));
-  }
-  void copyOrClear(unsigned target, const void *source, int bytes) {
-    checkCopy(source, bytes);
-    const Copy copy{target, source, bytes};
-    if (random() % 4 == 0) // nothing keeps it back
-      return land(copy, running->block);
-    pointerTo(target, bytes, bytes, running->block);
-    fibers[running->firstFiber + lane].groups.back().push_back(copy);
-  }
-  void land(const Copy &copy, int block) {
-    unsigned char *target = pointerTo(copy.target, copy.bytes, copy.bytes, block);
-    copy.source ? std::memcpy(target, copy.source, size_t(copy.bytes)) : std::memset(target, 0, size_t(copy.bytes));
-  }
-  void groupCopies() { fibers[running->firstFiber + lane].groups.emplace_back(); }
-  /// Groups land when they are waited for, and now and then one more does.
-  void waitForGroups(int left) {
-    auto &groups = fibers[running->firstFiber + lane].groups;
-    while (int(groups.size()) - 1 > left || (groups.size() > 1 && random() % 4 == 0)) {
-      for (const Copy &copy : groups.front())
-        land(copy, running->block);
-      groups.pop_front();
-    }
   }
   void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier) {
     pointerTo(target, bytes, bytes, running->block);
@@ -326,7 +300,6 @@ private:
         Fiber &fiber = fibers[rank * perBlock + t];
         fiber.thread = {{unsigned(t), 0, 0}, {first.x + rank, first.y, first.z}, launch->block, launch->grid, block.shared, rank};
         fiber.copies.clear();
-        fiber.groups.assign(1, {});
         if (t % 32 == 0) {
           warps.emplace_back();
           warps.back().block = rank;
@@ -531,9 +504,6 @@ void waitForPhase(unsigned barrier, int parity) { machine.waitForPhase(barrier, 
 void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) { machine.copyBulk(target, source, bytes, barrier); }
 void copyAsync(unsigned target, const void *source, int bytes) { machine.copyAsync(target, source, bytes); }
 void arriveWithCopies(unsigned barrier) { machine.arriveWithCopies(barrier); }
-void copyOrClear(unsigned target, const void *source, int bytes) { machine.copyOrClear(target, source, bytes); }
-void groupCopies() { machine.groupCopies(); }
-void waitForGroups(int left) { machine.waitForGroups(left); }
 void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier) { machine.storeRemote(target, value, bytes, barrier); }
 
 std::string run(const Launch &launch, uint64_t seed) { return machine.run(launch, seed); }

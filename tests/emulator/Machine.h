@@ -51,9 +51,6 @@ HYPERJIT_EMULATOR_EXPORT void copyAsync(unsigned target, const void *source, int
 /// One arrival when the thread's copies so far have landed.
 HYPERJIT_EMULATOR_EXPORT void arriveWithCopies(unsigned barrier);
 /// From device memory, or zeros without a source, in the thread's group.
-HYPERJIT_EMULATOR_EXPORT void copyOrClear(unsigned target, const void *source, int bytes);
-HYPERJIT_EMULATOR_EXPORT void groupCopies();
-HYPERJIT_EMULATOR_EXPORT void waitForGroups(int left);
 /// To another block; counts bytes at that block's barrier.
 HYPERJIT_EMULATOR_EXPORT void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier);
 

@@ -124,16 +124,8 @@ TEST(Machine, CopiesComeWhenTheyAreWaitedFor) {
 )", end = "out[self] = reinterpret_cast<float *>(memory + 256)[self] + 1;";
   EXPECT_FALSE(Program(begin + "waitFor(barrier, 0);" + end, 32).everDiffers(1));
   EXPECT_THROW(Program(begin + end, 32).everDiffers(1), UserError); // they land in memory that is nobody's any more
-  const std::string groups = R"(
-    copyOrClear<4>(sharedAddress(memory + 4 * self), out + 64 + self, true);
-    groupCopies();
-    copyOrClear<4>(sharedAddress(memory + 128 + 4 * self), out, false);
-    groupCopies();
-    out[64 + self] = 5;
-    __syncwarp();
-)";
-  EXPECT_FALSE(Program("out[64 + self] = 2;" + groups + "waitForGroups<0>(); out[self] = reinterpret_cast<float *>(memory + 128)[self] + 7;", 32).everDiffers(7));
-  EXPECT_TRUE(Program("out[64 + self] = 2;" + groups + "waitForGroups<2>(); out[self] = reinterpret_cast<float *>(memory + 128)[self] + 7;", 32).everDiffers(7));
+  EXPECT_FALSE(Program(begin + "waitFor(barrier, 0); copyOrClear<16>(target + 16 * (self % 16), out, false); arriveWithCopies(barrier);"
+                               "waitFor(barrier, 1); out[self] = reinterpret_cast<float *>(memory + 256)[self] + self + 1;", 32).everDiffers(1));
 }
 TEST(Machine, BlocksOfAClusterWriteToEachOther) {
   const std::string text = R"(

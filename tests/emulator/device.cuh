@@ -90,12 +90,6 @@ HYPERJIT_DEVICE unsigned sharedAddress(const void *pointer) { return emulator::s
 HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) { *target = v; }
 HYPERJIT_DEVICE void orderReads() {}
 
-template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
-  emulator::copyOrClear(target, exists ? source : nullptr, Bytes);
-}
-HYPERJIT_DEVICE void groupCopies() { emulator::groupCopies(); }
-template <int Left> HYPERJIT_DEVICE void waitForGroups() { emulator::waitForGroups(Left); }
-
 struct Fragments {
   unsigned a[4], b[2];
 };
@@ -153,6 +147,10 @@ HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, un
 }
 template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
   emulator::copyAsync(target, source, Bytes);
+}
+template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
+  alignas(16) static const unsigned char zeros[16] = {};
+  emulator::copyAsync(target, exists ? source : zeros, Bytes);
 }
 HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) { emulator::arriveWithCopies(barrier); }
 

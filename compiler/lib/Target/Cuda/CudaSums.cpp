@@ -45,15 +45,17 @@ void SourceBuilder::emitColumns() {
     emitColumnLaunch(plain, false);
 }
 
-/// Chunks of tokens for a weight gradient that has so many blocks a chunk: all take about the same time, so the last round of blocks
-/// should be as full as the others. An H100 holds three on each processor where their registers are of a common number (four rows,
-/// 24 columns); for other blocks and GPUs that is a guess.
-static int64_t chunksOf(int64_t blocks) {
-  constexpr int64_t held = 3 * 132, most = 16, least = 6;
-  int64_t best = most;
-  auto rounds = [&](int64_t chunks) { return double(llvm::divideCeil(blocks * chunks, held)) / double(chunks); };
-  for (int64_t chunks = most - 1; chunks >= least; --chunks)
-    if (rounds(chunks) < rounds(best))
+/// Chunks of tokens for a weight gradient that has so many blocks a chunk. A processor of an H100 holds one block at a time, so the
+/// last round of blocks should be as full as the others; and each chunk's sums are written and read again, which takes a block as long
+/// as `overhead` tokens. For other GPUs that is a guess.
+static int64_t chunksOf(int64_t blocks, double overhead) {
+  constexpr int64_t held = 132, most = 32, tokens = 8192;
+  auto cost = [&](int64_t chunks) {
+    return double(llvm::divideCeil(blocks * chunks, held) * tokens) / double(chunks) + overhead * double(blocks * chunks) / held;
+  };
+  int64_t best = 1;
+  for (int64_t chunks = 2; chunks <= most; ++chunks)
+    if (cost(chunks) < cost(best))
       best = chunks;
   return best;
 }
@@ -75,7 +77,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       return {weight.getRows(), weight.getColumns()};
     return {cast<hc::RowsType>(op->getResult(0).getType()).getRows(), 1};
   };
-  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4, heaviest = 0;
+  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4;
   for (Operation *op : ops) {
     auto [rows, columns] = extents(op);
     if (onTiles) {
@@ -88,13 +90,14 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   }
   numbers.vector = vector;
   int64_t channels = onTiles ? 4 * vector : 32 * vector; // of a warp
-  numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, onTiles ? 4 : 8);
-  // On tensor cores, rows come through shared memory: two vectors of every row for each lane.
+  numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, 8);
+  // On tensor cores, rows of 16 tokens come through shared memory, each the block's channels and a gap.
   auto fetchedOf = [&](Operation *op) {
     llvm::SetVector<Value> rows;
     rowsOf(op->getOperand(0), plan, rows);
     return rows;
   };
+  auto rowStride = [&] { return numbers.warps * channels + 4 * vector; };
   auto slotBytes = [&] {
     int64_t most = 0;
     for (Operation *op : ops) {
@@ -103,13 +106,14 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
         vectors += cast<hc::RowsType>(value.getType()).getRows();
       most = std::max(most, vectors);
     }
-    return (plan.columnSize ? 16 * 4 * numbers.record : 0) + most * 2 * 32 * numbers.warps * 2 * vector;
+    return (plan.columnSize ? 16 * 4 * numbers.record : 0) + most * 16 * rowStride() * 2;
   };
-  int64_t uniformBytes = 4 * llvm::alignTo(numbers.uniform, 4);
-  while (onTiles && numbers.warps > 1 && 2 * slotBytes() + uniformBytes > leastShared)
+  int64_t besideSlots = 4096 + 4 * llvm::alignTo(numbers.uniform, 4); // barriers and what TokenSums needs, uniform numbers
+  while (onTiles && numbers.warps > 1 && 2 * slotBytes() + besideSlots > leastShared)
     numbers.warps /= 2;
   std::string passes;
   int64_t count = 0, blocks = 0;
+  double overhead = 0; // of a chunk's sums, in tokens
   auto addPass = [&](StringRef className, int64_t sums, int64_t columns, int64_t repeats, StringRef inputs = "") {
     passes += formatv(",\n      {0}<{1}, {2}, {3}, {4}{5}>", onTiles ? "TilePass" : "ColumnPass", className, sums,
                       columns, repeats, inputs)
@@ -129,7 +133,6 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       int64_t limit = !onTiles || planesOf(gradient.getInput()) == 1 ? 232 : 180; // two planes of rows take registers
       int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, limit - pressure));
       int64_t per = std::clamp<int64_t>(room / each, 1, extent);
-      heaviest = std::max(heaviest, pressure + per * each);
       std::string className = formatv("{0}{1}", prefix, count++);
       Places own = places;
       std::string inputs;
@@ -137,11 +140,12 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
         int64_t index = 0;
         for (Value value : fetchedOf(op)) {
           std::string &place = own.memory[value];
-          place = formatv("Fetched<{0}, {1}, {2}>", place, index, 32 * numbers.warps);
+          place = formatv("Fetched<{0}, {1}, {2}>", place, index, rowStride());
           int64_t valueRows = cast<hc::RowsType>(value.getType()).getRows();
           inputs += formatv(", Input<{0}, {1}>", place, valueRows).str();
           index += valueRows;
         }
+        overhead = std::max(overhead, double(4 * rows * columns) / double(std::max<int64_t>(index, 1)));
       }
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, own);
       if (onTiles) {
@@ -168,17 +172,15 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
     }
   }
   if (onTiles && !choice.chunks)
-    result.maxChunks = chunksOf(llvm::divideCeil(plan.width, numbers.warps * channels) * blocks);
+    result.maxChunks = chunksOf(llvm::divideCeil(plan.width, numbers.warps * channels) * blocks, overhead);
   bool large = onTiles && (target.starts_with("sm_9") || target.starts_with("sm_10"));
   int64_t room = large ? mostShared : leastShared;
   int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
-  int64_t minBlocks = !onTiles ? 1 : heaviest <= 130 ? 3 : heaviest <= 180 ? 2 : 1;
   std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
   std::string records = formatv("Space::PerToken<{0}>, {1}", plan.columnOffset, plan.columnSize);
   if (onTiles) {
-    // Tiles on their way, as many as leave room for the blocks that registers leave room for.
-    int64_t tileSlots = std::clamp<int64_t>((room / minBlocks - 1024 - uniformBytes) / slotBytes(), 2, 4);
-    shared = std::max(shared, tileSlots * slotBytes() / 4);
+    int64_t tileSlots = std::clamp<int64_t>((room - besideSlots) / slotBytes(), 2, 4);
+    shared = std::max(shared, tileSlots * (slotBytes() + 16) / 4);
     skeleton = formatv("columnTiles<{0}, {1}", shape(numbers), uniform);
     records += formatv(", {0}, {1}", tileSlots, takeSums()).str();
   }
@@ -190,7 +192,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   }
   entry(
       onTiles ? "gradients" : "columns",
-      formatv("{0}, {1}{2}>", skeleton, records, passes).str(), 32 * numbers.warps, minBlocks,
+      formatv("{0}, {1}{2}>", skeleton, records, passes).str(), 32 * (numbers.warps + (onTiles ? 1 : 0)), 1,
       json::Object{
           {"grid", json::Object{{"kind", "columns"}, {"extent", plan.width}, {"per_block", numbers.warps * channels}}},
           {"grid_y", "chunks"},
