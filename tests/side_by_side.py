@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the tests of GoogleTest programs side by side, each in a process of its own, and says what failed.
 
-On a GPU machine one conformance test keeps one processor busy with its fp64 reference, and the GPU hardly at all:
+On a GPU machine one conformance test keeps one processor busy with compiling and with launches, and the GPU hardly at all:
 
     python3 tests/side_by_side.py bin/conformance --filter '*cuda_*' --first Pairs Random --limit 500 --json result.json
 

@@ -5,6 +5,7 @@
 //   HYPERJIT_TEST_SEED=7 conformance ...               repeats a rotating sample; the seed is printed
 //   HYPERJIT_TEST_ALL=1 conformance ...                pairs with D and token counts too (or --all)
 //   HYPERJIT_TEST_VERBOSE=1 conformance ...            says each case before it runs
+//   HYPERJIT_TEST_ONLY=seed=508162 conformance ...     of Pairs, Random and the like, cases whose text contains this
 //   HYPERJIT_TEST_GUARD=1 conformance ...              CPU tensors end at forbidden pages
 
 #include "Cases.h"
@@ -90,12 +91,15 @@ protected:
     }
   }
   /// HYPERJIT_TEST_PART=i/k: every k-th case from the i-th on, for a test that is split among processes.
+  /// HYPERJIT_TEST_ONLY=TEXT: the cases whose text, as failures print it, contains TEXT.
   void run(const std::vector<Case> &cases) {
     int first = 0, step = 1;
     if (const char *part = std::getenv("HYPERJIT_TEST_PART"))
       ASSERT_TRUE(std::sscanf(part, "%d/%d", &first, &step) == 2 && step > 0 && first >= 0 && first < step) << "HYPERJIT_TEST_PART=" << part;
+    const char *only = std::getenv("HYPERJIT_TEST_ONLY");
     for (size_t i = static_cast<size_t>(first); i < cases.size(); i += static_cast<size_t>(step))
-      run(cases[i]);
+      if (!only || cases[i].text().find(only) != std::string::npos)
+        run(cases[i]);
   }
 
   const bool verbose = std::getenv("HYPERJIT_TEST_VERBOSE") != nullptr;

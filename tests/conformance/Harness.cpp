@@ -96,7 +96,13 @@ void addGradients(Outcome &outcome, const std::vector<std::pair<at::Tensor, at::
     outcome["d " + leaves.names[i]] = gradients[i].defined() ? gradients[i] : at::zeros_like(leaves.tensors[i]);
 }
 
-at::Tensor toTruth(const at::Tensor &tensor) { return tensor.detach().to(at::kCPU, at::kDouble); }
+at::Tensor toTruth(const at::Tensor &tensor) { return tensor.detach().to(at::kDouble); }
+
+/// In fp64 a GPU's own operators are as good a reference as the host's, and far faster. In fp32 the host's sums are the plainer ones:
+/// a GPU's trees say less about how well a result is conditioned.
+at::Tensor forReference(const at::Tensor &tensor, at::ScalarType arithmetic) {
+  return tensor.detach().to(arithmetic == at::kDouble ? tensor.device() : at::Device(at::kCPU), arithmetic);
+}
 
 /// Rounds the value; in plain arithmetic (fp32) the gradient too, as the operators do where they hand it on.
 at::Tensor rounded(const at::Tensor &x, DType type) {
@@ -200,7 +206,7 @@ Outcome runKernels(const SiteProgram &program, const Sample &sample) {
 }
 
 Outcome runReference(const SiteProgram &program, const Sample &sample, at::ScalarType arithmetic) {
-  auto toTruth = [arithmetic](const at::Tensor &tensor) { return tensor.detach().to(at::kCPU, arithmetic); };
+  auto toTruth = [arithmetic](const at::Tensor &tensor) { return forReference(tensor, arithmetic); };
   const SiteSignature &signature = program.signature;
   const Reference reference(program.spec);
   Leaves leaves;
@@ -321,7 +327,7 @@ Outcome runBoundary(const Edge &edge, Boundary form) {
 }
 
 Outcome runReferenceChain(const std::vector<Program> &sites, const Sample &sample, at::ScalarType arithmetic) {
-  auto toTruth = [arithmetic](const at::Tensor &tensor) { return tensor.detach().to(at::kCPU, arithmetic); };
+  auto toTruth = [arithmetic](const at::Tensor &tensor) { return forReference(tensor, arithmetic); };
   Leaves leaves;
   at::Tensor x = leaves.add("x", toTruth(sample.x));
   Reference::Tensors carries;
@@ -428,7 +434,7 @@ double Tolerance::conditioning(const std::string &name, const at::Tensor &truth)
   auto found = plain.find(name);
   if (found == plain.end() || truth.numel() == 0)
     return 0;
-  const double error = (found->second.detach().to(at::kDouble) - truth).abs().max().item<double>();
+  const double error = (found->second.detach().to(truth.options()) - truth).abs().max().item<double>();
   const double e = unitRoundoff(ops::scalarType(computeType(sites.front()->spec.stream)));
   // In a chain the plain error already has the roundings of low precision in it, which are of the size of ours.
   const double factor = sites.size() > 1 && ops::scalarType(sites.front()->spec.stream) != at::kDouble ? 4 : 16;

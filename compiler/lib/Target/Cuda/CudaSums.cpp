@@ -29,14 +29,31 @@ static void rowsOf(Value value, KernelPlan &plan, llvm::SetVector<Value> &rows) 
     rowsOf(operand, plan, rows);
 }
 
+/// Bytes beside the slots of tiles: barriers and what TokenSums needs, uniform numbers.
+static int64_t besideSlots(int64_t uniform) { return 4096 + 4 * llvm::alignTo(uniform, 4); }
+
+/// Of a tile of 16 tokens in shared memory: records, and rows of the block's channels with a gap.
+int64_t SourceBuilder::tileBytes(Operation *op, int64_t channels, int64_t vector) {
+  llvm::SetVector<Value> read;
+  rowsOf(op->getOperand(0), plan, read);
+  int64_t rows = 0;
+  for (Value value : read)
+    rows += cast<hc::RowsType>(value.getType()).getRows();
+  return 16 * ((plan.columnSize ? 4 * recordStride(plan.columnSize) : 0) + rows * 2 * (channels + 4 * vector));
+}
+
 void SourceBuilder::emitColumns() {
   // Weight gradients of half-width rows go to tensor cores, the rest to one lane a channel.
   std::vector<Operation *> tiles, plain;
+  int64_t uniform = 0;
+  for (Value value : plan.columnUniforms)
+    uniform += llvm::alignTo(hc::elementCount(value.getType()), 4);
   for (Operation *op : plan.columnOps) {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
-                plan.pressure(op) * 8 + weight.getRows() * 4 <= (planesOf(op->getOperand(0)) == 1 ? 232 : 200);
+                plan.pressure(op) * 8 + weight.getRows() * 4 <= (planesOf(op->getOperand(0)) == 1 ? 232 : 200) &&
+                tileBytes(op, 32, 8) + besideSlots(uniform) <= leastShared;
     (fits ? tiles : plain).push_back(op);
   }
   if (!tiles.empty())
@@ -91,25 +108,15 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   numbers.vector = vector;
   int64_t channels = onTiles ? 4 * vector : 32 * vector; // of a warp
   numbers.warps = std::clamp<int64_t>(llvm::PowerOf2Ceil(llvm::divideCeil(plan.width, channels)), 1, 8);
-  // On tensor cores, rows of 16 tokens come through shared memory, each the block's channels and a gap.
-  auto fetchedOf = [&](Operation *op) {
-    llvm::SetVector<Value> rows;
-    rowsOf(op->getOperand(0), plan, rows);
-    return rows;
-  };
-  auto rowStride = [&] { return numbers.warps * channels + 4 * vector; };
+  // On tensor cores, rows of 16 tokens come through shared memory.
   auto slotBytes = [&] {
     int64_t most = 0;
-    for (Operation *op : ops) {
-      int64_t vectors = 0;
-      for (Value value : fetchedOf(op))
-        vectors += cast<hc::RowsType>(value.getType()).getRows();
-      most = std::max(most, vectors);
-    }
-    return (plan.columnSize ? 16 * 4 * numbers.record : 0) + most * 16 * rowStride() * 2;
+    for (Operation *op : ops)
+      most = std::max(most, tileBytes(op, numbers.warps * channels, vector));
+    return most;
   };
-  int64_t besideSlots = 4096 + 4 * llvm::alignTo(numbers.uniform, 4); // barriers and what TokenSums needs, uniform numbers
-  while (onTiles && numbers.warps > 1 && 2 * slotBytes() + besideSlots > leastShared)
+  int64_t beside = besideSlots(numbers.uniform);
+  while (onTiles && numbers.warps > 1 && 2 * slotBytes() + beside > leastShared)
     numbers.warps /= 2;
   std::string passes;
   int64_t count = 0, blocks = 0;
@@ -138,9 +145,11 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       std::string inputs;
       if (onTiles) {
         int64_t index = 0;
-        for (Value value : fetchedOf(op)) {
+        llvm::SetVector<Value> read;
+        rowsOf(op->getOperand(0), plan, read);
+        for (Value value : read) {
           std::string &place = own.memory[value];
-          place = formatv("Fetched<{0}, {1}, {2}>", place, index, rowStride());
+          place = formatv("Fetched<{0}, {1}, {2}>", place, index, numbers.warps * channels + 4 * vector);
           int64_t valueRows = cast<hc::RowsType>(value.getType()).getRows();
           inputs += formatv(", Input<{0}, {1}>", place, valueRows).str();
           index += valueRows;
@@ -179,7 +188,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
   std::string records = formatv("Space::PerToken<{0}>, {1}", plan.columnOffset, plan.columnSize);
   if (onTiles) {
-    int64_t tileSlots = std::clamp<int64_t>((room - besideSlots) / slotBytes(), 2, 4);
+    int64_t tileSlots = std::clamp<int64_t>((room - beside) / slotBytes(), 1, 4);
     shared = std::max(shared, tileSlots * (slotBytes() + 16) / 4);
     skeleton = formatv("columnTiles<{0}, {1}", shape(numbers), uniform);
     records += formatv(", {0}, {1}", tileSlots, takeSums()).str();

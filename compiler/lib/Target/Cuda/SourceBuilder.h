@@ -125,6 +125,7 @@ private:
   std::pair<int64_t, int64_t> publishedRange(int64_t stage);
   LogicalResult finishColumns(llvm::ArrayRef<StringRef> stages, llvm::ArrayRef<int64_t> sums,
                               llvm::ArrayRef<int64_t> published, StringRef uniform);
+  int64_t tileBytes(mlir::Operation *op, int64_t channels, int64_t vector);
   int64_t columnVector(int64_t registers);
   ShapeNumbers tileShape(int64_t vector);
   /// The body that copies uniform coefficients to shared memory; returns its class name and fills the offsets.
