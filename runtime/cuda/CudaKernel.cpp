@@ -54,6 +54,7 @@ LaunchConfig configOf(const LaunchInfo &launch, int64_t x, int64_t y, int64_t z,
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
+  bool clustersAreChunks = false;
   bool yIsChunks = false;
 };
 
@@ -106,6 +107,7 @@ public:
         }
         extra.z = json.value("grid_z", int64_t(1));
         extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
+        extra.clustersAreChunks = json.value("clusters_are_chunks", false);
       }
       extras.push_back(extra);
     }
@@ -230,6 +232,8 @@ private:
       case GridKind::Persistent: {
         int64_t units = (tokens + extra.tokensPerBlock - 1) / extra.tokensPerBlock * launch.cluster;
         x = std::min(units, module.launches[i].residentBlocks);
+        if (extra.clustersAreChunks)
+          x = std::min(x, chunks * launch.cluster);
         break;
       }
       }

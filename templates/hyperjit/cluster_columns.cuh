@@ -35,6 +35,7 @@
 
 #include "hyperjit/barriers.cuh"
 #include "hyperjit/columns_plan.cuh"
+#include "hyperjit/gradient_tiles.cuh"
 
 namespace hyperjit {
 
@@ -284,8 +285,10 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 
   //===-- compute warps ---------------------------------------------------===//
 
+  static constexpr int gradientTiles = GradientTiles<typename F::Gradients>::value;
   struct Held {
     unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
+    float gradient[gradientTiles > 0 ? gradientTiles : 1][4];
   };
   HYPERJIT_METHOD void compute() {
     Held held = {};
@@ -299,6 +302,20 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       }
       sweepStages<0>(turn, held, Stages()...);
     }
+    if constexpr (gradientTiles > 0)
+      storeGradients(held);
+  }
+  /// A cluster's sums are a chunk's; there are no more clusters than chunks.
+  HYPERJIT_METHOD void storeGradients(Held &held) {
+    Lane<float, L, S::width, S::tokens, S::v, 0> lane{launch};
+    lane.channel = rank * channels + warp * S::chunk + self % S::channelLanes * S::v;
+    lane.gradient = held.gradient;
+    F::Gradients::store(lane, firstTile);
+#pragma unroll
+    for (int i = 0; i < 4 * gradientTiles; ++i)
+      held.gradient[i / 4][i % 4] = 0;
+    for (long long chunk = firstTile + tileStride; chunk < launch.chunks; chunk += tileStride)
+      F::Gradients::store(lane, chunk);
   }
   template <int I, class First, class... Rest> HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
     const int k = turn - I * F::lag;
@@ -361,6 +378,9 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     const long long first = firstToken(k);
     lane.uniform = uniform();
     lane.weights = memory + weightsAt;
+    lane.gradient = held.gradient;
+    lane.records = record(k % F::records, 0);
+    lane.recordStride = S::record;
     lane.held = held.words[I == F::heldFrom + 1 ? F::lag : 0];
 #pragma unroll
     for (int t = 0; t < S::tokens; ++t) {

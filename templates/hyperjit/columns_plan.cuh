@@ -19,13 +19,25 @@ template <class Ref_, int Skip, int First, int Count, int Unit> struct RecordIma
   using Ref = Ref_;
   static constexpr int skip = Skip, first = First, count = Count, unit = Unit;
 };
+/// `Tiles` mma tiles of weight gradients that a lane sums for the whole kernel, and the sweeps that make and store them.
+template <int Tiles, class... Sweeps> struct Gradients {
+  static constexpr int tiles = Tiles;
+  template <class N> HYPERJIT_METHOD static void store(N &lane, long long chunk) { (Sweeps::store(lane, chunk), ...); }
+};
+template <class G> struct GradientTiles {
+  static constexpr int value = G::tiles;
+};
+template <> struct GradientTiles<Nothing> {
+  static constexpr int value = 0;
+};
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
 /// record begins with (RecordImage, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
-/// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, and what
-/// packs others.
+/// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, what
+/// packs others, and weight gradients.
 template <int Lag, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
-          int Shared, class Rings_, class Weights_, class Pack_>
+          int Shared, class Rings_, class Weights_, class Pack_, class Gradients_>
 struct Flow {
+  using Gradients = Gradients_;
   using Image = Image_;
   using Rings = Rings_;
   using Weights = Weights_;

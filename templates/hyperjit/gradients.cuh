@@ -1,87 +1,13 @@
-// Weight gradients on tensor cores: dW[r, c, k] = sum over tokens of x_r[c] p[k], tokens on the k axis of mma.
+// Weight gradients as a launch of their own: tiles of 16 tokens, copied ahead by one warp.
 // SPDX-License-Identifier: Apache-2.0
-//
-// A lane loads V channels of tokens g and g + 8 of a tile of 16 (lane = 4 g + q). movmatrix turns each register, an 8 x 8
-// block of tokens and channels, into a fragment of A with channels as rows: fragment j holds channels (g / 2) V + 2 j +
-// g % 2. B is p in two bf16 planes. Sums stay in registers for the whole chunk of tokens; chunks are added by whoever
-// reads the gradient, in order.
 #ifndef HYPERJIT_GRADIENTS_CUH
 #define HYPERJIT_GRADIENTS_CUH
 
 #include "hyperjit/barriers.cuh"
+#include "hyperjit/gradient_tiles.cuh"
 #include "hyperjit/token_sums.cuh"
 
 namespace hyperjit {
-
-/// tile [(r V / 4 + m) JN + j] += rows r of all groups with coefficients firstColumn + 8 j .., summed over the tile's tokens.
-template <class Source, int R, int K, int JN, int XPlanes, class N, class X>
-HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
-  static_assert(N::tokens == 2, "a tile has 16 tokens");
-  constexpr int V = N::V, groups = X::R / R;
-  const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-#pragma unroll
-  for (int group = 0; group < groups; ++group) {
-    unsigned b[JN][2][2]; // [tile][plane][token half]
-#pragma unroll
-    for (int j = 0; j < JN; ++j)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int k = lane.firstColumn + 8 * j + g, token = 8 * half + 2 * q;
-        const bool column = K % 8 == 0 ? lane.firstColumn + 8 * j < K : k < K;
-        auto at = [&](int i) { // records of tokens that do not exist are zeros
-          return column && (Source::ofToken || i < lane.count) ? Source::ofTile(lane, i)[group * K + k] : 0.0f;
-        };
-        splitPair(at(token), at(token + 1), b[j][0][half], b[j][1][half]);
-      }
-#pragma unroll
-    for (int r = 0; r < R; ++r)
-#pragma unroll
-      for (int m = 0; m < V / 4; ++m) {
-        unsigned a[XPlanes][4];
-#pragma unroll
-        for (int t = 0; t < 2; ++t)
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const auto &v = x.v[t][group * R + r];
-            if constexpr (XPlanes == 2) {
-              unsigned high, low;
-              splitPair(v[4 * m + 2 * i], v[4 * m + 2 * i + 1], high, low);
-              a[0][2 * t + i] = transposeBlock(high);
-              a[XPlanes - 1][2 * t + i] = transposeBlock(low);
-            } else {
-              a[0][2 * t + i] = transposeBlock(packBfloat16(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]));
-            }
-          }
-#pragma unroll
-        for (int j = 0; j < JN; ++j)
-#pragma unroll
-          for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
-#pragma unroll
-            for (int plane = 0; plane < 2; ++plane)
-              mma16816(lane.tile[0][(r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], a[xPlane][2],
-                       a[xPlane][3], b[j][plane][0], b[j][plane][1]);
-      }
-  }
-}
-
-/// Writes the chunk's sums to a weight [R, width, K].
-template <class Ref, int R, int K, int JN, class N> HYPERJIT_DEVICE void storeTiles(N &lane, long long chunk) {
-  constexpr int V = N::V;
-  const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
-  auto *target = Ref::at(lane.launch, chunk);
-#pragma unroll
-  for (int r = 0; r < R; ++r)
-#pragma unroll
-    for (int m = 0; m < V / 4; ++m)
-#pragma unroll
-      for (int j = 0; j < JN; ++j)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int c = lane.channel - q * V + g / 2 * V + 2 * (2 * m + i / 2) + g % 2, k = lane.firstColumn + 8 * j + 2 * q + i % 2;
-          if (c < N::width && k < K)
-            target[(static_cast<long long>(r) * N::width + c) * K + k] = lane.tile[0][(r * (V / 4) + m) * JN + j][i];
-        }
-}
 
 /// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for, rows it reads.
 template <class Sweep_, int Tiles, int Columns, int Repeats, class... Inputs_> struct TilePass {

@@ -36,6 +36,7 @@ template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Ti
   const unsigned char *weights;
   unsigned *held;
   int local;
+  float (*gradient)[4];       // sums of weight gradients, for the whole kernel
   const T *records;           // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
   int recordStride, count;
   int firstColumn;            // weight gradients: of the columns that this lane sums

@@ -87,9 +87,9 @@ template <class Source, class Target, int Count> struct TokenSums {
     }
   }
 };
-/// A CTA of 256 threads a chunk.
+/// CTAs of 256 threads: blockIdx.x = four numbers, .y = chunk.
 template <class T, class Sums, class L> HYPERJIT_DEVICE void tokenSums(const L &launch) {
-  Sums::template run<T, 256, 32>(launch, blockIdx.x, 0, 1);
+  Sums::template run<T, 256, 4>(launch, blockIdx.y, blockIdx.x, gridDim.x);
 }
 
 } // namespace hyperjit

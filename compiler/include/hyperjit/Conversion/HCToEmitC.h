@@ -73,9 +73,9 @@ public:
   /// The same for the outer product with `columns` coefficients, from a first one that is known at run time.
   void sumOuter(hc::WeightGradOp op, int64_t columns);
   void storeOuter(llvm::StringRef reference, hc::WeightGradOp op, int64_t columns);
-  /// The same on tensor cores, with tiles of 8 columns.
-  void sumTiles(hc::WeightGradOp op, int64_t tiles);
-  void storeTiles(llvm::StringRef reference, hc::WeightGradOp op, int64_t tiles);
+  /// The same on tensor cores, with tiles of 8 columns. In a sweep of clusterColumns, from tile `at` of the lane's on.
+  void sumTiles(hc::WeightGradOp op, int64_t tiles, int64_t at = -1);
+  void storeTiles(llvm::StringRef reference, hc::WeightGradOp op, int64_t tiles, int64_t at = -1);
 
   // Kind::Wide
   void storeWide(mlir::Value value, llvm::StringRef reference);

@@ -305,11 +305,11 @@ void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t columns) {
        {context, convert(op.getInput())}, {}, false);
 }
 
-void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tiles) {
+void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tiles, int64_t at) {
   auto type = cast<hc::WeightType>(op.getType());
-  call("gradientTiles",
-       {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()), number(tiles),
-        number(planesOf(op.getInput()))},
+  SmallVector<std::string> arguments = {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()), number(tiles)};
+  arguments.push_back(number(at < 0 ? planesOf(op.getInput()) : at));
+  call(at < 0 ? "gradientTiles" : "sweptGradient", arguments,
        {context, convert(op.getInput())}, {}, false);
 }
 
@@ -333,9 +333,12 @@ void BodyEmitter::storeOuter(StringRef reference, hc::WeightGradOp op, int64_t c
   storeCall("storeGradient", {reference.str(), number(type.getRows()), number(type.getColumns()), number(columns)});
 }
 
-void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tiles) {
+void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tiles, int64_t at) {
   auto type = cast<hc::WeightType>(op.getType());
-  storeCall("storeTiles", {reference.str(), number(type.getRows()), number(type.getColumns()), number(tiles)});
+  SmallVector<std::string> arguments = {reference.str(), number(type.getRows()), number(type.getColumns()), number(tiles)};
+  if (at >= 0)
+    arguments.push_back(number(at));
+  storeCall(at < 0 ? "storeTiles" : "storeSweptGradient", arguments);
 }
 
 //===----------------------------------------------------------------------===//

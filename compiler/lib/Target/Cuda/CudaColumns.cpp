@@ -185,6 +185,58 @@ static void loadsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, 
       walk(operand);
 }
 
+int64_t SourceBuilder::laneRegisters() const {
+  return registersOf(mainShape.warps, 2 + columns.owners + columns.preparers);
+}
+
+int64_t SourceBuilder::sumRegisters(hc::WeightGradOp gradient) {
+  auto type = cast<hc::WeightType>(gradient.getType());
+  return type.getRows() * mainShape.vector * llvm::divideCeil(type.getColumns(), 8);
+}
+
+/// The last sweep that has both the rows of a weight gradient and its coefficients.
+const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
+  hc::Uniformity uniformity;
+  const SweepPass *last = nullptr;
+  for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
+    for (const SweepPass &pass : stagePlan.passes) {
+      llvm::SetVector<Value> loads, made;
+      loadsOf(pass, {}, uniformity, loads, made);
+      if (static_cast<int64_t>(stage) >= plan.stageOf(gradient.getCoefficients()) && made.contains(gradient.getInput()))
+        last = &pass;
+    }
+  return last;
+}
+
+/// Weight gradients whose sums fit half of the registers that sweeps leave need no launch, and no reading of rows, of their own.
+LogicalResult SourceBuilder::chooseSweptGradients() {
+  if (mainShape.tokens != 1 || plan.width / mainShape.cluster != 4 * mainShape.vector * mainShape.warps)
+    return success(); // a lane's sums are those of 8 tokens at a time, and of the same channels for the whole kernel
+  int64_t room = (laneRegisters() - sweepRegisters()) / 2;
+  llvm::SetVector<Operation *> swept;
+  for (Operation *op : plan.columnOps) {
+    auto gradient = dyn_cast<hc::WeightGradOp>(op);
+    if (!gradient || planesOf(gradient.getInput()) != 1 || plan.isUniform(gradient.getCoefficients()) || !sweepOf(gradient) ||
+        sumRegisters(gradient) > room)
+      continue;
+    room -= sumRegisters(gradient);
+    swept.insert(op);
+  }
+  if (swept.empty())
+    return success();
+  plan = KernelPlan(kernel, slots);
+  plan.sweptGradients = swept;
+  mainShape = {};
+  columns = {};
+  projection.clear();
+  expansion.clear();
+  mainSums = 0;
+  mainReduces = false;
+  if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))
+    return failure();
+  return chooseMain();
+}
+
 namespace {
 /// Rows of a token in shared memory.
 struct SlotEntry {
@@ -248,10 +300,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     columns.stages += !isEmpty(stagePlan);
   }
   // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
-  int64_t registers = registersOf(mainShape.warps, 2 + columns.owners + columns.preparers);
-  int64_t own = expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector; // that a sweep works with
-  int64_t heldRegisters = registers - own;
-  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || registers <= 128 ? 1 : 2;
+  int64_t heldRegisters = laneRegisters() - sweepRegisters();
+  for (Operation *op : plan.sweptGradients)
+    heldRegisters -= sumRegisters(cast<hc::WeightGradOp>(op));
+  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || laneRegisters() <= 128 ? 1 : 2;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
   auto inPairs = [&](Value value, StringRef reference) { return bytesOf(value, reference) == rowsOf(value) * channels * 2; };
@@ -462,13 +514,14 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}>;", lag, records,
+          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
               ? formatv("RecordImage<{0}, {1}, {2}, {3}, {4}>", image.reference, image.skip, image.first, image.count, image.unit).str()
               : "Nothing",
-          pack, columns.fetched)
+          pack, columns.fetched,
+          columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str() : "Nothing")
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -477,6 +530,12 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   json::Object launch{{"shared_bytes", shared()}};
   launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", 1}};
   launch["tokens_per_block"] = tile;
+  if (columns.gradientTiles) { // a cluster's sums are a chunk's
+    launch["clusters_are_chunks"] = true;
+    constexpr int64_t processors = 132; // of an H100
+    if (!choice.chunks)
+      result.maxChunks = llvm::divideCeil(processors, cluster);
+  }
   int64_t helpers = 2 + owners + preparers;
   if (numbers.warps + helpers > 32)
     return kernel.emitError() << "schedule: columns has " << numbers.warps + helpers

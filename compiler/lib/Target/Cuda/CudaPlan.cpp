@@ -196,6 +196,10 @@ LogicalResult KernelPlan::collect() {
       if (!(maxTiles && isa<hc::WeightType>(operand.getType())))
         collectRows(operand, coefficients, seen, /*forMain=*/true);
   }
+  for (Operation *op : sweptGradients) {
+    collectRows(op->getOperand(0), coefficients, seen, /*forMain=*/true);
+    coefficients.insert(cast<hc::WeightGradOp>(op).getCoefficients());
+  }
   for (Value value : coefficients) {
     if (isUniform(value)) {
       uniformReads.push_back(value);
@@ -219,8 +223,10 @@ LogicalResult KernelPlan::collect() {
       sumCount += elements(result);
       continue;
     }
-    columnOps.push_back(op);
     memory.memory[result] = formatv("Space::PerChunk<{0}>", allocate(chunkBytes, elements(result) * elementBytes));
+    if (sweptGradients.contains(op))
+      continue;
+    columnOps.push_back(op);
     collectRows(op->getOperand(0), columnCoefficients, columnSeen, /*forMain=*/false);
     if (auto gradient = dyn_cast<hc::WeightGradOp>(op))
       columnCoefficients.insert(gradient.getCoefficients());
@@ -249,12 +255,16 @@ LogicalResult KernelPlan::collect() {
   return success();
 }
 
+void KernelPlan::placeInRecord(Value value) {
+  if (record.try_emplace(value, recordSize).second)
+    recordSize += (elements(value) + 3) / 4 * 4;
+}
+
 /// Main writes the value to the token's record at the stage that makes it.
 void KernelPlan::requireRecord(Value value) {
-  if (record.count(value))
+  if (!required.insert(value).second)
     return;
-  record[value] = recordSize;
-  recordSize += (elements(value) + 3) / 4 * 4;
+  placeInRecord(value);
   if (Operation *op = value.getDefiningOp(); op && isReduction(op))
     return;
   int64_t stage = stageOf(value);
@@ -432,8 +442,11 @@ LogicalResult KernelPlan::run(int64_t tiles) {
     for (Operation *op : liveOps)
       if (isReduction(op) && !isUniform(op->getResult(0)))
         requireRecord(op->getResult(0));
-    for (Value value : recordNeeded)
-      requireRecord(value);
+    // What sweeps of a stage read lies together: it is sent from block to block.
+    SmallVector<Value> needed(recordNeeded.begin(), recordNeeded.end());
+    llvm::stable_sort(needed, [&](Value a, Value b) { return stageOf(a) < stageOf(b); });
+    llvm::for_each(needed, [&](Value value) { placeInRecord(value); });
+    llvm::for_each(needed, [&](Value value) { requireRecord(value); });
   }
   for (const Store &store : lateStores)
     addLate(store.value, store.reference);

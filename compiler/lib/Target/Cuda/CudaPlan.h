@@ -66,6 +66,9 @@ public:
   /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored.
   mlir::LogicalResult run(int64_t tiles);
 
+  /// Set before `run`: weight gradients whose sums the sweeps of main keep in registers.
+  llvm::SetVector<mlir::Operation *> sweptGradients;
+
   /// Weights that projections and expansions of tokens use.
   llvm::SetVector<mlir::Value> projected, expanded;
   /// Whether half-width streams meet a weight, so that tensor cores pay.
@@ -119,6 +122,7 @@ private:
   void markCritical(mlir::Value value);
   bool hasLongMaths(mlir::Value value);
   void placePerToken(mlir::Value value);
+  void placeInRecord(mlir::Value value);
   void requireRecord(mlir::Value value);
   void walkStage(mlir::Value value, int64_t stage);
   void addLate(mlir::Value value, std::string reference);
@@ -137,6 +141,7 @@ private:
   llvm::SetVector<mlir::Value> recordNeeded, critical;
   std::vector<Store> lateStores;
   llvm::SetVector<mlir::Operation *> liveOps;
+  llvm::DenseSet<mlir::Value> required; ///< in the record
   llvm::DenseSet<std::pair<mlir::Value, int64_t>> walkedStage;
   std::vector<std::vector<Store>> rowStores; ///< by stage
 };

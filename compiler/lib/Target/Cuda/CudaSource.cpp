@@ -28,7 +28,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   }
   if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))
     return nullptr;
-  if (plan.hasMain() && mlir::failed(chooseMain()))
+  if (plan.hasMain() && (mlir::failed(chooseMain()) || (choice.columns && mlir::failed(chooseSweptGradients()))))
     return nullptr;
   name = kernel.getSymName().str();
   module = ModuleOp::create(kernel.getLoc());
@@ -412,6 +412,15 @@ void SourceBuilder::emitMain() {
         if (ring.early && ring.by.first == &pass)
           emitter.releaseRing(static_cast<int64_t>(ringIndex), ring.by.second);
       holdAll(/*made=*/true);
+      for (Operation *op : plan.sweptGradients)
+        if (auto gradient = cast<hc::WeightGradOp>(op); sweepOf(gradient) == &pass) {
+          int64_t tiles = llvm::divideCeil(cast<hc::WeightType>(gradient.getType()).getColumns(), 8);
+          emitter.sumTiles(gradient, tiles, columns.gradientTiles);
+          emitter.storeTiles(plan.memory.memory.lookup(gradient.getResult()), gradient, tiles, columns.gradientTiles);
+          columns.gradientTiles += sumRegisters(gradient) / 4;
+          if (!StringRef(columns.gradientSweeps).ends_with(className))
+            columns.gradientSweeps += ", " + className;
+        }
       auto storeAll = [&] {
         for (const Store &store : pass.stores)
           emitter.storeRows(store.value, placeOf(store));

@@ -180,7 +180,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       addPass(className, size * vector, 0, 1);
     }
   }
-  if (onTiles && !choice.chunks)
+  if (onTiles && !choice.chunks && plan.sweptGradients.empty())
     result.maxChunks = chunksOf(llvm::divideCeil(plan.width, numbers.warps * channels) * blocks, overhead);
   bool large = onTiles && (target.starts_with("sm_9") || target.starts_with("sm_10"));
   int64_t room = large ? mostShared : leastShared;
@@ -220,5 +220,5 @@ std::string SourceBuilder::takeSums() {
 void SourceBuilder::emitSums() {
   if (std::string sums = takeSums(); sums != "Nothing")
     entry("sums", formatv("tokenSums<{0}, {1}>", number(), sums).str(), 256, 1,
-          json::Object{{"grid", json::Object{{"kind", "chunks"}}}});
+          json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", llvm::divideCeil(plan.sumCount, 4)}}}, {"grid_y", "chunks"}});
 }

@@ -118,6 +118,13 @@ private:
   void prepareRecords();
   void countWarps();
   LogicalResult planColumns(Places &places);
+  LogicalResult chooseSweptGradients();
+  const SweepPass *sweepOf(hc::WeightGradOp gradient);
+  /// Registers of a lane for the sums of a weight gradient over its warp's channels.
+  int64_t sumRegisters(hc::WeightGradOp gradient);
+  /// Of what a sweep works with, and of all, in clusterColumns.
+  int64_t sweepRegisters() const { return expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector; }
+  int64_t laneRegisters() const;
   static bool isEmpty(const StagePlan &stage) {
     return stage.recordWrites.empty() && stage.stores.empty() && stage.passes.empty();
   }
@@ -155,6 +162,8 @@ private:
     int64_t stages = 0, lag = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
     int64_t owners = 0, preparers = 0; ///< warps
     int64_t fetched = 0;               ///< numbers that an owner fetches ahead for a token
+    int64_t gradientTiles = 0;         ///< of mma, in each lane, for the sums of swept weight gradients
+    std::string gradientSweeps;        ///< classes of sweeps that make them
     bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
     llvm::SetVector<Value> packed;             ///< weights that the main kernel packs itself
