@@ -73,9 +73,9 @@ int64_t cuda::recordStride(int64_t size) {
   return stride % 8 == 4 ? stride : stride + 4;
 }
 
-/// Of 4 to 8 warps, those that share `units` pieces of a row most evenly.
-static int64_t evenWarps(int64_t units) {
-  int64_t best = std::clamp<int64_t>(units, 1, 8), least = llvm::alignTo(units, best) - units;
+/// Of 4 to `most` warps, those that share `units` pieces of a row most evenly.
+static int64_t evenWarps(int64_t units, int64_t most) {
+  int64_t best = std::clamp<int64_t>(units, 1, most), least = llvm::alignTo(units, best) - units;
   for (int64_t warps = best - 1; warps >= 4; --warps)
     if (int64_t waste = llvm::alignTo(units, warps) - units; waste < least)
       best = warps, least = waste;
@@ -84,13 +84,13 @@ static int64_t evenWarps(int64_t units) {
 
 /// A warp reads as much of one row together as there is (measured: long runs win); the number of warps is the one that
 /// leaves the fewest lanes idle in the last round.
-ShapeNumbers SourceBuilder::tileShape(int64_t vector) {
+ShapeNumbers SourceBuilder::tileShape(int64_t vector, int64_t mostWarps) {
   ShapeNumbers numbers;
   numbers.vector = vector;
   int64_t pieces = llvm::divideCeil(plan.width, vector);
   int64_t lanes = pieces >= 256 ? 32 : pieces >= 64 ? 16 : pieces >= 16 ? 8 : 4;
   numbers.tokenLanes = choice.tokens ? std::min<int64_t>(choice.tokens, 8) : 32 / lanes;
-  numbers.warps = choice.warps ? choice.warps : evenWarps(llvm::divideCeil(pieces, 32 / numbers.tokenLanes));
+  numbers.warps = choice.warps ? choice.warps : evenWarps(llvm::divideCeil(pieces, 32 / numbers.tokenLanes), mostWarps);
   return numbers;
 }
 
@@ -149,7 +149,9 @@ LogicalResult SourceBuilder::chooseMain() {
       mainSums = std::max(mainSums, pass.sums());
       reduces |= !pass.parts.empty();
     }
-  mainShape = tileShape(vector);
+  // Warps of a block wait for one another's sums: many small blocks do so less often together (measured).
+  bool small = reduces && !tiled && !plan.wide();
+  mainShape = tileShape(vector, small ? 5 : 8);
   // Two CTAs of 8 warps have 128 registers a lane, one of 12 has 168, one of 8 has 255. An expansion of 8 columns fits
   // the first, one of 24 the second; one of 32 (a mixture of 24 permutations) spilled there a few registers.
   int64_t expandedColumns = 0;
@@ -170,7 +172,7 @@ LogicalResult SourceBuilder::chooseMain() {
   mainShape.record = recordStride(plan.recordSize);
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
     mainShape.tokenLanes /= 2;
-  minBlocks = choice.blocks ? choice.blocks : two && mainShape.warps <= 8 ? 2 : 1;
+  minBlocks = choice.blocks ? choice.blocks : two && mainShape.warps <= 8 ? 2 : small && mainShape.warps <= 5 ? 3 : 1;
   bool clusters = target.starts_with("sm_9") || target.starts_with("sm_1");
   if (choice.cluster > 1 && !clusters)
     return kernel.emitError() << "schedule: cluster is " << choice.cluster << ", but " << target << " has no clusters";

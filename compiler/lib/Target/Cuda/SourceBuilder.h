@@ -134,7 +134,7 @@ private:
                               llvm::ArrayRef<int64_t> published, StringRef uniform);
   int64_t tileBytes(mlir::Operation *op, int64_t channels, int64_t vector);
   int64_t columnVector(int64_t registers);
-  ShapeNumbers tileShape(int64_t vector);
+  ShapeNumbers tileShape(int64_t vector, int64_t mostWarps);
   /// The body that copies uniform coefficients to shared memory; returns its class name and fills the offsets.
   std::string emitUniformRecord(StringRef className, llvm::ArrayRef<Value> values, Places &places, ShapeNumbers &shape);
 
