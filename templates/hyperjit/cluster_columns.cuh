@@ -49,9 +49,9 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int stages = sizeof...(Stages);
   // Nanoseconds between two looks of a warp that nobody waits for yet. Sums on their way to a record have no pause: every CTA waits.
   static constexpr int pause = 200;
-  // Where both kinds of warps come in fours, compute warps take registers from the others.
+  // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records takes more.
   static constexpr int helpers = 2 + owners + preparers, share = 65536 / (32 * (S::warps + helpers)) / 8 * 8;
-  static constexpr int helperRegisters = share > 96 ? 72 : share;
+  static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 80 : 72) : share;
   static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;

@@ -94,6 +94,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   // Slots of rows, and records of clusters wider than a tile, are used again and again.
   {"manifold:n=2,d=128,dtype=bf16", Role::Boundary, 200, "rows:chunks=1"},
   {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 256, "columns:cluster=16"},
+  // Weight gradients that sweeps sum: of several columns and streams, with rows that no other sweep makes, of four fracs.
+  {"manifold:n=3,d=1024,dtype=bf16", Role::Boundary, 133},
+  {"dynamic:n=4,d=1024,dtype=bf16", Role::Before, 37},
+  {"frac:n=1,m=4,d=4096,dtype=bf16", Role::Boundary, 37},
   // Four channels a lane.
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
 })));

@@ -133,7 +133,7 @@ TEST_P(ShippedRoles, OfEveryRecipeWithoutSpills) {
 
 // The split of a row among blocks follows its width.
 class Widths : public testing::TestWithParam<int> {};
-INSTANTIATE_TEST_SUITE_P(Kernels, Widths, testing::Values(1280, 2048, 2560, 5120, 6144, 7168, 8192),
+INSTANTIATE_TEST_SUITE_P(Kernels, Widths, testing::Values(1024, 1280, 2048, 2560, 5120, 6144, 7168, 8192),
                          testing::PrintToStringParamName());
 
 TEST_P(Widths, WithoutSpills) {
@@ -141,6 +141,15 @@ TEST_P(Widths, WithoutSpills) {
   for (const char *recipe : {"dynamic", "manifold"})
     for (bool backward : {false, true})
       expectNoSpills(recipe + (":n=4,dtype=bf16,d=" + std::to_string(GetParam())), backward, "sm_90a");
+}
+
+// Fewer streams leave registers for weight gradients, of more or fewer columns.
+TEST(Kernels, SweptGradientsWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *site : {"manifold:n=1,d=4096", "manifold:n=2,d=4096", "manifold:n=3,d=4096", "manifold:n=2,d=1280", "joint:n=2,m=2,d=2048",
+                           "frac:n=1,m=2,d=4096", "frac:n=1,m=4,d=5120", "manifold-streams:n=4,d=2560"})
+    for (const char *role : {"before", "boundary"})
+      expectNoSpills(std::string(site) + ",dtype=bf16", /*backward=*/true, "sm_90a", role);
 }
 
 TEST(Kernels, EveryRecipeWithoutSpills) {

@@ -25,7 +25,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   if (streams > 4)
     return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
-  constexpr int64_t leastWidth = 1280, leastWarps = 8;
+  constexpr int64_t leastWidth = 1024, leastWarps = 8;
   Choice best;
   for (int64_t cluster : {2, 4, 8, 16})
     for (int64_t vector : {0, 4}) {

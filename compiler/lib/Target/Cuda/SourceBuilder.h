@@ -123,7 +123,11 @@ private:
   /// Registers of a lane for the sums of a weight gradient over its warp's channels.
   int64_t sumRegisters(hc::WeightGradOp gradient);
   /// Of what a sweep works with, and of all, in clusterColumns.
-  int64_t sweepRegisters() const { return expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector; }
+  int64_t sweepRegisters() const {
+    int64_t own = expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector;
+    // Of a large record many coefficients are under way together.
+    return own + (mainShape.record > 200 && (mainShape.vector == 8 || laneRegisters() <= 128) ? 16 : 0);
+  }
   int64_t laneRegisters() const;
   static bool isEmpty(const StagePlan &stage) {
     return stage.recordWrites.empty() && stage.stores.empty() && stage.passes.empty();

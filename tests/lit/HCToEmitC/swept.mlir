@@ -1,0 +1,25 @@
+// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 %s | FileCheck %s
+// RUN: sed 's/1280, 8>/1280, 96>/g; s/<1, 8>/<1, 96>/g' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=MANY
+
+// A weight gradient of few columns is summed by the last sweep that has its rows; a cluster's sums are a chunk's. One of many columns
+// has a launch of its own.
+// CHECK: class Rows1_0 {
+// CHECK: sweptGradient<InRecord<[[AT:[0-9]+]]>, 1, 8, 1, 0>
+// CHECK: storeSweptGradient<Space::PerChunk<0>, 1, 8, 1, 0>
+// CHECK: Weights, Gradients<2, Rows1_0>>;
+// CHECK-NOT: columnTiles
+// CHECK: uniformStoreWeight
+// CHECK: // launch {{.*}}"clusters_are_chunks":true
+// MANY-NOT: sweptGradient
+// MANY: columnTiles
+hc.func @boundary(%x: !hc.rows<1, 1280> {hc.dtype = bf16, hc.operand = "streams"},
+                  %phi: !hc.weight<1, 1280, 8> {hc.dtype = f32, hc.operand = "parameter", hc.uniform})
+    -> (!hc.rows<1, 1280> {hc.dtype = bf16}, !hc.weight<1, 1280, 8> {hc.dtype = f32, hc.uniform}) attributes {hc.compute = f32} {
+  %p = hc.project %x, %phi : (!hc.rows<1, 1280>, !hc.weight<1, 1280, 8>) -> !hc.coeffs<1, 8>
+  %s = hc.slice %p {axis = 1 : i64, offset = 0 : i64} : (!hc.coeffs<1, 8>) -> !hc.coeffs<1, 1>
+  %g = hc.sigmoid %s : (!hc.coeffs<1, 1>) -> !hc.coeffs<1, 1>
+  %m = hc.mix %g, %x : (!hc.coeffs<1, 1>, !hc.rows<1, 1280>) -> !hc.rows<1, 1280>
+  %r = hc.round %m {type = bf16} : (!hc.rows<1, 1280>) -> !hc.rows<1, 1280>
+  %w = hc.weight_grad %x, %p : (!hc.rows<1, 1280>, !hc.coeffs<1, 8>) -> !hc.weight<1, 1280, 8>
+  hc.return %r, %w : !hc.rows<1, 1280>, !hc.weight<1, 1280, 8>
+}
