@@ -126,7 +126,7 @@ private:
   int64_t sweepRegisters() const {
     int64_t own = expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector;
     // Of a large record many coefficients are under way together.
-    return own + (mainShape.record > 200 && (mainShape.vector == 8 || laneRegisters() <= 128) ? 16 : 0);
+    return own + (mainShape.record > 200 && (mainShape.vector == 8 || laneRegisters() <= 128) ? 24 : 0);
   }
   int64_t laneRegisters() const;
   static bool isEmpty(const StagePlan &stage) {
