@@ -15,7 +15,7 @@ using namespace hyperjit;
 static constexpr ScheduleParameter kKnown[] = {
     {"ahead", "whether rows of the next tokens are fetched meanwhile", 0, 1},
     {"blocks", "blocks of an SM", 1, 8},
-    {"chunks", "most chunks of tokens, each with its own partial sums", 1, 256},
+    {"chunks", "most chunks of tokens, each with its own partial sums (and at most one cluster, where sweeps make them)", 1, 256},
     {"cluster", "blocks of a cluster that share a token", 1, 16, true},
     {"columns", "columns of a projection in registers", 1, 6},
     {"lag", "tiles between the stages of a kernel", 1, 8},

@@ -8,7 +8,8 @@
 //
 //   warps                     a tile
 //   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
-//                             registers, where a warp has one chunk of channels), deposit sums, give the record back
+//                             registers, where a warp has one chunk of channels), deposit sums, give the record back; sums of
+//                             weight gradients (Flow::Gradients) stay in registers to the end
 //   loader (1)                copies of the CTA's part of each row into a free slot, 16 bytes a lane: bulk copies of half a
 //                             kilobyte, one after the other, take longer than the sweeps; of records, too, that lie in memory
 //   preparers                 coefficient maths of stage 0, each CTA for all tokens, where records do not lie in memory

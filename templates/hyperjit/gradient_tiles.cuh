@@ -3,8 +3,8 @@
 //
 // A lane loads V channels of a token of eight (lane = 4 g + q, token g). movmatrix turns each register, an 8 x 8
 // block of tokens and channels, into a fragment of A with channels as rows: fragment j holds channels (g / 2) V + 2 j +
-// g % 2. B is p in two bf16 planes. Sums stay in registers for a chunk of tokens; chunks are added by whoever
-// reads the gradient, in order.
+// g % 2. B is p in two bf16 planes. Sums stay in registers for a chunk of tokens (in clusterColumns, in lane.gradient for all
+// tokens of a cluster, whose index is the chunk's); chunks are added by whoever reads the gradient, in order.
 #ifndef HYPERJIT_GRADIENT_TILES_CUH
 #define HYPERJIT_GRADIENT_TILES_CUH
 
@@ -100,7 +100,8 @@ template <class Source, int R, int K, int JN, int At, class N, class X> HYPERJIT
 }
 
 /// Writes a chunk's sums to a weight [R, width, K], whose columns from `firstColumn` on they are.
-template <class Ref, int R, int K, int JN, class N> HYPERJIT_DEVICE void writeTiles(N &lane, const float (*tile)[4], int firstColumn, long long chunk) {
+template <class Ref, int R, int K, int JN, class N>
+HYPERJIT_DEVICE void writeTiles(N &lane, const float (*tile)[4], int firstColumn, long long chunk) {
   constexpr int V = N::V;
   const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
   auto *target = Ref::at(lane.launch, chunk);

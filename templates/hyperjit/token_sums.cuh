@@ -1,5 +1,6 @@
-// Sums over tokens in a fixed order: the tokens are split into chunks that depend on the token count alone, every
-// chunk's partial sum goes to the workspace, and whoever reads the sum adds the chunks in order. No atomics.
+// Sums over tokens in a fixed order: the tokens are split into chunks that depend on the token count alone (for sums that
+// sweeps of clusterColumns make, on the number of clusters that fit the GPU, too), every chunk's partial sum goes to the
+// workspace, and whoever reads the sum adds the chunks in order. No atomics.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_TOKEN_SUMS_CUH
 #define HYPERJIT_TOKEN_SUMS_CUH

@@ -50,7 +50,6 @@ HYPERJIT_EMULATOR_EXPORT void copyBulk(unsigned target, const void *source, int 
 HYPERJIT_EMULATOR_EXPORT void copyAsync(unsigned target, const void *source, int bytes);
 /// One arrival when the thread's copies so far have landed.
 HYPERJIT_EMULATOR_EXPORT void arriveWithCopies(unsigned barrier);
-/// From device memory, or zeros without a source, in the thread's group.
 /// To another block; counts bytes at that block's barrier.
 HYPERJIT_EMULATOR_EXPORT void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier);
 

@@ -23,7 +23,8 @@ struct CudaSource {
   /// The translation unit.
   std::string text;
   /// In order; keys as in the artifact's meta, and for grids of more than one
-  /// axis "grid_y", "grid_z" (numbers, or "chunks").
+  /// axis "grid_y", "grid_z" (numbers, or "chunks"), for persistent ones
+  /// "tokens_per_block" and, where a cluster's sums are a chunk's, "clusters_are_chunks".
   llvm::json::Array launches;
   /// Bytes: workspace = fixed + perChunk * chunks + perToken * tokens.
   int64_t workspaceFixed = 0, workspacePerChunk = 0, workspacePerToken = 0;

@@ -272,6 +272,9 @@ Value Simd::keepLanesBelow(Value x, Value count) {
 Value Simd::at(Value pointer, int64_t bytes) {
   if (bytes == 0)
     return pointer;
+  // A constant index in the operation has 29 bits; above, it would be cut without a word.
+  if (!llvm::isInt<29>(bytes))
+    return at(pointer, arith::ConstantOp::create(b, loc, b.getI64IntegerAttr(bytes)));
   return LLVM::GEPOp::create(b, loc, pointer.getType(), b.getI8Type(), pointer,
                              ArrayRef<LLVM::GEPArg>{static_cast<int32_t>(bytes)});
 }

@@ -198,12 +198,17 @@ int64_t SourceBuilder::sumRegisters(hc::WeightGradOp gradient) {
 const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
   hc::Uniformity uniformity;
   const SweepPass *last = nullptr;
+  llvm::DenseSet<Value> stored;
   for (auto [stage, stagePlan] : llvm::enumerate(plan.stagePlans))
     for (const SweepPass &pass : stagePlan.passes) {
       llvm::SetVector<Value> loads, made;
-      loadsOf(pass, {}, uniformity, loads, made);
-      if (static_cast<int64_t>(stage) >= plan.stageOf(gradient.getCoefficients()) && (made.contains(gradient.getInput()) || loads.contains(gradient.getInput())))
+      loadsOf(pass, stored, uniformity, loads, made);
+      bool has = made.contains(gradient.getInput()) || loads.contains(gradient.getInput());
+      if (has && static_cast<int64_t>(stage) >= plan.stageOf(gradient.getCoefficients()))
         last = &pass;
+      for (const Store &store : pass.stores)
+        if (plan.storesWithoutLoss(store))
+          stored.insert(store.value);
     }
   return last;
 }
@@ -213,6 +218,8 @@ const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
 LogicalResult SourceBuilder::chooseSweptGradients() {
   if (mainShape.tokens != 1 || plan.width / mainShape.cluster != 4 * mainShape.vector * mainShape.warps)
     return success(); // a lane's sums are those of 8 tokens at a time, and of the same channels for the whole kernel
+  if (choice.chunks && choice.chunks * mainShape.cluster < processorsOfH100)
+    return success(); // clusters would be no more than chunks
   int64_t room = (laneRegisters() - sweepRegisters()) * 3 / 5;
   llvm::SetVector<Operation *> swept;
   for (Operation *op : plan.columnOps) {
@@ -291,8 +298,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
           use->second.ofFirst = position;
       }
       for (const Store &store : pass.stores)
-        if (auto lossless = plan.losslessStores.find(store.value);
-            lossless != plan.losslessStores.end() && lossless->second.first == store.reference) {
+        if (plan.storesWithoutLoss(store)) {
           stored.insert(store.value);
           storedAt.try_emplace(store.value, Stored{columns.stages, position, store.reference});
         }
@@ -513,6 +519,11 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
       emitter.pack(weight, place, numbers.vector);
     close(emitter);
   }
+  int64_t tiles = 0;
+  for (Operation *op : plan.sweptGradients)
+    tiles += sumRegisters(cast<hc::WeightGradOp>(op)) / 4;
+  if (tiles != columns.gradientTiles)
+    return kernel.emitError("no sweep has the rows of a weight gradient that was to be summed by one");
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
           "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}>;", lag, records,
@@ -533,9 +544,8 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   launch["tokens_per_block"] = tile;
   if (columns.gradientTiles) { // a cluster's sums are a chunk's
     launch["clusters_are_chunks"] = true;
-    constexpr int64_t processors = 132; // of an H100
     if (!choice.chunks)
-      result.maxChunks = llvm::divideCeil(processors, cluster);
+      result.maxChunks = llvm::divideCeil(processorsOfH100, cluster); // of other GPUs a guess
   }
   int64_t helpers = 2 + owners + preparers;
   if (numbers.warps + helpers > 32)

@@ -6,9 +6,10 @@
 //
 //   prologue    P: uniform work, by levels (wide, narrow, wide, ...)
 //   head        token coefficients that need no row and are long (Sinkhorn, ...)
-//   main        C, M, R of all stages: one sweep a pass
+//   main        C, M, R of all stages: one sweep a pass; W: weight gradients
+//               that its sweeps sum
 //   tail        long coefficient maths that no row waits for
-//   columns     W: sums of rows, weight gradients
+//   columns     W: sums of rows, other weight gradients
 //   sums        W: sums of coefficients
 //   epilogue    E: uniform work on the sums
 //===----------------------------------------------------------------------===//
@@ -91,7 +92,7 @@ public:
   std::vector<mlir::Value> uniformReads;    ///< uniform coefficients that sweeps read
   std::vector<mlir::Value> columnRecords;   ///< token coefficients that column sums read
   std::vector<mlir::Value> columnUniforms;  ///< uniform coefficients that column sums read
-  std::vector<mlir::Operation *> columnOps; ///< sums of rows and weight gradients
+  std::vector<mlir::Operation *> columnOps; ///< sums of rows, and weight gradients that no sweep sums
   std::vector<Store> prologueStores, epilogueStores;
   int64_t sumCount = 0;  ///< numbers of a token that are summed over tokens
   int64_t sumOffset = 0; ///< their place in PerToken, bytes
@@ -108,6 +109,10 @@ public:
   void markSquares();
   llvm::SetVector<mlir::Value> sweptSums;      ///< sums over channels that sweeps read as they are
   llvm::DenseMap<mlir::Value, std::pair<std::string, int64_t>> losslessStores; ///< rows outputs: reference, stage
+  bool storesWithoutLoss(const Store &store) const {
+    auto found = losslessStores.find(store.value);
+    return found != losslessStores.end() && found->second.first == store.reference;
+  }
   int64_t recordSize = 0;
   int64_t fixedBytes = 0, chunkBytes = 0, tokenBytes = 0;
 

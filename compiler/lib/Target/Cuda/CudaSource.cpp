@@ -442,8 +442,7 @@ void SourceBuilder::emitMain() {
       reduces |= !pass.parts.empty();
       // Rows that were stored without loss are read again by the same lanes.
       for (const Store &store : pass.stores)
-        if (auto stored = plan.losslessStores.find(store.value);
-            stored != plan.losslessStores.end() && stored->second.first == store.reference)
+        if (plan.storesWithoutLoss(store))
           rowPlaces.memory[store.value] = placeOf(store);
       stageSums += pass.sums();
     }

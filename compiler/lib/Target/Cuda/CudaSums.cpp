@@ -52,7 +52,7 @@ void SourceBuilder::emitColumns() {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
-                plan.pressure(op) * 8 + weight.getRows() * 4 <= (planesOf(op->getOperand(0)) == 1 ? 232 : 200) &&
+                plan.pressure(op) * 8 + weight.getRows() * 4 <= 200 &&
                 tileBytes(op, 32, 8) + besideSlots(uniform) <= leastShared;
     (fits ? tiles : plain).push_back(op);
   }
@@ -66,7 +66,7 @@ void SourceBuilder::emitColumns() {
 /// last round of blocks should be as full as the others; and each chunk's sums are written and read again, which takes a block as long
 /// as `overhead` tokens. For other GPUs that is a guess.
 static int64_t chunksOf(int64_t blocks, double overhead) {
-  constexpr int64_t held = 132, most = 32, tokens = 8192;
+  constexpr int64_t held = processorsOfH100, most = 32, tokens = 8192;
   auto cost = [&](int64_t chunks) {
     return double(llvm::divideCeil(blocks * chunks, held) * tokens) / double(chunks) + overhead * double(blocks * chunks) / held;
   };
@@ -137,7 +137,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       // One body for all blocks of columns: its first column is blockIdx.z's.
       int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : columns;
       int64_t each = onTiles ? rows * vector : rows * vector * words;             // registers of one unit of the extent
-      int64_t limit = !onTiles || planesOf(gradient.getInput()) == 1 ? 232 : 180; // two planes of rows take registers
+      int64_t limit = !onTiles ? 232 : planesOf(gradient.getInput()) == 1 ? 200 : 180; // nine warps; two planes of rows take registers
       int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, limit - pressure));
       int64_t per = std::clamp<int64_t>(room / each, 1, extent);
       std::string className = formatv("{0}{1}", prefix, count++);

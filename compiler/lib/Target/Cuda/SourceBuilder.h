@@ -47,6 +47,8 @@ constexpr int64_t leastShared = 99 * 1024;
 constexpr int64_t mostShared = 227 * 1024;
 /// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230 registers.
 constexpr int64_t laneNumbers = 40;
+/// Schedules are made for an H100's; on other GPUs that is a guess.
+constexpr int64_t processorsOfH100 = 132;
 /// Registers of a lane for sums over tokens.
 constexpr int64_t columnRegisters = 96;
 
