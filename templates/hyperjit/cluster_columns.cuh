@@ -306,17 +306,11 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (gradientTiles > 0)
       storeGradients(held);
   }
-  /// A cluster's sums are a chunk's; there are no more clusters than chunks.
   HYPERJIT_METHOD void storeGradients(Held &held) {
     Lane<float, L, S::width, S::tokens, S::v, 0> lane{launch};
     lane.channel = rank * channels + warp * S::chunk + self % S::channelLanes * S::v;
     lane.gradient = held.gradient;
-    F::Gradients::store(lane, firstTile);
-#pragma unroll
-    for (int i = 0; i < 4 * gradientTiles; ++i)
-      held.gradient[i / 4][i % 4] = 0;
-    for (long long chunk = firstTile + tileStride; chunk < launch.chunks; chunk += tileStride)
-      F::Gradients::store(lane, chunk);
+    F::Gradients::store(lane, firstTile, tileStride);
   }
   template <int I, class First, class... Rest> HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
     const int k = turn - I * F::lag;

@@ -22,7 +22,15 @@ template <class Ref_, int Skip, int First, int Count, int Unit> struct RecordIma
 /// `Tiles` mma tiles of weight gradients that a lane sums for the whole kernel, and the sweeps that make and store them.
 template <int Tiles, class... Sweeps> struct Gradients {
   static constexpr int tiles = Tiles;
-  template <class N> HYPERJIT_METHOD static void store(N &lane, long long chunk) { (Sweeps::store(lane, chunk), ...); }
+  /// A cluster's sums are those of chunk `cluster`; zeros are those of chunks that no cluster has.
+  template <class N> HYPERJIT_METHOD static void store(N &lane, long long cluster, long long clusters) {
+    (Sweeps::store(lane, cluster), ...);
+#pragma unroll
+    for (int i = 0; i < 4 * Tiles; ++i)
+      lane.gradient[i / 4][i % 4] = 0;
+    for (long long chunk = cluster + clusters; chunk < lane.launch.chunks; chunk += clusters)
+      (Sweeps::store(lane, chunk), ...);
+  }
 };
 template <class G> struct GradientTiles {
   static constexpr int value = G::tiles;
