@@ -2,6 +2,7 @@
 # once. There is no agreement between ranks about the cache; the first one to hold a kernel's lock compiles, the others load.
 #   python examples/data_parallel.py build/release/lib/libhyperjit_torch.so [STEPS [RANKS]]
 # SPDX-License-Identifier: Apache-2.0
+import gc
 import os
 import pathlib
 import sys
@@ -9,6 +10,7 @@ import tempfile
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # before a group is made: its default arguments keep the one there is for as long as the process lives
 import torch.multiprocessing as processes
 
 library = sys.argv[1]
@@ -40,11 +42,7 @@ class Model(torch.nn.Module):
         return hyper.reduce(hyper.after(x, y, coefficients, spec), None, "mean")
 
 
-def rank(index, folder):
-    os.environ["LOCAL_WORLD_SIZE"] = str(ranks)  # as torchrun does: the ranks share the processors
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=ranks)
-    torch.ops.load_library(library)
+def train(index):
     torch.manual_seed(1)
     model = torch.nn.parallel.DistributedDataParallel(Model())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -64,9 +62,23 @@ def rank(index, folder):
         dist.broadcast(first, 0)
         assert torch.equal(mine, first)
     assert losses[-1] < 0.8 * losses[0], losses
+    return losses
+
+
+def rank(index, folder):
+    os.environ["LOCAL_WORLD_SIZE"] = str(ranks)  # as torchrun does: the ranks share the processors
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=index, world_size=ranks)
+    torch.ops.load_library(library)
+    losses = train(index)
     if index == 0:
         print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} in {steps} steps on {ranks} ranks")
+    # A thread of gloo that still lets go of a tensor while Python ends aborts the process. The group's end joins those threads,
+    # and comes with the last of what holds it: the model, which is part of reference cycles, must be gone by then.
+    gc.collect()
     dist.destroy_process_group()
+    names = [task.joinpath("comm").read_text() for task in pathlib.Path("/proc/self/task").iterdir()]
+    assert not any("gloo" in name for name in names), names
 
 
 if __name__ == "__main__":
