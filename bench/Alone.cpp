@@ -27,7 +27,7 @@ std::vector<KernelSpec> kernelsOf(const SiteSpec &given, Bucket bucket) {
   return {KernelSpec::beforeForward(site, true, bucket),
           KernelSpec::boundaryForward(site, site, true, bucket),
           KernelSpec::afterForward(site, bucket),
-          KernelSpec::backward({}, site, "u" + c + kOut, "x" + p + kIn, bucket),
+          KernelSpec::backward({}, site, "xu" + c + kOut, "x" + p + kIn, bucket),
           KernelSpec::backward(site, site, "xu" + c + kOut, "xy" + c + p + kIn, bucket),
           KernelSpec::backward(site, {}, "x", "xy" + c, bucket)};
 }

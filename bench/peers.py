@@ -128,7 +128,7 @@ class Chain:
 
     def hyperjit(self, x, parameters):
         ops = getattr(torch.ops, LIBRARY)
-        u, *coefficients = ops.before(x, parameters[0], [], self.spec, False)
+        x, (u, *coefficients) = ops.begin(x, parameters[0], [], self.spec, False)
         for site in parameters[1:]:
             x, u, *coefficients = ops.boundary(x, branch(u), coefficients, site, [], f"{self.spec}|{self.spec}", False)
         return ops.after(x, branch(u), coefficients, self.spec)

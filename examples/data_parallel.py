@@ -34,7 +34,7 @@ class Model(torch.nn.Module):
     def forward(self, h):
         hyper = torch.ops.hyperjit
         x = hyper.expand(h, None, n)
-        u, *coefficients = hyper.before(x, [self.alpha[0], self.beta[0]], [], spec, False)
+        x, (u, *coefficients) = hyper.begin(x, [self.alpha[0], self.beta[0]], [], spec, False)
         y = torch.tanh(self.branches[0](u))
         for alpha, beta, branch in list(zip(self.alpha, self.beta, self.branches))[1:]:
             x, u, *coefficients = hyper.boundary(x, y, coefficients, [alpha, beta], [], f"{spec}|{spec}", False)

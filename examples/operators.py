@@ -28,7 +28,7 @@ branches = torch.nn.ModuleList(torch.nn.Linear(d, d) for _ in sites)
 def model(h):
     hyper = torch.ops.hyperjit
     x = hyper.expand(h, None, n)
-    u, *coefficients = hyper.before(x, sites[0], [], spec, False)
+    x, (u, *coefficients) = hyper.begin(x, sites[0], [], spec, False)
     y = torch.tanh(branches[0](u))
     for parameters, branch in zip(sites[1:], branches[1:]):
         # The end of one site and the beginning of the next in one kernel.

@@ -176,7 +176,7 @@ void KernelSpec::validate() const {
                                 after->recipe, after->n, after->m, after->d, name(after->stream), before->recipe,
                                 before->n, before->m, before->d, name(before->stream)));
   if (direction == Direction::Backward) {
-    checkLetters("given", given, role == Role::Before ? "uck" : role == Role::After ? "x" : kGiven, kGiven, *this);
+    checkLetters("given", given, role == Role::After ? "x" : kGiven, kGiven, *this);
     checkLetters("want", want, role == Role::Before ? "xpk" : role == Role::After ? "xyc" : kWant, kWant, *this);
   }
 }

@@ -26,9 +26,8 @@ KernelSpec hyperjit::trainingKernel(ProgramSource &programs, const SiteSpec &aft
            : role == Role::Boundary ? KernelSpec::boundaryForward(*after, *before, true, bucket)
                                     : KernelSpec::afterForward(*after, bucket);
   auto crosses = [](const SiteSignature &s) { return s.tokenCoefficients + s.uniformCoefficients + s.channelRows > 0; };
-  std::string given, want = "x";
+  std::string given = "x", want = "x"; // a chain's first site hands its streams on
   if (after) {
-    given += "x";
     want += "y";
     if (crosses(programs.site(*after)->signature))
       want += "c";

@@ -39,6 +39,15 @@ std::vector<at::Tensor> beforeAutocast(const at::Tensor &x, at::TensorList param
 }
 
 template <c10::DispatchKey key>
+std::tuple<at::Tensor, std::vector<at::Tensor>> beginAutocast(const at::Tensor &x, at::TensorList parameters,
+                                                              at::TensorList carries, std::string_view spec, bool save) {
+  c10::impl::ExcludeDispatchKeyGuard off(key);
+  const OpPlan &plan = OpPlan::get(Role::Before, spec);
+  return begin(x, toSlots(parameters, plan, 1, plan.parameterCount),
+               toSlots(carries, plan, 1 + plan.parameterCount, plan.carryCount), spec, save);
+}
+
+template <c10::DispatchKey key>
 std::vector<at::Tensor> boundaryAutocast(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                          at::TensorList parameters, at::TensorList carries, std::string_view spec,
                                          bool save) {
@@ -71,6 +80,7 @@ at::Tensor reduceAutocast(const at::Tensor &x, const std::optional<at::Tensor> &
 
 template <c10::DispatchKey key> void registerAutocast(torch::Library &library) {
   library.impl("before", TORCH_FN((beforeAutocast<key>)));
+  library.impl("begin", TORCH_FN((beginAutocast<key>)));
   library.impl("boundary", TORCH_FN((boundaryAutocast<key>)));
   library.impl("after", TORCH_FN((afterAutocast<key>)));
   library.impl("expand", TORCH_FN((expandAutocast<key>)));

@@ -42,7 +42,7 @@ bool needsGradient(const Operands &operands, Role role, std::string_view spec, c
 
 /// Which groups of outputs got a cotangent, as letters, and their cotangents; a group is given whole, so an output without
 /// one gets zeros if another of its group has one.
-std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, const variable_list &grads,
+std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::ArrayRef<at::Tensor> grads,
                               std::vector<at::Tensor> &cotangents) {
   std::string given;
   for (char letter : kGivenLetters)
@@ -83,16 +83,24 @@ variable_list spread(const OpPlan &plan, const std::string &want, const std::vec
   return result;
 }
 
-variable_list runNode(AutogradContext *context, Role role, variable_list grads) {
+/// `handedOn`: the cotangent of streams that `begin` handed on.
+variable_list runNode(AutogradContext *context, Role role, at::ArrayRef<at::Tensor> grads, const at::Tensor &handedOn = {}) {
   const std::string &spec = context->saved_data["spec"].toStringRef();
   const OpPlan &plan = OpPlan::get(role, spec);
   const size_t others = role == Role::After ? 1 : 2;
   variable_list saved = context->get_saved_variables();
   std::vector<at::Tensor> cotangents;
-  const std::string given = collectCotangents(plan, saved[0], grads, cotangents);
+  std::string given = collectCotangents(plan, saved[0], grads, cotangents);
   const std::string want = collectWanted(plan, context);
-  if (given.empty() || want.empty())
-    return variable_list(plan.inputs.size() + others);
+  if (given.empty() || want.empty()) {
+    variable_list result(plan.inputs.size() + others);
+    result[0] = handedOn;
+    return result;
+  }
+  if (handedOn.defined() && want[0] == 'x') {
+    given.insert(given.begin(), 'x');
+    cotangents.insert(cotangents.begin(), handedOn);
+  }
   auto slice = [&](size_t begin, size_t count) { return at::TensorList(saved).slice(begin, count); };
   const size_t head = role == Role::Before ? 1 : 2;
   const auto coefficients = slice(head, plan.coefficientCount);
@@ -152,6 +160,20 @@ struct Before : torch::autograd::Function<Before> {
   }
 };
 
+/// Before, and x handed on: its cotangent comes back here, and the kernel adds it.
+struct Begin : torch::autograd::Function<Begin> {
+  static constexpr bool is_traceable = true;
+  static variable_list forward(AutogradContext *context, const at::Tensor &x, at::TensorList parameters,
+                               at::TensorList carries, std::string_view spec, at::Tensor *savedNumbers) {
+    variable_list outputs = Before::forward(context, x, parameters, carries, spec, savedNumbers);
+    outputs.insert(outputs.begin(), x);
+    return outputs;
+  }
+  static variable_list backward(AutogradContext *context, variable_list grads) {
+    return runNode(context, Role::Before, at::ArrayRef<at::Tensor>(grads).slice(1), grads[0]);
+  }
+};
+
 struct Boundary : torch::autograd::Function<Boundary> {
   static constexpr bool is_traceable = true;
   static variable_list forward(AutogradContext *context, const at::Tensor &x, const at::Tensor &y,
@@ -192,6 +214,21 @@ std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList param
   if (save && saved.defined())
     outputs.push_back(saved);
   return outputs;
+}
+
+/// Runs at whatever key asks first, where it makes its own node and calls `before`.
+std::tuple<at::Tensor, std::vector<at::Tensor>> beginComposite(const at::Tensor &x, at::TensorList parameters,
+                                                               at::TensorList carries, std::string_view spec, bool save) {
+  // Streams that ask for no gradient get no edge: what reads them next need not make one.
+  if (!x.requires_grad() || !needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::begin"))
+    return {x, before(x, parameters, carries, spec, save)};
+  at::Tensor saved;
+  std::vector<at::Tensor> outputs = Begin::apply(x, parameters, carries, spec, &saved);
+  at::Tensor streams = std::move(outputs.front());
+  outputs.erase(outputs.begin());
+  if (save && saved.defined())
+    outputs.push_back(saved);
+  return {std::move(streams), std::move(outputs)};
 }
 
 std::vector<at::Tensor> boundaryAutograd(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
@@ -279,6 +316,10 @@ at::Tensor reduceAutograd(const at::Tensor &x, const std::optional<at::Tensor> &
 
 } // namespace
 } // namespace hyperjit::ops
+
+TORCH_LIBRARY_IMPL(HYPERJIT_OP_NAMESPACE, CompositeImplicitAutograd, library) {
+  library.impl("begin", TORCH_FN(hyperjit::ops::beginComposite));
+}
 
 TORCH_LIBRARY_IMPL(HYPERJIT_OP_NAMESPACE, Autograd, library) {
   using namespace hyperjit::ops;

@@ -326,9 +326,10 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
     outputs = ops::boundary(in.x, in.y, in.coefficients, values, carries, in.site + "|" + here->text);
     state->x = outputs[next++];
   } else {
-    outputs = ops::before(x, values, carries, here->text);
+    std::tie(state->x, outputs) = ops::begin(x, values, carries, here->text);
     // Under no_grad the write that comes later must not find a gradient path that eager code would not have.
-    state->x = gradMode ? x : x.detach();
+    if (!gradMode)
+      state->x = x.detach();
   }
   at::Tensor u = outputs[next++];
   const size_t crossing = (signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) + (signature.channelRows > 0);

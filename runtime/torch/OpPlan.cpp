@@ -238,12 +238,17 @@ void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Ten
   if (saved)
     checkTensor(*savedTensor, *saved, operands.x);
   size_t index = 0;
+  auto checkNext = [&](const Slot &slot) {
+    if (given.find(slot.group) == std::string_view::npos)
+      return;
+    TORCH_CHECK(index < cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '", given,
+                "' of ", spec, " names more, the next is that of ", slot.name);
+    checkTensor(cotangents[index++], slot, operands.x);
+  };
+  if (role == Role::Before) // the streams that it hands on
+    checkNext(inputs[0]);
   for (const Slot &slot : outputs)
-    if (given.find(slot.group) != std::string_view::npos) {
-      TORCH_CHECK(index < cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '", given,
-                  "' of ", spec, " names more, the next is that of ", slot.name);
-      checkTensor(cotangents[index++], slot, operands.x);
-    }
+    checkNext(slot);
   TORCH_CHECK(index == cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '", given,
               "' of ", spec, " names ", index);
 }

@@ -16,6 +16,8 @@
 TORCH_LIBRARY(HYPERJIT_OP_NAMESPACE, library) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   library.def("before(Tensor x, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> Tensor[]", tags);
+  // Composite: tracing and inference see `before`; x itself comes back, so that autograd has one edge to it.
+  library.def("begin(Tensor(a) x, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> (Tensor(a), Tensor[])", tags);
   library.def("before_backward(Tensor x, Tensor[] parameters, Tensor[] carries, Tensor? saved, Tensor[] cotangents, str spec, "
               "str given, str want) -> Tensor[]",
               tags);
@@ -49,6 +51,13 @@ std::vector<at::Tensor> before(const at::Tensor &x, at::TensorList parameters, a
                                bool save) {
   static auto op = find<std::vector<at::Tensor>(const at::Tensor &, at::TensorList, at::TensorList, std::string_view, bool)>(
       HYPERJIT_OP("before"));
+  return op.call(x, parameters, carries, spec, save);
+}
+
+std::tuple<at::Tensor, std::vector<at::Tensor>> begin(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
+                                                      std::string_view spec, bool save) {
+  static auto op = find<std::tuple<at::Tensor, std::vector<at::Tensor>>(const at::Tensor &, at::TensorList, at::TensorList,
+                                                                        std::string_view, bool)>(HYPERJIT_OP("begin"));
   return op.call(x, parameters, carries, spec, save);
 }
 

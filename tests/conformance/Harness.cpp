@@ -263,7 +263,7 @@ Outcome runKernelChain(const std::vector<Program> &sites, const Sample &sample, 
       carriesIn.push_back(carries.at(carry.name));
     std::vector<at::Tensor> made;
     if (i == 0)
-      made = ops::before(x, parameters, carriesIn, spec);
+      std::tie(x, made) = ops::begin(x, parameters, carriesIn, spec);
     else {
       if (edges)
         edges->push_back({sites[i - 1], sites[i], x, y, coefficients, parameters, carriesIn});

@@ -187,9 +187,10 @@ def bench():
     check(len(rows) == 2 * 2 * 2 * 3, f"{len(rows)} rows")
     for row in rows:
         check(row["us"]["min"] <= row["us"]["median"] <= row["us"]["max"], f"times of {row}")
-        # Three sites: two boundaries of 2n + 2 (3n + 3), and the two ends: (n + 1) + (2n + 1), backward (2n + 1) + (3n + 2).
+        # Three sites: two boundaries of 2n + 2 (3n + 3), and the two ends: (n + 1) + (2n + 1), backward
+        # (3n + 1), with the gradient of the streams that were handed on, + (3n + 2).
         n = int(re.search(r"n=(\d+)", row["spec"]).group(1))
-        forward, backward = (2 * (2 * n + 2) + 3 * n + 2) / 3, (2 * (3 * n + 3) + 5 * n + 3) / 3
+        forward, backward = (2 * (2 * n + 2) + 3 * n + 2) / 3, (2 * (3 * n + 3) + 6 * n + 3) / 3
         wanted = {"forward": forward, "backward": backward, "both": forward + backward}[row["direction"]]
         check(abs(row["u"] - wanted) < 1e-6, f"{row['spec']} {row['direction']}: {row['u']}u, {wanted}u was wanted")
         if row["implementation"] == "hyperjit":
@@ -208,7 +209,7 @@ def bench():
         check(row["mode"] == "alone" and row["us"]["median"] > 0 and row["share"] > 0, f"a kernel by itself: {row}")
         counted[row["spec"].split("(")[0], row["direction"]] = row["u"]
     check(counted == {("before", "forward"): n + 1, ("boundary", "forward"): 2 * n + 2, ("after", "forward"): 2 * n + 1,
-                      ("before", "backward"): 2 * n + 1, ("boundary", "backward"): 3 * n + 3, ("after", "backward"): 3 * n + 2},
+                      ("before", "backward"): 3 * n + 1, ("boundary", "backward"): 3 * n + 3, ("after", "backward"): 3 * n + 2},
           f"traffic of kernels by themselves: {counted}")
 
 

@@ -29,6 +29,14 @@ class OpCheck(unittest.TestCase):
                     self.check(hyperjit.before.default, x, parameters(recipe, n, m, D), carries(recipe, n, (5,)),
                                spec(recipe, n, m, D), save)
 
+    def test_begin(self):
+        for recipe, n, m, D in SITES:
+            for requires in (False, True):
+                with self.subTest(recipe=recipe, requires=requires):
+                    x = torch.randn(5, n, D, requires_grad=requires)
+                    self.check(hyperjit.begin.default, x, parameters(recipe, n, m, D), carries(recipe, n, (5,)),
+                               spec(recipe, n, m, D), False)
+
     def test_boundary(self):
         for recipe, n, m, D in SITES:
             with self.subTest(recipe=recipe):
@@ -62,6 +70,8 @@ class OpCheck(unittest.TestCase):
                 coefficients = crossing(recipe, plain)
                 self.check(hyperjit.before_backward.default, x, values, carried, saved, [torch.randn_like(made[0])], site,
                            "u", "xp")
+                self.check(hyperjit.before_backward.default, x, values, carried, saved,
+                           [torch.randn_like(x), torch.randn_like(made[0])], site, "xu", "xp")
                 self.check(hyperjit.after_backward.default, x, y, coefficients, torch.randn_like(x), site, "xyc")
                 self.check(hyperjit.boundary_backward.default, x, y, coefficients, values, carried, saved,
                            [torch.randn_like(x), torch.randn_like(made[0])], f"{site}|{site}", "xu", "xycp")
@@ -83,7 +93,7 @@ class OpCheck(unittest.TestCase):
         known = {"before", "boundary", "after", "expand", "reduce"}
         registered = {schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas()
                       if schema.name.startswith("hyperjit::")}
-        self.assertEqual(registered, known | {name + "_backward" for name in known})
+        self.assertEqual(registered, known | {"begin"} | {name + "_backward" for name in known})
 
     def test_errors_reach_python(self):
         with self.assertRaisesRegex(RuntimeError, "did you mean 'static'"):

@@ -31,3 +31,18 @@ hc.func @edge(%x: !hc.rows<1, 8> {hc.operand = "streams", hc.dtype = bf16}, %c: 
   %0 = hc.scale_rows %c, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
   hc.return %0 : !hc.rows<1, 8>
 }
+
+// -----
+
+// Streams that are read and not made anew are handed on: their cotangent comes first, and is added before rounding.
+// CHECK-LABEL: hc.func @before_backward(
+// CHECK-SAME: %[[C:.*]]: !hc.coeffs<1, 2> {hc.operand = "coefficients"}
+// CHECK-SAME: %[[DX:.*]]: !hc.rows<2, 8> {hc.dtype = bf16, hc.name = "d_?", hc.operand = "d_streams"}, %[[DU:.*]]: !hc.rows<1, 8> {hc.name = "d_?", hc.operand = "d_branch_input"})
+// CHECK: %[[OWN:.*]] = hc.mix %{{.*}}, %[[DU]]
+// CHECK: %[[SUM:.*]] = hc.add %[[DX]], %[[OWN]]
+// CHECK: hc.round %[[SUM]] {type = bf16}
+hc.func @before(%x: !hc.rows<2, 8> {hc.operand = "streams", hc.dtype = bf16}, %c: !hc.coeffs<1, 2> {hc.operand = "coefficients"})
+    -> (!hc.rows<1, 8> {hc.operand = "branch_input"}) attributes {hc.compute = f32} {
+  %0 = hc.mix %c, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
+  hc.return %0 : !hc.rows<1, 8>
+}

@@ -96,14 +96,14 @@ TEST(Traffic, AloneForward) {
   }
 }
 
-// Alone: 2n + 1 before (X and dU in, dX out) and 3n + 2 after (X, Y and dX' in, dX and dY out): 23u at n = 4. Not the
-// 4n + 3 of late dots, whose kernel behind the branch's backward reads X, Y, dX' and dU at once: to autograd the two parts
-// are two nodes with only tensors between them, so each writes its own share of dX, which both of its own operands give.
+// Alone: 3n + 2 after (X, Y and dX' in, dX and dY out) and 3n + 1 before (X, dU and that dX in, dX out): 27u at n = 4. Not
+// the 4n + 3 of late dots, whose kernel behind the branch's backward reads X, Y, dX' and dU at once: to autograd the two
+// parts are two nodes with only tensors between them, so each writes dX, which both of its own operands give.
 TEST(Traffic, AloneBackward) {
   for (const Case &c : cases()) {
     SCOPED_TRACE(c.spec);
     Traffic before = traffic("before", "", c.spec, true), after = traffic("after", c.spec, "", true);
-    EXPECT_EQ(before.reads, c.n + 1);
+    EXPECT_EQ(before.reads, 2 * c.n + 1);
     EXPECT_EQ(before.writes, c.n);
     EXPECT_EQ(after.reads, 2 * c.n + 1);
     EXPECT_EQ(after.writes, c.n + 1);

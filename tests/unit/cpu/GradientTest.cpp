@@ -94,10 +94,14 @@ struct Problem {
   }
 
   /// Gradients of the wanted inputs, given the cotangents of some outputs.
-  std::vector<Numbers> backward(const std::string &given, const std::string &want, int threads = 1) const {
-    Runner runner(KernelSpec::backward(part.after, part.before, given, want, bucketOf(tokens)), target);
+  std::vector<Numbers> backward(const std::string &given, const std::string &want, int threads = 1,
+                                const Numbers &handedOn = {}) const {
+    Runner runner(KernelSpec::backward(part.after, part.before, (handedOn.empty() ? "" : "x") + given, want, bucketOf(tokens)),
+                  target);
     std::vector<Numbers> all = values;
     all.insert(all.end(), saved.begin(), saved.end());
+    if (!handedOn.empty())
+      all.push_back(handedOn);
     for (size_t i = 0; i < outputs.size(); ++i)
       if (given.find(outputs[i]) != std::string::npos)
         all.push_back(cotangents[i]);
@@ -251,6 +255,23 @@ TEST(Gradient, MasksLeaveOutWhatTheySay) {
       }
     }
   }
+}
+
+TEST(Gradient, WhatWasHandedOnIsAdded) {
+  for (const std::string &spec : everyRecipe(3, 1, 10, "dtype=fp64,weight=fp64", false))
+    for (int64_t tokens : {1, 5}) {
+      SCOPED_TRACE(spec);
+      Problem problem(partsOf(spec)[0], tokens);
+      std::string given = ordered(problem.outputs, "xuck"), want = ordered(problem.inputs, "xycpk");
+      std::mt19937 random(7);
+      const Numbers handedOn = randomNumbers(int64_t(problem.values[0].size()), random);
+      std::vector<Numbers> expected = problem.backward(given, want), actual = problem.backward(given, want, 1, handedOn);
+      ASSERT_EQ(actual.size(), expected.size());
+      for (size_t j = 0; j < handedOn.size(); ++j)
+        expected[0][j] += handedOn[j];
+      for (size_t i = 0; i < actual.size(); ++i)
+        expectNear(actual[i], expected[i], i ? 0 : 1e-14, "gradient " + std::to_string(i));
+    }
 }
 
 TEST(Gradient, OfNoTokensIsZero) {

@@ -106,8 +106,17 @@ private:
       attrs.append(HCDialect::dtypeAttrName, forward->getAttr("hc.branch_out"));
       inputAttrs.push_back(attrs.getDictionary(builder.getContext()));
     }
-    // First what was saved, then the given cotangents, both in the order of the forward results.
-    for (char wantedGroup : {'s', 'g'})
+    // First what was saved, then the given cotangents, both in the order of the forward results. Streams that are read
+    // and not made anew are handed on as they are: their cotangent is that of the argument.
+    bool makesStreams = llvm::any_of(llvm::seq(forward.getNumResults()),
+                                     [&](unsigned i) { return groupOf(forward.getResultAttrDict(i)) == 'x'; });
+    for (char wantedGroup : {'s', 'g'}) {
+      for (unsigned i = 0; i < forwardCount && wantedGroup == 'g' && !makesStreams && given.contains('x'); ++i)
+        if (groupOf(forward.getArgAttrDict(i)) == 'x') {
+          handedOn.push_back({i, unsigned(inputs.size())});
+          inputs.push_back(forward.getArgumentTypes()[i]);
+          inputAttrs.push_back(cotangentAttrs(forward.getArgAttrDict(i)));
+        }
       for (unsigned i = 0; i < forward.getNumResults(); ++i) {
         char group = groupOf(forward.getResultAttrDict(i));
         if ((group == 's') != (wantedGroup == 's') || (group != 's' && !given.contains(group)))
@@ -117,6 +126,7 @@ private:
         inputAttrs.push_back(group == 's' ? forward.getResultAttrDict(i)
                                           : cotangentAttrs(forward.getResultAttrDict(i)));
       }
+    }
     adjoint = FuncOp::create(builder, forward.getLoc(), (forward.getName() + "_backward").str(),
                              builder.getFunctionType(inputs, results));
     for (NamedAttribute attr : forward->getDiscardableAttrs())
@@ -127,7 +137,8 @@ private:
 
   /// Cotangents of the results; reductions are read from `saved` instead of being made again.
   void seed(IRMapping &map) {
-    HCBuilder b(builder, forward.getLoc());
+    for (auto [streams, cotangent] : handedOn)
+      accumulate(adjoint.getArgument(streams), adjoint.getArgument(cotangent));
     Operation *ret = forward.getReturn();
     for (unsigned i = 0; i < forward.getNumResults(); ++i) {
       auto argument = argumentOfResult.find(i);
@@ -291,6 +302,7 @@ private:
   unsigned forwardCount = 0, branchArgument = 0;
   BranchOp hole;
   llvm::DenseMap<unsigned, unsigned> argumentOfResult;
+  SmallVector<std::pair<unsigned, unsigned>> handedOn; ///< arguments: streams, and their cotangent
   llvm::DenseMap<Value, Value> cotangents, perToken, restored;
 };
 

@@ -5,8 +5,8 @@
 //   boundary forward  x, y, [coefficients(a)], [uniform(a)], [channels(a)], params(b)..., carriesIn(b)...
 //                     -> xNext, u, [coefficients(b)], [uniform(b)], [channels(b)], carriesOut(b)..., [saved(b)]
 //   after    forward  x, y, [coefficients(a)], [uniform(a)], [channels(a)] -> xNext
-//   backward          the forward inputs of the role, [saved], the given cotangents in the order of the forward outputs
-//                     -> the wanted gradients in the order of the forward inputs
+//   backward          the forward inputs of the role, [saved], the given cotangents in the order of the forward outputs (before: first that of the
+//                     streams, which it hands on as they are) -> the wanted gradients in the order of the forward inputs
 // Shapes: streams [T, n, D], u [T, v, D], y [T, D], coefficients [T, C], uniform [Cu], channels [Rv, d], saved [T, S],
 // carries [T, k]; all contiguous, row-major. coefficients, uniform, channels, saved and carries are in the compute type;
 // parameters and their gradients in the parameter's dtype and declared shape.

@@ -29,6 +29,12 @@ HYPERJIT_TORCH_API at::ScalarType scalarType(DType type);
 /// -> u, coefficients..., carries..., and with `save` what backward reads (if the site saves anything).
 HYPERJIT_TORCH_API std::vector<at::Tensor> before(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                                   std::string_view spec, bool save = false);
+/// The first site of a chain: -> x, and what `before` makes. Give the returned x, a view of x, to the site's `boundary` or
+/// `after`: gradients then come back through one kernel, where x used twice has its two gradients added by autograd,
+/// 3 n D numbers a token more.
+HYPERJIT_TORCH_API std::tuple<at::Tensor, std::vector<at::Tensor>> begin(const at::Tensor &x, at::TensorList parameters,
+                                                                         at::TensorList carries, std::string_view spec,
+                                                                         bool save = false);
 /// -> next streams, u, coefficients..., carries..., [saved] of the second site.
 HYPERJIT_TORCH_API std::vector<at::Tensor> boundary(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                                     at::TensorList parameters, at::TensorList carries, std::string_view spec,
@@ -38,7 +44,8 @@ HYPERJIT_TORCH_API at::Tensor after(const at::Tensor &x, const at::Tensor &y, at
                                     std::string_view spec);
 
 /// Backward operators. `given` names the cotangents at hand, a subset of "xuck" in this order: next streams, u, all
-/// coefficients, all carries; `cotangents` lists them in the order of the forward outputs. `want` names the gradients to
+/// coefficients, all carries; `cotangents` lists them in the order of the forward outputs (x of before is that of `begin`,
+/// the cotangent of the streams that it hands on, and comes first). `want` names the gradients to
 /// make, a subset of "xycpk": streams, y, all coefficients, all parameters, all carries; they come back in this order.
 HYPERJIT_TORCH_API std::vector<at::Tensor> beforeBackward(const at::Tensor &x, at::TensorList parameters,
                                                           at::TensorList carries, const std::optional<at::Tensor> &saved,

@@ -51,7 +51,8 @@ def Differentiate : Pass<"hc-differentiate", "::mlir::ModuleOp"> {
   let description = [{
     Replaces the function by its adjoint: arguments are the function's own,
     the saved reductions, and the given cotangents; results are the wanted
-    cotangents. Forward values are recomputed from the arguments, reductions
+    cotangents. Streams that a function reads and does not make anew are handed
+    on as they are: x among the given is their cotangent then. Forward values are recomputed from the arguments, reductions
     over channels are read from what the forward kernel saved. A cotangent of
     a uniform value is summed over tokens.
   }];
