@@ -148,7 +148,9 @@ KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
     result.before = programs().normalise(*spec.before);
   if (result.direction == Direction::Forward)
     result.given = result.want = {};
-  if (result.direction == Direction::Backward || result.role == Role::After)
+  // What saves nothing is one kernel, whoever asks.
+  if (result.direction == Direction::Backward || result.role == Role::After ||
+      (result.save && result.before && programs().site(*result.before)->signature.saved == 0))
     result.save = false;
   result.validate();
   return result;

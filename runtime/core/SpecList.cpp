@@ -21,10 +21,12 @@ KernelSpec hyperjit::trainingKernel(ProgramSource &programs, const SiteSpec &aft
     after = afterSite;
   if (role != Role::After)
     before = beforeSite;
-  if (direction == Direction::Forward)
-    return role == Role::Before     ? KernelSpec::beforeForward(*before, true, bucket)
-           : role == Role::Boundary ? KernelSpec::boundaryForward(*after, *before, true, bucket)
+  if (direction == Direction::Forward) {
+    const bool save = before && programs.site(*before)->signature.saved > 0;
+    return role == Role::Before     ? KernelSpec::beforeForward(*before, save, bucket)
+           : role == Role::Boundary ? KernelSpec::boundaryForward(*after, *before, save, bucket)
                                     : KernelSpec::afterForward(*after, bucket);
+  }
   auto crosses = [](const SiteSignature &s) { return s.tokenCoefficients + s.uniformCoefficients + s.channelRows > 0; };
   std::string given = "x", want = "x"; // a chain's first site hands its streams on
   if (after) {
@@ -52,8 +54,7 @@ std::vector<KernelSpec> hyperjit::allKernels(ProgramSource &programs, const Site
   for (Bucket bucket : {Bucket::Large, Bucket::Small})
     for (Role role : {Role::Before, Role::Boundary, Role::After}) {
       kernels.push_back(trainingKernel(programs, after, before, role, Direction::Forward, bucket));
-      // After saves nothing, so its two forward kernels are one.
-      if (role != Role::After) {
+      if (kernels.back().save) { // else forward without gradients is the same kernel
         kernels.push_back(kernels.back());
         kernels.back().save = false;
       }

@@ -36,7 +36,7 @@ struct Ship : testing::Test {
     kernels = *all / "kernels";
     pack = *all / "kernels.hjpack";
     writeFile(specs, "# what a model of two layers uses\n"
-                     "before(static:n=2,m=1,d=16,dtype=fp32):forward:save:tokens=small\n"
+                     "before(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n"
                      "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):forward:save:tokens=small\n"
                      "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):backward:given=xuc:want=xycp:tokens=small\n"
                      "after(manifold:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n");

@@ -24,6 +24,7 @@ public:
   SiteSpec normalise(const SiteSpec &spec) const override { return spec; }
   std::shared_ptr<const SiteProgram> site(const SiteSpec &spec) override {
     auto program = std::make_shared<SiteProgram>();
+    program->signature.saved = 1; // else forward in training is forward without gradients
     program->spec = spec;
     program->text = "program of " + spec.recipe;
     program->digest = digestText(program->text);

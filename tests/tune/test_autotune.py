@@ -48,7 +48,7 @@ class Case(unittest.TestCase):
 
     def default(self, spec="dynamic:n=2,d=64"):
         answer = json.loads(self.run_command("autotune", spec, *KERNEL, "--list", "--json").stdout)
-        kernels = [k for k in answer["kernels"] if ":forward:save:" in k["spec"]]
+        kernels = [k for k in answer["kernels"] if ":forward:" in k["spec"]]
         return kernels[0]["spec"], [s["schedule"] for s in kernels[0]["schedules"]]
 
 
@@ -233,11 +233,11 @@ class Usage(Case):
     def test_list_and_dry_run_need_no_machine(self):
         for target in ("sm_90a/h100", "x86-64-v4"):
             answer = json.loads(self.run_command("autotune", "static:n=4,d=64", "--target", target, "--list", "--json").stdout)
-            self.assertEqual(len(answer["kernels"]), 8)
+            self.assertEqual(len(answer["kernels"]), 6)  # static saves nothing: forward in training is forward without gradients
             for kernel in answer["kernels"]:
                 self.assertEqual(kernel["count"], len(kernel["schedules"]))
             text = self.run_command("autotune", "static:n=4,d=64", "--target", target, "--dry-run").stdout
-            self.assertEqual(text.count(" legal schedules\n"), 8)
+            self.assertEqual(text.count(" legal schedules\n"), 6)
         self.assertFalse((self.cache / "tuning").exists())
 
     def test_mistakes(self):

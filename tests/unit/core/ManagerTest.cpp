@@ -4,6 +4,7 @@
 #include "Support.h"
 
 #include "hyperjit/core/KernelManager.h"
+#include "hyperjit/core/SpecList.h"
 
 #include <nlohmann/json.hpp>
 
@@ -33,6 +34,7 @@ public:
   }
   std::shared_ptr<const SiteProgram> site(const SiteSpec &spec) override {
     auto program = std::make_shared<SiteProgram>();
+    program->signature.saved = saved;
     program->spec = normalise(spec);
     program->text = "program of " + spec.recipe + suffix;
     program->digest = digestText(program->text);
@@ -40,6 +42,7 @@ public:
   }
   std::vector<ParameterInfo> parameters(const SiteSpec &) override { return {}; }
   std::string suffix;
+  int64_t saved = 1;
 };
 
 class FakeCompiler final : public Compiler {
@@ -132,6 +135,22 @@ struct ManagerTest : testing::Test {
     return options;
   }
 };
+
+TEST_F(ManagerTest, WhatSavesNothingIsOneKernel) {
+  SiteSpec site = SiteSpec::parse("one");
+  auto both = [&] {
+    KernelManager manager(options());
+    manager.get(KernelSpec::beforeForward(site, true, Bucket::Large), cpu);
+    manager.get(KernelSpec::beforeForward(site, false, Bucket::Large), cpu);
+    return manager.statistics().compiled;
+  };
+  settings.cache = CacheMode::Off;
+  EXPECT_EQ(both(), 2);
+  EXPECT_EQ(allKernels(source, site, site).size(), 16u);
+  source.saved = 0;
+  EXPECT_EQ(both(), 1);
+  EXPECT_EQ(allKernels(source, site, site).size(), 12u);
+}
 
 TEST_F(ManagerTest, MemoryThenDiskThenCompiler) {
   KernelManager manager(options());

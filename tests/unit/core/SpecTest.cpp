@@ -146,8 +146,9 @@ TEST(KernelSpec, RefusesPartsThatDoNotFit) {
             "the sites of a boundary share their streams: 'static' has n=4, m=1, d=64, dtype=fp32 and 'static' has n=2, "
             "m=1, d=64, dtype=fp32");
   std::string before = "before(static:n=4,m=1,d=64,dtype=fp32):backward:";
-  EXPECT_EQ(text(before + "given=x:want=x:tokens=large"),
-            "given=x of '" + before + "given=x:want=x:tokens=large': given takes letters of 'uck' for before");
+  std::string after = "after(static:n=4,m=1,d=64,dtype=fp32):backward:";
+  EXPECT_EQ(text(after + "given=u:want=x:tokens=large"),
+            "given=u of '" + after + "given=u:want=x:tokens=large': given takes letters of 'x' for after");
   EXPECT_EQ(text(before + "given=u:want=y:tokens=large"),
             "want=y of '" + before + "given=u:want=y:tokens=large': want takes letters of 'xpk' for before");
   EXPECT_EQ(text(before + "given=cu:want=x:tokens=large"),
