@@ -32,30 +32,44 @@ struct LoadedModule {
   std::vector<LoadedLaunch> launches;
 };
 
-LaunchAttribute clusterOf(const LaunchInfo &launch) {
-  LaunchAttribute attribute{};
-  attribute.id = kAttributeCluster;
-  attribute.value.cluster = {unsigned(launch.cluster), 1, 1};
-  return attribute;
-}
-LaunchConfig configOf(const LaunchInfo &launch, int64_t x, int64_t y, int64_t z, void *stream, LaunchAttribute *cluster) {
-  return {unsigned(x),
-          unsigned(y),
-          unsigned(z),
-          unsigned(launch.block),
-          1,
-          1,
-          unsigned(launch.sharedBytes),
-          static_cast<StreamHandle>(stream),
-          launch.cluster > 1 ? cluster : nullptr,
-          launch.cluster > 1 ? 1u : 0u};
-}
-
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
+  int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool yIsChunks = false;
+};
+
+class Attributes {
+public:
+  Attributes(const LaunchInfo &launch, const GridExtra &extra) {
+    if (launch.cluster > 1) {
+      LaunchAttribute &cluster = list[count++];
+      cluster.id = kAttributeCluster;
+      cluster.value.cluster = {unsigned(launch.cluster), 1, 1};
+    }
+    if (extra.parts > 1) {
+      LaunchAttribute &cooperative = list[count++];
+      cooperative.id = kAttributeCooperative;
+      cooperative.value.cooperative = 1;
+    }
+  }
+  LaunchConfig config(const LaunchInfo &launch, int64_t x, int64_t y, int64_t z, void *stream) {
+    return {unsigned(x),
+            unsigned(y),
+            unsigned(z),
+            unsigned(launch.block),
+            1,
+            1,
+            unsigned(launch.sharedBytes),
+            static_cast<StreamHandle>(stream),
+            count ? list.data() : nullptr,
+            count};
+  }
+
+private:
+  std::array<LaunchAttribute, 2> list{};
+  unsigned count = 0;
 };
 
 /// Makes a device's primary context current for as long as it lives, if it is not.
@@ -108,6 +122,7 @@ public:
         extra.z = json.value("grid_z", int64_t(1));
         extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
         extra.clustersAreChunks = json.value("clusters_are_chunks", false);
+        extra.parts = json.value("parts", int64_t(1));
       }
       extras.push_back(extra);
     }
@@ -152,7 +167,8 @@ private:
     driver.check(driver.deviceGet(&handle, device), "device");
     driver.check(driver.deviceGetAttribute(&processors, kDeviceProcessors, handle), "device");
     auto result = std::make_unique<LoadedModule>();
-    for (const LaunchInfo &launch : meta().launches) {
+    for (size_t i = 0; i < meta().launches.size(); ++i) {
+      const LaunchInfo &launch = meta().launches[i];
       LoadedLaunch loaded;
       if (driver.moduleGetFunction(&loaded.function, module, launch.entry.c_str()))
         throw InternalError(ErrorId::ImageRejected,
@@ -164,15 +180,17 @@ private:
         driver.check(driver.functionSetAttribute(loaded.function, kFunctionNonPortableCluster, 1), "clusters above 8");
       int count = 1; // of blocks on a processor, or of clusters on the device
       if (launch.cluster > 1) {
-        LaunchAttribute cluster = clusterOf(launch);
-        LaunchConfig config = configOf(launch, launch.cluster, 1, 1, nullptr, &cluster);
+        const int64_t parts = extras[i].parts;
+        Attributes attributes(launch, extras[i]);
+        LaunchConfig config = attributes.config(launch, launch.cluster * parts, 1, 1, nullptr);
         driver.check(driver.activeClusters(&count, loaded.function, &config), launch.entry);
-        if (count < 1)
+        if (count < parts)
           throw UserError(ErrorId::DeviceFailure,
-                          fmt::format("device {} has no room for a cluster of {} blocks of {} with {} bytes of shared memory (it may be "
-                                      "a part of a GPU); ask for another schedule, 'rows' for example, with a tuning result",
-                                      device, launch.cluster, launch.entry, launch.sharedBytes));
-        loaded.residentBlocks = count * launch.cluster;
+                          fmt::format("device {} has room for {} clusters of {} blocks of {} with {} bytes of shared memory at once, and {} "
+                                      "are needed (it may be a part of a GPU); ask for another schedule, 'rows' for example, with a "
+                                      "tuning result",
+                                      device, count, launch.cluster, launch.entry, launch.sharedBytes, parts));
+        loaded.residentBlocks = count / parts * parts * launch.cluster;
       } else {
         driver.check(driver.occupancy(&count, loaded.function, launch.block, size_t(launch.sharedBytes)), launch.entry);
         loaded.residentBlocks = std::max<int64_t>(1, int64_t(count) * processors);
@@ -230,10 +248,11 @@ private:
         x = launch.blocks;
         break;
       case GridKind::Persistent: {
-        int64_t units = (tokens + extra.tokensPerBlock - 1) / extra.tokensPerBlock * launch.cluster;
+        const int64_t together = launch.cluster * extra.parts;
+        int64_t units = (tokens + extra.tokensPerBlock - 1) / extra.tokensPerBlock * together;
         x = std::min(units, module.launches[i].residentBlocks);
         if (extra.clustersAreChunks)
-          x = std::min(x, chunks * launch.cluster);
+          x = std::min(x, chunks * together);
         break;
       }
       }
@@ -243,8 +262,8 @@ private:
         throw UserError(ErrorId::LimitExceeded,
                         fmt::format("{} tokens give {} a grid of {} x {} x {}, above the device's limit", tokens,
                                     launch.entry, x, y, z));
-      LaunchAttribute cluster = clusterOf(launch);
-      LaunchConfig config = configOf(launch, x, y, z, context.stream, &cluster);
+      Attributes attributes(launch, extra);
+      LaunchConfig config = attributes.config(launch, x, y, z, context.stream);
       void *arguments[] = {parameters.data()};
       if (Status status = driver.launchKernelEx(&config, module.launches[i].function, arguments, nullptr))
         driver.check(status, "launching " + launch.entry);

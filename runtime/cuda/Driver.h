@@ -35,10 +35,11 @@ struct LaunchAttribute {
     struct {
       unsigned x, y, z;
     } cluster;
+    int cooperative;
   } value;
 };
 static_assert(sizeof(LaunchAttribute) == 72);
-inline constexpr int kAttributeCluster = 4;
+inline constexpr int kAttributeCooperative = 2, kAttributeCluster = 4;
 
 /// CUlaunchConfig
 struct LaunchConfig {

@@ -17,6 +17,11 @@
 //   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
 //                             once, sends what sweeps need of the record to all CTAs, and does the maths that no sweep waits for
 //
+// Rows that are too wide for a cluster are shared by several (Flow::Exchange): each has an owner of every token, who stores his
+// cluster's sums in memory, sets a flag, waits for the others' flags, adds all sums in the order of the clusters, and goes on as if he
+// were alone. A token has its own place there, and its own flags, which a launch has cleared; so nothing is used twice. All clusters
+// of the grid must run at once, and each waits only for sums whose rows the others have already or need nothing of it for.
+//
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
 //
@@ -56,7 +61,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;
-  static constexpr int cluster = S::cluster, channels = S::width / cluster;
+  static constexpr int parts = PartsOf<typename F::Exchange>::value; // clusters that share a row
+  static constexpr int cluster = S::cluster, channels = S::width / (cluster * parts);
   static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
   static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
   HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
@@ -79,14 +85,14 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   const L &launch;
   unsigned char *memory;
   unsigned base;
-  int warp, self, rank, tiles;
+  int warp, self, rank, part, slice, tiles; // slice: of the channels, among all CTAs that share a row
   long long firstTile, tileStride;
 
   HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory)
       : launch(launch), memory(memory), base(sharedAddress(memory)), warp(threadIdx.x / 32), self(threadIdx.x % 32),
-        rank(cluster > 1 ? clusterRank() : 0) {
-    firstTile = blockIdx.x / cluster;
-    tileStride = gridDim.x / cluster;
+        rank(cluster > 1 ? clusterRank() : 0), part(parts > 1 ? blockIdx.x / cluster % parts : 0), slice(part * cluster + rank) {
+    firstTile = blockIdx.x / (cluster * parts);
+    tileStride = gridDim.x / (cluster * parts);
     const long long all = (launch.tokens + S::tile - 1) / S::tile;
     tiles = static_cast<int>(firstTile < all ? (all - firstTile + tileStride - 1) / tileStride : 0);
   }
@@ -210,7 +216,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, long long first, int live) {
     constexpr int size = static_cast<int>(sizeof(typename I::Place::Storage)), pieces = rowBytes<I>() / 16, all = I::rows * pieces;
     constexpr int rounds = (all + 31) / 32, between = (S::width - channels) * size;
-    const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first) + rank * channels) + 16 * self;
+    const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first) + slice * channels) + 16 * self;
     target += 16 * self;
     int skipped[rounds]; // bytes of other CTAs before the lane's pieces
 #pragma unroll
@@ -244,7 +250,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   template <class W> HYPERJIT_METHOD void loadWeight() {
     constexpr int bytes = W::stagedBytes / W::R;
-    const char *source = reinterpret_cast<const char *>(W::Ref::at(launch, 0)) + static_cast<long long>(rank) * bytes;
+    const char *source = reinterpret_cast<const char *>(W::Ref::at(launch, 0)) + static_cast<long long>(slice) * bytes;
     for (int row = 0; row < W::R; ++row)
       bulkLoad(base + weightsAt + W::offset + row * bytes, source + static_cast<long long>(row) * W::chunks * W::chunkBytes, bytes,
                weights());
@@ -308,7 +314,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   HYPERJIT_METHOD void storeGradients(Held &held) {
     Lane<float, L, S::width, S::tokens, S::v, 0> lane{launch};
-    lane.channel = rank * channels + warp * S::chunk + self % S::channelLanes * S::v;
+    lane.channel = slice * channels + warp * S::chunk + self % S::channelLanes * S::v;
     lane.gradient = held.gradient;
     F::Gradients::store(lane, firstTile, tileStride);
   }
@@ -389,7 +395,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     lane.active = true;
     auto sweepChunk = [&](int chunk) {
       lane.local = chunk * S::chunk + column * S::v;
-      lane.channel = rank * channels + lane.local;
+      lane.channel = slice * channels + lane.local;
       P::Sweep::run(lane);
     };
     if constexpr (channels / S::chunk == S::warps) {
@@ -499,7 +505,19 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         if (i == 0 && self == 0)
           arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
         int before = 0;
-        (addSums<I, Passes>(token.record, turn, i, before), ...);
+        if constexpr (parts > 1 && First::sums > 0)
+          if (token.token < launch.tokens) {
+            (shareSums<I, Passes>(token.token, turn, i, before), ...);
+            before = 0;
+            __syncwarp();
+            if (self == 0)
+              setFlag(flag(I, token.token, part));
+            for (int other = 0; other < parts; ++other)
+              while (other != part && !flagIsSet(flag(I, token.token, other)))
+                sleepFor<20>();
+            __syncwarp();
+          }
+        (addSums<I, Passes>(token, turn, i, before), ...);
         __syncwarp();
         if constexpr (Second::maths)
           if (token.token < launch.tokens)
@@ -517,7 +535,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
           }
         }
         if constexpr (Second::late)
-          if (token.token < launch.tokens)
+          if (part == 0 && token.token < launch.tokens)
             Second::Late::run(token);
         __syncwarp();
       }
@@ -528,18 +546,45 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         arrive(finished(place));
     }
   }
-  template <int I, class P> HYPERJIT_METHOD void addSums(float *target, int turn, int own, int &before) {
+  template <int I> HYPERJIT_METHOD float sumOfCluster(int turn, int own, int slot) const {
+    float sum = 0;
+#pragma unroll
+    for (int source = 0; source < cluster; ++source)
+      sum += reinterpret_cast<const float *>(memory + exchange<I>(turn, source, own))[slot];
+    return sum;
+  }
+  template <int I, class P> HYPERJIT_METHOD void addSums(const Token<float, L> &token, int turn, int own, int &before) {
     if constexpr (P::slots > 0) {
 #pragma unroll
       for (int slot = self; slot < P::slots; slot += 32) {
         float sum = 0;
+        if constexpr (parts == 1) {
+          sum = sumOfCluster<I>(turn, own, before + slot);
+        } else if (token.token < launch.tokens) {
 #pragma unroll
-        for (int source = 0; source < cluster; ++source)
-          sum += reinterpret_cast<const float *>(memory + exchange<I>(turn, source, own))[before + slot];
+          for (int other = 0; other < parts; ++other)
+            sum += loadOfOthers(shared<I>(token.token, other) + before + slot);
+        }
         const int entry = P::record(slot);
         if (entry >= 0)
-          target[entry] = sum;
+          token.record[entry] = sum;
       }
+      before += P::slots;
+    }
+  }
+  /// A cluster's sums of a token, where all clusters that share its rows see them.
+  template <int I> HYPERJIT_METHOD float *shared(long long token, int which) const {
+    constexpr int before = Table::sumsBefore(I), all = Table::sumsBefore(stages);
+    return F::Exchange::Ref::at(launch, token) + which * all + before;
+  }
+  HYPERJIT_METHOD unsigned *flag(int stage, long long token, int which) const {
+    return reinterpret_cast<unsigned *>(F::Exchange::Flags::at(launch, token)) + stage * parts + which;
+  }
+  template <int I, class P> HYPERJIT_METHOD void shareSums(long long token, int turn, int own, int &before) {
+    if constexpr (P::slots > 0) {
+#pragma unroll
+      for (int slot = self; slot < P::slots; slot += 32)
+        shared<I>(token, part)[before + slot] = sumOfCluster<I>(turn, own, before + slot);
       before += P::slots;
     }
   }
@@ -576,7 +621,7 @@ template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DE
   Kernel kernel(launch, memory);
   kernel.init();
   if constexpr (!IsNothing<typename F::Pack>::value) {
-    Packer<float, L, S::width, 32 * (S::warps + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.rank};
+    Packer<float, L, S::width, 32 * (S::warps + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.slice};
     F::Pack::run(packer);
   }
   if constexpr (!IsNothing<Uniform>::value)

@@ -38,13 +38,33 @@ template <class G> struct GradientTiles {
 template <> struct GradientTiles<Nothing> {
   static constexpr int value = 0;
 };
+/// Several clusters share a token's rows: how many, where in memory a token's sums of each of them lie, and the flags that say that
+/// they are there, one for each stage and cluster.
+template <int Parts, class Ref_, class Flags_> struct Exchange {
+  using Ref = Ref_;
+  using Flags = Flags_;
+  static constexpr int parts = Parts;
+};
+template <class E> struct PartsOf {
+  static constexpr int value = E::parts;
+};
+template <> struct PartsOf<Nothing> {
+  static constexpr int value = 1;
+};
+/// Before the kernel that sets them: `Count` flags of each token.
+template <class Flags, int Count, class L> HYPERJIT_DEVICE void clearFlags(const L &launch) {
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < launch.tokens * Count;
+       i += static_cast<long long>(gridDim.x) * blockDim.x)
+    reinterpret_cast<unsigned *>(Flags::at(launch, i / Count))[i % Count] = 0;
+}
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
 /// record begins with (RecordImage, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
 /// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, what
-/// packs others, and weight gradients.
+/// packs others, weight gradients, and what several clusters share.
 template <int Lag, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
-          int Shared, class Rings_, class Weights_, class Pack_, class Gradients_>
+          int Shared, class Rings_, class Weights_, class Pack_, class Gradients_, class Exchange_ = Nothing>
 struct Flow {
+  using Exchange = Exchange_;
   using Gradients = Gradients_;
   using Image = Image_;
   using Rings = Rings_;

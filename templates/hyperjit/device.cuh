@@ -172,6 +172,24 @@ HYPERJIT_DEVICE int clusterRank() {
   return static_cast<int>(rank);
 }
 
+//===-- clusters of one grid, which all run at once -----------------------===//
+
+/// What the warp's lanes have stored before they met is seen by who finds the flag set.
+HYPERJIT_DEVICE void setFlag(unsigned *flag) {
+  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(flag)), "r"(1u) : "memory");
+}
+HYPERJIT_DEVICE bool flagIsSet(const unsigned *flag) {
+  unsigned value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(flag)) : "memory");
+  return value != 0;
+}
+/// What another cluster stored during this kernel: not from caches that do not know of it.
+HYPERJIT_DEVICE float loadOfOthers(const float *source) {
+  float value;
+  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(__cvta_generic_to_global(source)) : "memory");
+  return value;
+}
+
 #if __CUDA_ARCH__ >= 900
 
 /// The same place in the shared memory of another CTA of the cluster.

@@ -27,6 +27,7 @@ struct LaunchAttribute {
   union {
     char bytes[64];
     emulator::Index cluster;
+    int cooperative;
   } value;
   LaunchAttribute() = delete;
 };
@@ -153,8 +154,15 @@ EXPORT cuOccupancyMaxActiveBlocksPerMultiprocessor(int *count, void *, int, size
   *count = 1;
   return 0;
 }
-EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *) {
-  *count = clusters;
+/// Whether all blocks run at once. Of clusters that wait for one another there are some of each kind.
+static bool isCooperative(const LaunchConfig &config) {
+  bool is = false;
+  for (unsigned i = 0; i < config.attributeCount; ++i)
+    is |= config.attributes[i].id == 2 && config.attributes[i].value.cooperative != 0;
+  return is;
+}
+EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *config) {
+  *count = isCooperative(*config) ? 5 : clusters;
   return 0;
 }
 EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {
@@ -169,6 +177,7 @@ EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **argum
   for (unsigned i = 0; i < config->attributeCount; ++i)
     if (config->attributes[i].id == 4)
       launch.cluster = int(config->attributes[i].value.cluster.x);
+  launch.cooperative = isCooperative(*config);
   if (!captured)
     return launchNow(launch);
   const auto *first = static_cast<const char *>(arguments[0]);

@@ -25,7 +25,7 @@ Thread *hyperjit::emulator::thread = nullptr;
 namespace {
 
 constexpr size_t stackBytes = 256 << 10;
-constexpr int slotBytes = 64, mostShared = 227 << 10;
+constexpr int slotBytes = 64, mostShared = 227 << 10, mostTogether = 64;
 
 struct Barrier {
   int arrivals = 0, pending = 0, bytes = 0, phase = 0; ///< arrivals 0: there is none
@@ -45,11 +45,13 @@ struct Fiber {
   bool started = false;
   unsigned waitBarrier = 0;
   int waitParity = 0;
+  const unsigned *waitFlag = nullptr; ///< else of the barrier
   std::vector<Copy> copies; ///< that no arrival follows yet
 };
 
 /// Which lanes do what, a bit each; no bit: the lane has returned.
 struct Warp {
+  /// `block` among all that run together, cluster after cluster.
   int block = 0, firstFiber = 0, turn = 0;
   uint64_t lookedAt = 0; ///< phases that had ended when the waiting lanes were last looked at
   uint32_t ready = 0, atWarp = 0, atPhase = 0, atBlock = 0, atCluster = 0;
@@ -101,10 +103,13 @@ public:
       return fmt::format("{} bytes of shared memory", given.sharedBytes);
     if (given.grid.x % given.cluster || given.cluster > 16)
       return fmt::format("a grid of {} blocks in clusters of {}", given.grid.x, given.cluster);
+    together = given.cooperative ? int(given.grid.x) : given.cluster;
+    if (given.cooperative && (given.grid.x > mostTogether || given.grid.y != 1 || given.grid.z != 1))
+      return fmt::format("a cooperative grid of {} x {} x {} blocks", given.grid.x, given.grid.y, given.grid.z);
     for (unsigned z = 0; z < given.grid.z; ++z)
       for (unsigned y = 0; y < given.grid.y; ++y)
-        for (unsigned x = 0; x < given.grid.x; x += given.cluster)
-          if (!runCluster({x, y, z}))
+        for (unsigned x = 0; x < given.grid.x; x += unsigned(together))
+          if (!runTogether({x, y, z}))
             return failure;
     return {};
   }
@@ -148,11 +153,14 @@ public:
     running->ready &= ~(1u << lane);
     running->atCluster |= 1u << lane;
     int waiting = 0;
+    auto isOfCluster = [&, mine = running->block / launch->cluster](const Warp &warp) { return warp.block / launch->cluster == mine; };
     for (Warp &warp : warps)
-      waiting += std::popcount(warp.atCluster);
+      if (isOfCluster(warp))
+        waiting += std::popcount(warp.atCluster);
     if (waiting == int(launch->block.x) * launch->cluster) {
       for (Warp &warp : warps)
-        warp.ready |= std::exchange(warp.atCluster, 0);
+        if (isOfCluster(warp))
+          warp.ready |= std::exchange(warp.atCluster, 0);
     } else {
       leave();
     }
@@ -165,18 +173,18 @@ public:
     return unsigned(byte - block.shared);
   }
   unsigned char *pointerTo(unsigned address, int bytes, int align, int block) {
-    const int rank = address >> 24 ? int(address >> 24) - 1 : block;
+    const int first = block / launch->cluster * launch->cluster, rank = address >> 24 ? first + int(address >> 24) - 1 : block;
     const unsigned offset = address & 0xffffff;
-    if (rank < launch->cluster && blocks[rank].threads == 0)
+    if (rank < first + launch->cluster && blocks[rank].threads == 0)
       fail(fmt::format("block {} is written to or read from when its threads have returned", rank));
-    if (rank >= launch->cluster || int(offset) + bytes > launch->sharedBytes || offset % align)
+    if (rank >= first + launch->cluster || int(offset) + bytes > launch->sharedBytes || offset % align)
       fail(fmt::format("{} bytes at {} of block {}, aligned to {}, of {} bytes of shared memory", bytes, offset, rank, align,
                        launch->sharedBytes));
     return blocks[rank].shared + offset;
   }
   Barrier &barrierAt(unsigned address, int block, bool fresh = false) {
     pointerTo(address, 8, 8, block);
-    const int rank = address >> 24 ? int(address >> 24) - 1 : block;
+    const int rank = address >> 24 ? block / launch->cluster * launch->cluster + int(address >> 24) - 1 : block;
     Barrier &barrier = blocks[rank].barriers[(address & 0xffffff) / 8];
     if (!fresh && !barrier.arrivals)
       fail(fmt::format("no barrier at {} of block {}", address & 0xffffff, rank));
@@ -204,12 +212,25 @@ public:
     if (barrier.phase != parity)
       return;
     Fiber &fiber = fibers[running->firstFiber + lane];
+    fiber.waitFlag = nullptr;
     fiber.waitBarrier = address;
     fiber.waitParity = parity;
-    running->ready &= ~(1u << lane);
-    running->atPhase |= 1u << lane;
-    running->lookedAt = 0;
-    leave();
+    waitOutside();
+  }
+  void setFlag(unsigned *flag) {
+    *flag = 1;
+    ++phases;
+    interrupt(8);
+  }
+  void waitForFlag(const unsigned *flag) {
+    if (!launch->cooperative)
+      fail("a flag of another cluster is waited for in a grid whose clusters need not run at once");
+    if (*flag == 1)
+      return;
+    if (*flag)
+      fail("a flag that nobody cleared");
+    fibers[running->firstFiber + lane].waitFlag = flag;
+    waitOutside();
   }
   void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) {
     if (bytes % 16 || reinterpret_cast<uintptr_t>(source) % 16)
@@ -266,6 +287,13 @@ private:
     }
     leave();
   }
+  /// Until the scheduler finds that what the lane waits for has come.
+  void waitOutside() {
+    running->ready &= ~(1u << lane);
+    running->atPhase |= 1u << lane;
+    running->lookedAt = 0;
+    leave();
+  }
   /// Back to the scheduler; returns when the lane is ready again.
   void leave() {
     Fiber &fiber = fibers[running->firstFiber + lane];
@@ -275,18 +303,18 @@ private:
 
   void prepare(Index first) {
     const int perBlock = int(launch->block.x);
-    while (fibers.size() < size_t(perBlock) * launch->cluster) {
+    while (fibers.size() < size_t(perBlock) * size_t(together)) {
       fibers.emplace_back();
       auto *memory = static_cast<char *>(mmap(nullptr, stackBytes + 4096, PROT_READ | PROT_WRITE,
                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
       mprotect(memory, 4096, PROT_NONE);
       fibers.back().stack = memory + 4096;
     }
-    while (int(blocks.size()) < launch->cluster)
+    while (int(blocks.size()) < together)
       blocks.emplace_back();
     warps.clear();
     pending.clear();
-    for (int rank = 0; rank < launch->cluster; ++rank) {
+    for (int rank = 0; rank < together; ++rank) {
       Block &block = blocks[rank];
       if (block.shared && block.bytes != launch->sharedBytes)
         release(std::exchange(block.shared, nullptr));
@@ -298,7 +326,7 @@ private:
       block.barriers.assign(size_t(launch->sharedBytes) / 8 + 1, {});
       for (int t = 0; t < perBlock; ++t) {
         Fiber &fiber = fibers[rank * perBlock + t];
-        fiber.thread = {{unsigned(t), 0, 0}, {first.x + rank, first.y, first.z}, launch->block, launch->grid, block.shared, rank};
+        fiber.thread = {{unsigned(t), 0, 0}, {first.x + rank, first.y, first.z}, launch->block, launch->grid, block.shared, rank % launch->cluster, rank};
         fiber.copies.clear();
         if (t % 32 == 0) {
           warps.emplace_back();
@@ -340,7 +368,7 @@ private:
     for (uint32_t left = warp.atPhase; left; left &= left - 1) {
       const int which = std::countr_zero(left);
       const Fiber &fiber = fibers[warp.firstFiber + which];
-      if (barrierAt(fiber.waitBarrier, warp.block).phase != fiber.waitParity) {
+      if (fiber.waitFlag ? *fiber.waitFlag != 0 : barrierAt(fiber.waitBarrier, warp.block).phase != fiber.waitParity) {
         warp.atPhase &= ~(1u << which);
         warp.ready |= 1u << which;
       }
@@ -368,7 +396,7 @@ private:
     pending.pop_back();
   }
 
-  bool runCluster(Index first) {
+  bool runTogether(Index first) {
     prepare(first);
     try {
       while (step())
@@ -451,6 +479,10 @@ private:
         text += fmt::format(" lanes {:08x} at the cluster's", warp.atCluster);
       if (warp.atPhase) {
         const Fiber &fiber = fibers[warp.firstFiber + std::countr_zero(warp.atPhase)];
+        if (fiber.waitFlag) {
+          text += fmt::format(" lanes {:08x} for a flag of another cluster", warp.atPhase);
+          continue;
+        }
         const Barrier &barrier = blocks[warp.block].barriers[(fiber.waitBarrier & 0xffffff) / 8];
         text += fmt::format(" lanes {:08x} at barrier {} (parity {}; {} of {} arrivals and {} bytes are missing)", warp.atPhase,
                             fiber.waitBarrier / 8, fiber.waitParity, barrier.pending, barrier.arrivals, barrier.bytes);
@@ -460,6 +492,7 @@ private:
   }
 
   const Launch *launch = nullptr;
+  int together = 1; ///< blocks that run at once
   std::mt19937_64 random;
   std::deque<Fiber> fibers;
   std::deque<Warp> warps;
@@ -497,10 +530,12 @@ void meetBlock() { machine.meetBlock(); }
 void meetCluster() { machine.meetCluster(); }
 unsigned sharedAddress(const void *pointer) { return machine.addressOf(pointer); }
 unsigned remoteAddress(unsigned address, int rank) { return (address & 0xffffff) | unsigned(rank + 1) << 24; }
-void *sharedPointer(unsigned address, int bytes) { return machine.pointerTo(address, bytes, bytes, thread->clusterRank); }
+void *sharedPointer(unsigned address, int bytes) { return machine.pointerTo(address, bytes, bytes, thread->blockIndex); }
 void initBarrier(unsigned barrier, int arrivals) { machine.initBarrier(barrier, arrivals); }
 void arrive(unsigned barrier, int bytes) { machine.arrive(barrier, bytes); }
 void waitForPhase(unsigned barrier, int parity) { machine.waitForPhase(barrier, parity); }
+void setFlag(unsigned *flag) { machine.setFlag(flag); }
+void waitForFlag(const unsigned *flag) { machine.waitForFlag(flag); }
 void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) { machine.copyBulk(target, source, bytes, barrier); }
 void copyAsync(unsigned target, const void *source, int bytes) { machine.copyAsync(target, source, bytes); }
 void arriveWithCopies(unsigned barrier) { machine.arriveWithCopies(barrier); }

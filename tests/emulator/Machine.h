@@ -2,7 +2,7 @@
 // the driver (Driver.cpp) asks of it.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every thread of a cluster is a fiber; they all run on the calling thread, one at a time, until they have to wait. Which warp goes
+// Every thread of a cluster, or of a cooperative grid, is a fiber; they all run on the calling thread, one at a time, until they have to wait. Which warp goes
 // on is random, one is left behind now and then, and copies that come by themselves land at any time until somebody waits for
 // them: code that is right only in the usual order gives wrong numbers here. Shared and device memory begin as NaN and end at an
 // unmapped page.
@@ -26,6 +26,7 @@ struct Thread {
   Index threadIdx, blockIdx, blockDim, gridDim;
   unsigned char *shared = nullptr; ///< dynamic, of its block
   int clusterRank = 0;
+  int blockIndex = 0; ///< among all that run at once
 };
 HYPERJIT_EMULATOR_EXPORT extern Thread *thread;
 
@@ -44,6 +45,10 @@ HYPERJIT_EMULATOR_EXPORT void arrive(unsigned barrier, int bytes);
 /// Returns when the phase has ended.
 HYPERJIT_EMULATOR_EXPORT void waitForPhase(unsigned barrier, int parity);
 
+/// A number in device memory that other clusters look at, where all of a grid run together.
+HYPERJIT_EMULATOR_EXPORT void setFlag(unsigned *flag);
+HYPERJIT_EMULATOR_EXPORT void waitForFlag(const unsigned *flag);
+
 /// From device memory; counts bytes at the barrier.
 HYPERJIT_EMULATOR_EXPORT void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier);
 /// 4, 8 or 16 bytes from device memory.
@@ -60,8 +65,9 @@ struct Launch {
   Index grid, block;
   int cluster = 1;
   int sharedBytes = 0;
+  bool cooperative = false;
 };
-/// Runs all blocks, cluster after cluster. What a GPU would hang on or refuse is an error: its text, else empty.
+/// Runs all blocks, cluster after cluster, or all at once if the launch is cooperative. What a GPU would hang on or refuse is an error: its text, else empty.
 std::string run(const Launch &launch, uint64_t seed);
 
 /// `bytes` of NaN that end at an unmapped page, on a multiple of 256 where the size is one, else of 16.

@@ -149,6 +149,41 @@ TEST(Machine, BlocksOfAClusterWriteToEachOther) {
   // Nobody waits for what the other block still writes.
   EXPECT_THROW(Program(text, 32, 2).everDiffers(0), UserError);
 }
+TEST(Machine, ClustersOfAGridThatRunsAtOnceWaitForOneAnother) {
+  const std::string include = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n";
+  auto program = [&](const std::string &first, const std::string &second) {
+    return Program("unsigned *flag = reinterpret_cast<unsigned *>(out + 512);\n"
+                   "if (blockIdx.x < 2) {" + first + "} else {" + second + "}", 32, 2, 1024, 1024, include, 2);
+  };
+  const std::string store = "if (clusterRank() == 1) { out[256 + self] = 3; __syncwarp(); if (self == 0) setFlag(flag); }";
+  const std::string read = "out[32 * clusterRank() + self] = loadOfOthers(out + 256 + self);", wait = "while (!flagIsSet(flag)); ";
+  EXPECT_THROW(program("", wait).run(), UserError); // device memory begins as NaN: nobody cleared it
+  auto both = [&](const std::string &wait, bool keeps) {
+    bool differs = false;
+    for (int i = 0; i < 50; ++i) {
+      Program kernel = program(store, wait + read);
+      kernel.data[512] = 0;
+      differs |= kernel.run()[0] != 3;
+    }
+    EXPECT_EQ(differs, !keeps) << wait;
+  };
+  both(wait, true);
+  both("", false);
+  testing::internal::CaptureStderr();
+  Program alone = program("", wait);
+  alone.data[512] = 0;
+  EXPECT_THROW(alone.run(), UserError);
+  std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("for a flag of another cluster"), std::string::npos) << said;
+}
+TEST(Machine, ClustersThatNeedNotRunAtOnceDoNotWait) {
+  testing::internal::CaptureStderr();
+  Program kernel("unsigned *flag = reinterpret_cast<unsigned *>(out + 512); while (!flagIsSet(flag));", 32, 2);
+  kernel.data[512] = 0;
+  EXPECT_THROW(kernel.run(), UserError);
+  std::string said = testing::internal::GetCapturedStderr();
+  EXPECT_NE(said.find("need not run at once"), std::string::npos) << said;
+}
 TEST(Machine, SharedMemoryEndsWhereTheLaunchSays) {
   EXPECT_THROW(Program("copyAsync<16>(sharedAddress(memory) + 1024, out);", 32).run(), UserError);
   EXPECT_DEATH(Program("reinterpret_cast<volatile float *>(memory)[256] = 1;", 32).run(), "");

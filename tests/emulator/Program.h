@@ -10,11 +10,11 @@
 
 namespace hyperjit::test {
 
-/// A kernel of one operand, floats.
+/// A kernel of one operand, floats; of `parts` clusters that run at once.
 class Program {
 public:
   Program(const std::string &body, int threads, int cluster = 1, int64_t sharedBytes = 1024, int64_t floats = 1024,
-          const std::string &preamble = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n") {
+          const std::string &preamble = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n", int parts = 1) {
     ArtifactMeta meta;
     meta.spec = "test";
     meta.target = "sm_90a";
@@ -26,7 +26,8 @@ public:
     LaunchInfo launch;
     launch.entry = "test";
     launch.grid = GridKind::Fixed;
-    launch.blocks = cluster;
+    launch.blocks = cluster * parts;
+    launch.extra = "{\"parts\":" + std::to_string(parts) + "}";
     launch.block = threads;
     launch.cluster = cluster;
     launch.sharedBytes = sharedBytes;

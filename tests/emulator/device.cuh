@@ -123,6 +123,13 @@ HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {
   return result;
 }
 
+HYPERJIT_DEVICE void setFlag(unsigned *flag) { emulator::setFlag(flag); }
+HYPERJIT_DEVICE bool flagIsSet(const unsigned *flag) {
+  emulator::waitForFlag(flag);
+  return true;
+}
+HYPERJIT_DEVICE float loadOfOthers(const float *source) { return *source; }
+
 HYPERJIT_DEVICE void clusterBarrier() { emulator::meetCluster(); }
 HYPERJIT_DEVICE int clusterRank() { return emulator::thread->clusterRank; }
 HYPERJIT_DEVICE unsigned remoteAddress(unsigned address, int rank) { return emulator::remoteAddress(address, rank); }

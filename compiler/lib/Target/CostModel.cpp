@@ -153,7 +153,9 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
   double time = double(s.wideBytes) / shape.copyGBs / 0.9;
   if (n.lag * n.tokens < 16)
     time *= 1.03;
-  return time * (1 + 0.1 * double(n.cluster) * 160 / double(s.width));
+  auto parts = double(std::max<int64_t>(n.parts, 1));
+  time *= 1 + 0.05 * (parts - 1); // a guess: sums go by way of memory, and some clusters may find no other
+  return time * (1 + 0.1 * double(n.cluster) * parts * 160 / double(s.width));
 }
 
 std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
@@ -165,6 +167,9 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
           RowNumbers numbers;
           numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag, numbers.vector = vector;
           all.push_back(numbers);
+          numbers.parts = 2; // where the largest clusters are too small
+          if (cluster == 16)
+            all.push_back(numbers);
         }
   sortAfterFirst(all, [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
   return all;

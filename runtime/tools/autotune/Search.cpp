@@ -77,7 +77,7 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
   std::vector<bool> seen(candidates.size());
   Axes axes(candidates);
   std::set<std::string> texts; // a candidate may turn out to be another one once its numbers are complete
-  size_t best = 0, planned = exhaustive ? candidates.size() : std::clamp<size_t>(candidates.size() / 8, 8, 48);
+  size_t best = 0, planned = exhaustive ? candidates.size() : std::clamp<size_t>(candidates.size() / 10, 8, 48);
   planned = std::min(planned, candidates.size());
   double bestUs = INFINITY, baseUs = INFINITY;
 

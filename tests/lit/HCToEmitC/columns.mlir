@@ -1,5 +1,6 @@
 // RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 %s | FileCheck %s
 // RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,warps=2 %s | FileCheck %s --check-prefix=SLOT
+// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,parts=2,vector=4 %s | FileCheck %s --check-prefix=SHARE
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=1 %s 2>&1 | FileCheck %s --check-prefix=ONE
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 %s 2>&1 | FileCheck %s --check-prefix=PARTS
 // RUN: not hc-translate --hc-to-cuda --target=sm_80 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=TARGET
@@ -51,13 +52,22 @@
 // SLOT:   loadRows<Staged<Operand<3, bfloat16, 256>, 0, 0, 32>, 4>
 // SLOT: List<Ring<{{[0-9]+}}, 0, 1, false, 320,
 
+// Two clusters share a token: each stores its sums in memory, beside flags that a launch has cleared, and all of the grid runs at once.
+// SHARE: projectTiles<0, StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 4>, 0, 1>
+// SHARE: __launch_bounds__(256, 1) boundary_clear(
+// SHARE: clearFlags<Space::PerToken<[[FLAGS:[0-9]+]]>, 4>(launch);
+// SHARE: using MainFlow = Flow<{{.*}}, Exchange<2, Space::PerToken<{{[0-9]+}}>, Space::PerToken<[[FLAGS]]>>>;
+// SHARE: // schedule columns:{{.*}},parts=2,
+// SHARE: // launch {{.*}}"entry":"boundary_clear","grid":{"kind":"tokens","tokens_per_block":64}
+// SHARE: // launch {{.*}}"entry":"boundary_main"{{.*}}"parts":2
+
 // ONE: columns shares rows among 2 to 16 blocks of a cluster, not 1
 // PARTS: columns splits rows into 4 parts of whole chunks of 32 channels, and there are 64
 // TARGET: columns needs clusters, bulk copies and registers that move between warps, which sm_80 lacks
 // SPECIFIC: which sm_90 lacks
 // POWER: cluster is 5; legal are 1 to 16, powers of two
 // EIGHTS: columns takes tokens in eights, not 4
-// NAME: 'blocks=2' is no number of 'columns'; it takes chunks, cluster, lag, planes, preparers, ring, slots, tokens, vector, warps
+// NAME: 'blocks=2' is no number of 'columns'; it takes chunks, cluster, lag, parts, planes, preparers, ring, slots, tokens, vector, warps
 hc.func @boundary(%x: !hc.rows<4, 64> {hc.dtype = bf16, hc.operand = "streams"},
                   %h: !hc.coeffs<16> {hc.dtype = f32, hc.operand = "coefficients"},
                   %phi: !hc.weight<4, 64, 20> {hc.dtype = f32, hc.operand = "parameter", hc.uniform})

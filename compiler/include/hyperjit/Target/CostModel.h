@@ -84,6 +84,7 @@ struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
   bool columns = false; ///< the main kernel is `clusterColumns`:
   int64_t lag = 0, preparers = 0, ring = 0; ///< tiles from stage to stage, warps for the first maths, most tiles fetched ahead
+  int64_t parts = 0;    ///< clusters that share a token's channels
   bool operator==(const RowNumbers &) const = default;
 };
 

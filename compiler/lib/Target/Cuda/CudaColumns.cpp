@@ -51,13 +51,14 @@ LogicalResult SourceBuilder::chooseColumns() {
   cluster = choice.cluster ? choice.cluster : 16;
   if (cluster < 2)
     return refuse("shares rows among 2 to 16 blocks of a cluster, not " + llvm::Twine(cluster));
-  while (!choice.cluster && cluster > 2 && (plan.width % (cluster * chunk) || plan.width / cluster < 160))
+  int64_t parts = mainShape.parts = choice.parts ? choice.parts : 1;
+  while (!choice.cluster && cluster > 2 && (plan.width % (cluster * parts * chunk) || plan.width / (cluster * parts) < 160))
     cluster /= 2;
-  if (plan.width % (cluster * chunk))
-    return refuse("splits rows into " + llvm::Twine(cluster) + " parts of whole chunks of " + llvm::Twine(chunk) +
+  if (plan.width % (cluster * parts * chunk))
+    return refuse("splits rows into " + llvm::Twine(cluster * parts) + " parts of whole chunks of " + llvm::Twine(chunk) +
                   " channels, and there are " + llvm::Twine(plan.width));
   // As many warps as leave none idle, and registers for each.
-  int64_t chunks = plan.width / cluster / chunk;
+  int64_t chunks = plan.width / (cluster * parts) / chunk;
   mainShape.warps = choice.warps;
   if (!choice.warps)
     for (int64_t rounds = 1; !mainShape.warps; ++rounds)
@@ -80,7 +81,7 @@ LogicalResult SourceBuilder::chooseColumns() {
 void SourceBuilder::countWarps() {
   int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps + 2; // loader, sender
   // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
-  columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile, plan.width), 2, 4);
+  columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile * mainShape.parts, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
   columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
@@ -216,9 +217,9 @@ const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
 /// Weight gradients whose sums fit the greater part of the registers that sweeps leave need no launch, and no reading of rows, of their
 /// own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us instead of 370 and 135.)
 LogicalResult SourceBuilder::chooseSweptGradients() {
-  if (mainShape.tokens != 1 || plan.width / mainShape.cluster != 4 * mainShape.vector * mainShape.warps)
+  if (mainShape.tokens != 1 || plan.width / mainShape.blocksOfRow() != 4 * mainShape.vector * mainShape.warps)
     return success(); // a lane's sums are those of 8 tokens at a time, and of the same channels for the whole kernel
-  if (choice.chunks && choice.chunks * mainShape.cluster < processorsOfH100)
+  if (choice.chunks && choice.chunks * mainShape.blocksOfRow() < processorsOfH100)
     return success(); // clusters would be no more than chunks
   int64_t room = (laneRegisters() - sweepRegisters()) * 3 / 5;
   llvm::SetVector<Operation *> swept;
@@ -259,7 +260,7 @@ struct SlotEntry {
 
 /// Gives rows their places in the slots of rings, or in registers, and weights theirs behind the barriers.
 LogicalResult SourceBuilder::planColumns(Places &places) {
-  int64_t channels = plan.width / mainShape.cluster, chunks = channels / (4 * mainShape.vector);
+  int64_t channels = plan.width / mainShape.blocksOfRow(), chunks = channels / (4 * mainShape.vector);
   hc::Uniformity uniformity;
   auto rowsOf = [](Value value) { return cast<hc::RowsType>(value.getType()).getRows(); };
   auto bytesOf = [&](Value value, StringRef reference) { // of "Operand<i, storage, stride>"
@@ -524,16 +525,29 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     tiles += sumRegisters(cast<hc::WeightGradOp>(op)) / 4;
   if (tiles != columns.gradientTiles)
     return kernel.emitError("no sweep has the rows of a weight gradient that was to be summed by one");
+  std::string exchange;
+  if (numbers.parts > 1) {
+    int64_t padded = 0, flags = count * numbers.parts;
+    for (int64_t stageSums : sums)
+      padded += llvm::alignTo(stageSums, 4);
+    int64_t sumsAt = plan.tokenBytes, flagsAt = sumsAt + padded * numbers.parts * 4;
+    plan.tokenBytes = llvm::alignTo(flagsAt + flags * 4, 16);
+    exchange = formatv(", Exchange<{0}, Space::PerToken<{1}>, Space::PerToken<{2}>>", numbers.parts, sumsAt, flagsAt);
+    constexpr int64_t threads = 256;
+    entry("clear", formatv("clearFlags<Space::PerToken<{0}>, {1}>", flagsAt, flags).str(), threads, 1,
+          json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", static_cast<int64_t>(llvm::divideCeil(threads, flags))}}}});
+  }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}>;", lag, records,
+          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}{14}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
           image.count
               ? formatv("RecordImage<{0}, {1}, {2}, {3}, {4}>", image.reference, image.skip, image.first, image.count, image.unit).str()
               : "Nothing",
           pack, columns.fetched,
-          columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str() : "Nothing")
+          columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str() : "Nothing",
+          exchange)
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -542,10 +556,12 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   json::Object launch{{"shared_bytes", shared()}};
   launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", 1}};
   launch["tokens_per_block"] = tile;
+  if (numbers.parts > 1)
+    launch["parts"] = numbers.parts;
   if (columns.gradientTiles) { // a cluster's sums are a chunk's
     launch["clusters_are_chunks"] = true;
     if (!choice.chunks)
-      result.maxChunks = llvm::divideCeil(processorsOfH100, cluster); // of other GPUs a guess
+      result.maxChunks = llvm::divideCeil(processorsOfH100, numbers.blocksOfRow()); // of other GPUs a guess
   }
   int64_t helpers = 2 + owners + preparers;
   if (numbers.warps + helpers > 32)
@@ -553,7 +569,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
                               << " warps in a block, and 32 is the most";
   entry("main", call, 32 * (numbers.warps + helpers), 1, std::move(launch), cluster);
   used = choice;
-  used.columns = true, used.cluster = cluster, used.lag = lag, used.ring = most;
+  used.columns = true, used.cluster = cluster, used.parts = numbers.parts, used.lag = lag, used.ring = most;
   used.preparers = image.count ? -1 : preparers;
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
   used.slots = slots, used.tokens = tile, used.vector = numbers.vector, used.warps = numbers.warps;

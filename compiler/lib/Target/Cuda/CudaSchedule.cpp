@@ -128,8 +128,12 @@ LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const Gpu
         out.push_back({source.schedule, cost(numbers)});
     }
   };
+  auto cost = [&](const RowNumbers &numbers) {
+    return numbers.columns ? columnsCost(sizes, shape, numbers) : rowsCost(sizes, shape, numbers);
+  };
+  if (sizes.reduces)
+    list(listColumns(sizes, shape, first), cost);
   if (first.columns) {
-    list(listColumns(sizes, shape, first), [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
     Choice rows;
     CudaSource source;
     SourceBuilder other(kernel, target, rows, source);
@@ -137,7 +141,7 @@ LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const Gpu
       return success();
     sizes = other.measure();
   }
-  list(listRows(sizes, shape, first), [&](const RowNumbers &numbers) { return rowsCost(sizes, shape, numbers); });
+  list(listRows(sizes, shape, first), cost);
   return success();
 }
 

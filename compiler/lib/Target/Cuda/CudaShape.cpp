@@ -26,6 +26,7 @@ LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &cho
                                          {"warps", &choice.warps, 1, 16}};
   if (choice.columns) {
     numbers.push_back({"lag", &choice.lag, 1, 8});
+    numbers.push_back({"parts", &choice.parts, 1, 4, /*power=*/true});
     numbers.push_back({"preparers", &choice.preparers, 1, 12});
     numbers.push_back({"ring", &choice.ring, 2, 32});
   } else {
@@ -40,6 +41,7 @@ std::string cuda::writeRows(const Choice &choice) {
     return writeSchedule("columns", {{"chunks", choice.chunks},
                                      {"cluster", choice.cluster},
                                      {"lag", choice.lag},
+                                     {"parts", choice.parts > 1 ? choice.parts : -1},
                                      {"planes", choice.planes},
                                      {"preparers", choice.preparers},
                                      {"ring", choice.ring},

@@ -37,6 +37,8 @@ using Choice = RowNumbers;
 /// Template arguments of Shape.
 struct ShapeNumbers {
   int64_t warps = 8, tokenLanes = 8, tokens = 1, vector = 1, record = 4, uniform = 0, scratch = 0, cluster = 1;
+  int64_t parts = 1; ///< clusters that share a row's channels
+  int64_t blocksOfRow() const { return cluster * parts; }
 };
 
 /// Tiles of 8 coefficients that one sweep accumulates on tensor cores.
@@ -73,8 +75,8 @@ public:
   bool tensorCores() const { return tiled; }
   /// Tiles that every ring of clusterColumns fetches ahead; after `run`.
   int64_t tilesAhead() const { return columns.ahead; }
-  /// Channels of a row that one block of the cluster has; after `run`.
-  int64_t blockChannels() const { return plan.width / mainShape.cluster; }
+  /// Channels of a row that one block has; after `run`.
+  int64_t blockChannels() const { return plan.width / mainShape.blocksOfRow(); }
   int64_t computeWarps() const { return mainShape.warps; }
   bool expands() const { return !plan.expanded.empty(); }
   /// What the cost model weighs; after `run`.
