@@ -218,6 +218,7 @@ private:
       if (!machine)
         return fail("internal", "request", "a list of schedules for a GPU needs its machine");
       GpuShape shape;
+      shape.processors = machine->getInteger("processors").value_or(shape.processors);
       shape.registers = machine->getInteger("registers").value_or(shape.registers);
       shape.processorThreads = machine->getInteger("processor_threads").value_or(shape.processorThreads);
       shape.maxCluster = machine->getInteger("max_cluster").value_or(1);

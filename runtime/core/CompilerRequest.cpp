@@ -35,6 +35,7 @@ std::string hyperjit::compilerRequest(const ResolvedKernel &kernel, const Target
   if (list) {
     object["list"] = list;
     object["machine"] = {{"shared_bytes", target.sharedBytes},
+                         {"processors", target.processors},
                          {"registers", target.registers},
                          {"processor_threads", target.processorThreads},
                          {"max_cluster", target.maxCluster},

@@ -19,7 +19,7 @@ static constexpr ScheduleParameter kKnown[] = {
     {"cluster", "blocks of a cluster that share a token", 1, 16, true},
     {"columns", "columns of a projection in registers", 1, 6},
     {"lag", "tiles between the stages of a kernel", 1, 8},
-    {"parts", "clusters that share the channels of a token", 1, 4, true},
+    {"parts", "clusters that share the channels of a token", 1, 8, true},
     {"planes", "bf16 planes a weight is split into for tensor cores, 0 without them", 0, 2, true},
     {"preparers", "warps for the maths before the first stage", 1, 12},
     {"ring", "most tiles fetched ahead into shared memory", 2, 32},

@@ -154,7 +154,7 @@ EXPORT cuOccupancyMaxActiveBlocksPerMultiprocessor(int *count, void *, int, size
   *count = 1;
   return 0;
 }
-/// Whether all blocks run at once. Of clusters that wait for one another there are some of each kind.
+/// Whether all blocks run at once.
 static bool isCooperative(const LaunchConfig &config) {
   bool is = false;
   for (unsigned i = 0; i < config.attributeCount; ++i)
@@ -162,7 +162,11 @@ static bool isCooperative(const LaunchConfig &config) {
   return is;
 }
 EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *config) {
-  *count = isCooperative(*config) ? 5 : clusters;
+  int cluster = 1;
+  for (unsigned i = 0; i < config->attributeCount; ++i)
+    if (config->attributes[i].id == 4)
+      cluster = int(config->attributes[i].value.cluster.x);
+  *count = isCooperative(*config) ? 40 / cluster : clusters; // of some that wait for one another, all are there
   return 0;
 }
 EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {

@@ -102,7 +102,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
   // Rows that several clusters share: some have tails, more tokens than records, clusters wider than a tile, sums of gradients.
   {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,parts=2,vector=8"},
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 77, "columns:cluster=4,parts=4,vector=4"},
+  {"manifold:n=4,d=384,dtype=bf16", Role::Boundary, 77, "columns:cluster=4,parts=3,vector=4"},
   {"manifold:n=2,d=1024,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,parts=2,vector=4"},
   {"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
   {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},

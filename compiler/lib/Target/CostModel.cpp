@@ -153,9 +153,14 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
   double time = double(s.wideBytes) / shape.copyGBs / 0.9;
   if (n.lag * n.tokens < 16)
     time *= 1.03;
-  auto parts = double(std::max<int64_t>(n.parts, 1));
-  time *= 1 + 0.05 * (parts - 1); // a guess: sums go by way of memory, and some clusters may find no other
-  return time * (1 + 0.1 * double(n.cluster) * parts * 160 / double(s.width));
+  int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
+  if (parts > 1) {
+    // Not measured: sums go by way of memory. A ninth of the processors lie where no further cluster fits (measured for 4, 8 and 16
+    // blocks), and clusters that find too few others for a row are left out.
+    int64_t clusters = shape.processors * 10 / (11 * n.cluster), at = clusters / parts * blocks;
+    time *= 1.05 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));
+  }
+  return time * (1 + 0.1 * double(blocks) * 160 / double(s.width));
 }
 
 std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
@@ -167,10 +172,18 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
           RowNumbers numbers;
           numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag, numbers.vector = vector;
           all.push_back(numbers);
-          numbers.parts = 2; // where the largest clusters are too small
-          if (cluster == 16)
-            all.push_back(numbers);
         }
+  // Parts of a row that several clusters share, where one cluster has no room for it.
+  for (int64_t cluster : {4, 8, 16})
+    for (int64_t parts = 2; parts <= 8; ++parts)
+      if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 160 && channels <= 320)
+        for (int64_t vector : {8, 4})
+          for (int64_t lag : {2, 1}) {
+            RowNumbers numbers;
+            numbers.columns = true, numbers.cluster = cluster, numbers.parts = parts, numbers.lag = lag, numbers.vector = vector;
+            numbers.tokens = 8;
+            all.push_back(numbers);
+          }
   sortAfterFirst(all, [&](const RowNumbers &numbers) { return columnsCost(sizes, shape, numbers); });
   return all;
 }

@@ -75,7 +75,7 @@ std::vector<BlockNumbers> listBlocks(const KernelSizes &sizes, const CpuShape &s
 //===----------------------------------------------------------------------===//
 
 struct GpuShape {
-  int64_t processorThreads = 2048, registers = 65536, maxCluster = 1;
+  int64_t processors = 132, processorThreads = 2048, registers = 65536, maxCluster = 1;
   double copyGBs = 3000;
 };
 

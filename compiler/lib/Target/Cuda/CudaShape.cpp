@@ -26,7 +26,7 @@ LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &cho
                                          {"warps", &choice.warps, 1, 16}};
   if (choice.columns) {
     numbers.push_back({"lag", &choice.lag, 1, 8});
-    numbers.push_back({"parts", &choice.parts, 1, 4, /*power=*/true});
+    numbers.push_back({"parts", &choice.parts, 1, 8});
     numbers.push_back({"preparers", &choice.preparers, 1, 12});
     numbers.push_back({"ring", &choice.ring, 2, 32});
   } else {
