@@ -29,6 +29,8 @@ static constexpr EnvironmentVariable kTable[] = {
      "whose entries are taken: one's own and root's, those of a configured path, or all (CUDA only)"},
     {"HYPERJIT_CACHE_VERIFY", "checksum", "checksum|regen",
      "regen compiles on every hit and compares, which finds an incomplete key"},
+    {"HYPERJIT_CHECK_WAITS", "0", "0|1",
+     "CUDA kernels whose waits end after ten seconds, with a message and a trap: to find out why one hangs"},
     {"HYPERJIT_COMPILER_PATH", "beside libhyperjit.so", "file or folder", "libhyperjit-compiler.so"},
     {"HYPERJIT_COMPILE_JOBS", "min(4, CPUs)", "number", "kernels compiled at a time"},
     {"HYPERJIT_DUMP", "", "folder", "writes program, request, generated code and binary of each compiled kernel there"},
@@ -168,6 +170,7 @@ Settings Settings::fromEnvironment() {
   }
   settings.jit = choice<bool>("HYPERJIT_JIT", {{"on", true}, {"off", false}}, true);
   settings.explainMiss = choice<bool>("HYPERJIT_EXPLAIN_MISS", {{"1", true}, {"0", false}}, false);
+  choice<bool>("HYPERJIT_CHECK_WAITS", {{"1", true}, {"0", false}}, false); // the CUDA back end reads it with its flags
   choice<int>("HYPERJIT_LOG", {{"warn", 0}, {"info", 1}, {"debug", 2}}, 0);
   settings.dumpDirectory = environment("HYPERJIT_DUMP").value_or("");
   settings.recordFile = environment("HYPERJIT_RECORD").value_or("");

@@ -5,6 +5,7 @@
 #include "CudaKernel.h"
 #include "Driver.h"
 #include "Programs.h"
+#include "hyperjit/core/Environment.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/cuda/Cuda.h"
 
@@ -25,7 +26,10 @@ constexpr const char *splitOption = "--split-compile=2";
 std::vector<std::string> options(const Target &target) {
   // -v makes ptxas report registers and spills in the log; generic lambdas of the templates carry no annotation. The kernels of
   // a text are optimised on two threads, on any machine: the number shows in the cubin.
-  return {"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa, "--ptxas-options=-v", splitOption};
+  std::vector<std::string> list{"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa, "--ptxas-options=-v", splitOption};
+  if (environment("HYPERJIT_CHECK_WAITS") == "1")
+    list.push_back("-DHYPERJIT_CHECK_WAITS");
+  return list;
 }
 
 /// The number in front of `word` in a line: "16 bytes spill stores".

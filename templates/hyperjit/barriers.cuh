@@ -10,12 +10,40 @@
 
 namespace hyperjit {
 
+/// With HYPERJIT_CHECK_WAITS (the setting of that name), a wait that takes ten seconds says so and ends the kernel.
+struct Patience {
+#ifdef HYPERJIT_CHECK_WAITS
+  const unsigned long long begin = nanoseconds();
+  HYPERJIT_METHOD void check(const char *what, unsigned long long which) const {
+    if (nanoseconds() - begin < 10000000000ull)
+      return;
+    printf("hyperjit: block %u of %u, thread %u of %u has waited ten seconds for %s %llx\n", blockIdx.x, gridDim.x, threadIdx.x,
+           blockDim.x, what, which);
+    __trap();
+  }
+#else
+  HYPERJIT_METHOD void check(const char *, unsigned long long) const {}
+#endif
+};
+
 /// `Remote`: for what other CTAs of the cluster have stored. `Sleep`: nanoseconds between two looks: a warp that looks without a
 /// pause takes issue slots from those that work.
 template <bool Remote = false, int Sleep = 0> HYPERJIT_DEVICE void waitFor(unsigned barrier, int parity) {
-  while (!phaseEnded<Remote>(barrier, parity))
+  const Patience patience;
+  while (!phaseEnded<Remote>(barrier, parity)) {
     if constexpr (Sleep > 0)
       sleepFor<Sleep>();
+    patience.check(parity ? "the odd phase of barrier" : "the even phase of barrier", barrier);
+  }
+}
+
+/// For what another cluster has stored.
+HYPERJIT_DEVICE void waitForFlag(const unsigned *flag) {
+  const Patience patience;
+  while (!flagIsSet(flag)) {
+    sleepFor<20>();
+    patience.check("a flag of another cluster, at", reinterpret_cast<unsigned long long>(flag));
+  }
 }
 
 /// The lane's warp has loaded all that it reads of the ring's slot.

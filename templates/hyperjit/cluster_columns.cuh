@@ -513,8 +513,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
             if (self == 0)
               setFlag(flag(I, token.token, part));
             for (int other = 0; other < parts; ++other)
-              while (other != part && !flagIsSet(flag(I, token.token, other)))
-                sleepFor<20>();
+              if (other != part)
+                waitForFlag(flag(I, token.token, other));
             __syncwarp();
           }
         (addSums<I, Passes>(token, turn, i, before), ...);

@@ -128,6 +128,12 @@ template <bool Remote> HYPERJIT_DEVICE bool phaseEnded(unsigned barrier, int par
 #endif
   return done;
 }
+/// Of a clock that all blocks share.
+HYPERJIT_DEVICE unsigned long long nanoseconds() {
+  unsigned long long time;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(time));
+  return time;
+}
 template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() { asm volatile("nanosleep.u32 %0;" ::"n"(Nanoseconds)); }
 
 //===-- copies that arrive at a barrier -----------------------------------===//

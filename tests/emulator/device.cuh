@@ -147,6 +147,7 @@ template <bool Remote> HYPERJIT_DEVICE bool phaseEnded(unsigned barrier, int par
   emulator::waitForPhase(barrier, parity);
   return true;
 }
+HYPERJIT_DEVICE unsigned long long nanoseconds() { return 0; }
 template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() {}
 
 HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, unsigned barrier) {

@@ -104,7 +104,7 @@ TEST(Environment, MeaninglessValuesAreRefusedByName) {
                              {"HYPERJIT_CACHE_MAX_SIZE", "-1"}, {"HYPERJIT_CACHE_MAX_SIZE", "G"},
                              {"HYPERJIT_CACHE_MAX_SIZE", "99999999999999G"}, {"HYPERJIT_LOCK_TIMEOUT", "-1"},
                              {"HYPERJIT_LOCK_TIMEOUT", "nan"}, {"HYPERJIT_COMPILE_JOBS", "0"}, {"HYPERJIT_COMPILE_JOBS", "two"},
-                             {"HYPERJIT_JIT", "never"}, {"HYPERJIT_EXPLAIN_MISS", "yes"}, {"HYPERJIT_LOG", "loud"}})
+                             {"HYPERJIT_JIT", "never"}, {"HYPERJIT_EXPLAIN_MISS", "yes"}, {"HYPERJIT_LOG", "loud"}, {"HYPERJIT_CHECK_WAITS", "true"}})
     EXPECT_EQ(refused(name, value).id, "invalid-setting") << name << "=" << value;
 }
 

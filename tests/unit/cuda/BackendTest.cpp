@@ -27,6 +27,26 @@ TEST(CudaBackend, FlagsNameTheArchitecture) {
   EXPECT_EQ(backend().flags(Target::parse("sm_90a/h200")), backend().flags(Target::parse("sm_90a/h100")));
 }
 
+TEST(CudaBackend, WaitsAreCheckedWhereAsked) {
+  const Target target = Target::parse("sm_90a");
+  const std::string text = "#include \"hyperjit/barriers.cuh\"\nextern \"C\" __global__ void test(const unsigned *flag) {\n"
+                           "  hyperjit::waitFor(0, 0);\n  hyperjit::waitForFlag(flag);\n}\n";
+  const std::string usual = backend().flags(target);
+  ::setenv("HYPERJIT_CHECK_WAITS", "1", 1);
+  const std::string checked = backend().flags(target);
+  std::string assembly[2];
+  if (nvrtcMissing().empty())
+    assembly[1] = backend().assembly(text, target);
+  ::unsetenv("HYPERJIT_CHECK_WAITS");
+  EXPECT_NE(checked, usual) << "the key would not tell such kernels from others";
+  if (std::string why = nvrtcMissing(); !why.empty())
+    GTEST_SKIP() << why;
+  assembly[0] = backend().assembly(text, target);
+  for (int i = 0; i < 2; ++i)
+    for (const char *word : {"trap;", "globaltimer", "vprintf"})
+      EXPECT_EQ(assembly[i].find(word) != std::string::npos, i == 1) << word << "\n" << assembly[i];
+}
+
 TEST(CudaBackend, ErrorsShowTheGeneratedLine) {
   if (std::string why = nvrtcMissing(); !why.empty())
     GTEST_SKIP() << why;

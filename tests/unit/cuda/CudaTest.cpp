@@ -74,9 +74,9 @@ Built build(const std::string &spec, bool backward, const std::string &target, c
   GTEST_SKIP() << why
 
 void expectNoSpills(const std::string &spec, bool backward, const std::string &target,
-                    const std::string &role = "boundary") {
-  SCOPED_TRACE(role + " of " + spec + (backward ? " backward for " : " forward for ") + target);
-  Built built = build(spec, backward, target, "auto", role);
+                    const std::string &role = "boundary", const std::string &schedule = "auto") {
+  SCOPED_TRACE(role + " of " + spec + (backward ? " backward for " : " forward for ") + target + ", " + schedule);
+  Built built = build(spec, backward, target, schedule, role);
   ASSERT_TRUE(built.ok);
   Compiled compiled = compileCuda(built.source.text, target);
   ASSERT_EQ(compiled.error, "");
@@ -141,6 +141,16 @@ TEST_P(Widths, WithoutSpills) {
   for (const char *recipe : {"dynamic", "manifold"})
     for (bool backward : {false, true})
       expectNoSpills(recipe + (":n=4,dtype=bf16,d=" + std::to_string(GetParam())), backward, "sm_90a");
+}
+
+// Rows that several clusters share.
+TEST(Kernels, SharedRowsWithoutSpills) {
+  NEEDS_NVRTC();
+  for (bool backward : {false, true}) {
+    expectNoSpills("manifold:n=4,d=5120,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=4,parts=5");
+    expectNoSpills("manifold:n=4,d=6144,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=8,parts=3");
+    expectNoSpills("dynamic:n=4,d=8192,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=16,parts=2");
+  }
 }
 
 // Fewer streams leave registers for weight gradients, of more or fewer columns.
