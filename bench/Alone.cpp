@@ -4,6 +4,8 @@
 #include "Console.h"
 
 #include <hyperjit/core/KernelManager.h>
+#include <hyperjit/core/SpecList.h>
+#include <hyperjit/cuda/Device.h>
 #include <hyperjit/torch/Ops.h>
 
 #include <ATen/Parallel.h>
@@ -13,23 +15,19 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <optional>
 
 namespace hyperjit::tools {
 
 std::vector<KernelSpec> kernelsOf(const SiteSpec &given, Bucket bucket) {
   ProgramSource &programs = ProgramSource::global();
   const SiteSpec site = programs.normalise(given);
-  const auto program = programs.site(site);
-  const SiteSignature &signature = program->signature;
-  const bool crosses = signature.tokenCoefficients + signature.uniformCoefficients + signature.channelRows > 0;
-  const std::string c = crosses ? "c" : "", p = program->parameters.empty() ? "" : "p";
-  const std::string kOut = signature.carriesOut.empty() ? "" : "k", kIn = signature.carriesIn.empty() ? "" : "k";
-  return {KernelSpec::beforeForward(site, true, bucket),
-          KernelSpec::boundaryForward(site, site, true, bucket),
-          KernelSpec::afterForward(site, bucket),
-          KernelSpec::backward({}, site, "xu" + c + kOut, "x" + p + kIn, bucket),
-          KernelSpec::backward(site, site, "xu" + c + kOut, "xy" + c + p + kIn, bucket),
-          KernelSpec::backward(site, {}, "x", "xy" + c, bucket)};
+  std::vector<KernelSpec> kernels;
+  for (Direction direction : {Direction::Forward, Direction::Backward})
+    for (Role role : {Role::Before, Role::Boundary, Role::After})
+      kernels.push_back(trainingKernel(programs, site, site, role, direction, bucket));
+  return kernels;
 }
 
 namespace {
@@ -54,14 +52,17 @@ void parallelFor(void *, int64_t count, ParallelBody body, void *bodyContext) {
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(bodyContext, begin, end, at::get_thread_num()); });
 }
 
-AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device, const Target &target, int repeats) {
+/// `stream`: where there is a GPU.
+AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device, cuda::Device *stream, const Target &target, int repeats) {
   KernelManager &manager = KernelManager::global();
   const std::shared_ptr<const Kernel> kernel = manager.get(spec, target);
   LaunchContext context;
-  if (device.is_cuda())
-    context.device = device.index(); // the default stream, torch's too
-  else
+  if (stream) {
+    context.device = device.index();
+    context.stream = stream->stream();
+  } else {
     context.parallelFor = parallelFor;
+  }
 
   std::vector<at::Tensor> keep;
   std::vector<std::vector<void *>> sets(1);
@@ -83,11 +84,26 @@ AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device
   const at::Tensor workspace = at::empty({int64_t(kernel->workspaceBytes(tokens)) + 256}, at::device(device).dtype(at::kByte));
   void *const aligned = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(workspace.data_ptr()) + 255) / 256 * 256);
 
-  const int launches = int(std::max<size_t>(sets.size(), device.is_cuda() ? 10 : 2));
-  const Timing all = timed(device, repeats, [&] {
+  const int launches = int(std::max<size_t>(sets.size(), stream ? 10 : 2));
+  auto work = [&] {
     for (int i = 0; i < launches; ++i)
       kernel->launch(sets[size_t(i) % sets.size()], aligned, tokens, context);
-  });
+  };
+  Timing all;
+  if (stream) {
+    // A graph: short kernels wait for the one before, not for the host.
+    synchronise(device);
+    work();
+    const std::function<void()> replay = stream->record(work);
+    replay();
+    stream->synchronise();
+    std::vector<double> samples;
+    for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i)
+      samples.push_back(stream->milliseconds(replay));
+    all = summarise(std::move(samples));
+  } else {
+    all = timed(device, repeats, work);
+  }
   const double scale = 1e3 / launches;
   const TrafficInfo &traffic = kernel->meta().traffic;
   return {spec, {all.median * scale, all.min * scale, all.max * scale}, double(traffic.readsU + traffic.writesU)};
@@ -97,11 +113,14 @@ AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device
 
 std::vector<AloneTiming> timeAlone(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats) {
   torch::NoGradGuard noGradients;
+  std::optional<cuda::Device> stream;
+  if (device.is_cuda())
+    stream.emplace(device.index());
   std::vector<AloneTiming> all;
   for (const KernelSpec &kernel : kernelsOf(site, bucketOf(tokens))) {
     if (interrupted())
       break;
-    all.push_back(timeKernel(kernel, tokens, device, target, repeats));
+    all.push_back(timeKernel(kernel, tokens, device, stream ? &*stream : nullptr, target, repeats));
   }
   return all;
 }

@@ -20,6 +20,7 @@ struct Device::State {
   StreamHandle stream = nullptr;
   EventHandle begin = nullptr, end = nullptr;
   std::vector<DevicePointer> memory;
+  std::vector<ExecutableHandle> executables;
 };
 
 static DevicePointer address(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer); }
@@ -37,6 +38,8 @@ Device::Device(int ordinal) : state(std::make_unique<State>()) {
 }
 
 Device::~Device() {
+  for (ExecutableHandle executable : state->executables)
+    state->driver.executableDestroy(executable);
   for (DevicePointer pointer : state->memory)
     state->driver.memoryFree(pointer);
   Context ignored;
@@ -74,6 +77,27 @@ void Device::fill(void *to, unsigned char value, size_t bytes) {
   state->driver.check(state->driver.fillBytes(address(to), value, bytes, state->stream), "filling memory");
 }
 void Device::synchronise() { state->driver.check(state->driver.streamSynchronize(state->stream), "running on the device"); }
+
+std::function<void()> Device::record(const std::function<void()> &work) {
+  const Driver &driver = state->driver;
+  GraphHandle graph = nullptr;
+  driver.check(driver.beginCapture(state->stream, 1 /* of this thread */), "recording a graph");
+  try {
+    work();
+  } catch (...) {
+    driver.endCapture(state->stream, &graph);
+    if (graph)
+      driver.graphDestroy(graph);
+    throw;
+  }
+  driver.check(driver.endCapture(state->stream, &graph), "recording a graph");
+  ExecutableHandle executable = nullptr;
+  const Status made = driver.graphInstantiate(&executable, graph, 0);
+  driver.graphDestroy(graph);
+  driver.check(made, "making a graph");
+  state->executables.push_back(executable);
+  return [&driver, executable, stream = state->stream] { driver.check(driver.graphLaunch(executable, stream), "launching a graph"); };
+}
 
 double Device::milliseconds(const std::function<void()> &work) {
   const Driver &driver = state->driver;

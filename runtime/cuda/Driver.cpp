@@ -66,6 +66,12 @@ struct OpenDriver {
     need("cuMemsetD8Async", table.fillBytes);
     need("cuStreamCreate", table.streamCreate);
     need("cuStreamSynchronize", table.streamSynchronize);
+    need("cuStreamBeginCapture_v2", table.beginCapture);
+    need("cuStreamEndCapture", table.endCapture);
+    need("cuGraphInstantiateWithFlags", table.graphInstantiate);
+    need("cuGraphLaunch", table.graphLaunch);
+    need("cuGraphDestroy", table.graphDestroy);
+    need("cuGraphExecDestroy", table.executableDestroy);
     need("cuEventCreate", table.eventCreate);
     need("cuEventRecord", table.eventRecord);
     need("cuEventSynchronize", table.eventSynchronize);

@@ -19,11 +19,15 @@ struct ModuleObject;
 struct FunctionObject;
 struct StreamObject;
 struct EventObject;
+struct GraphObject;
+struct ExecutableObject;
 using Context = ContextObject *;
 using Module = ModuleObject *;
 using Function = FunctionObject *;
 using StreamHandle = StreamObject *;
 using EventHandle = EventObject *;
+using GraphHandle = GraphObject *;
+using ExecutableHandle = ExecutableObject *;
 using DevicePointer = uint64_t;
 
 /// CUlaunchAttribute
@@ -80,6 +84,12 @@ struct Driver {
   Status (*fillBytes)(DevicePointer, unsigned char, size_t, StreamHandle);
   Status (*streamCreate)(StreamHandle *, unsigned);
   Status (*streamSynchronize)(StreamHandle);
+  Status (*beginCapture)(StreamHandle, int);
+  Status (*endCapture)(StreamHandle, GraphHandle *);
+  Status (*graphInstantiate)(ExecutableHandle *, GraphHandle, unsigned long long);
+  Status (*graphLaunch)(ExecutableHandle, StreamHandle);
+  Status (*graphDestroy)(GraphHandle);
+  Status (*executableDestroy)(ExecutableHandle);
   Status (*eventCreate)(EventHandle *, unsigned);
   Status (*eventRecord)(EventHandle, StreamHandle);
   Status (*eventSynchronize)(EventHandle);

@@ -211,6 +211,15 @@ EXPORT cuGraphLaunch(Graph *executable, void *) {
   return 0;
 }
 
+EXPORT cuGraphDestroy(Graph *graph) {
+  delete graph;
+  return 0;
+}
+EXPORT cuGraphExecDestroy(Graph *executable) {
+  delete executable;
+  return 0;
+}
+
 EXPORT cuMemAlloc_v2(uint64_t *pointer, size_t bytes) {
   if (int status = notInCapture())
     return status;

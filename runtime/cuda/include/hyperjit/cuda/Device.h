@@ -34,6 +34,9 @@ public:
   void synchronise();
   /// Milliseconds between two events around `work`, which queues on the stream.
   double milliseconds(const std::function<void()> &work);
+  /// What `work` queues on the stream, as a graph: nothing runs yet. Kernels must be loaded, by a launch or by prepare(). The result
+  /// queues all of it on the stream whenever it is called, as long as the Device lives.
+  std::function<void()> record(const std::function<void()> &work);
 
 private:
   struct State;
