@@ -37,15 +37,6 @@ template <bool Remote = false, int Sleep = 0> HYPERJIT_DEVICE void waitFor(unsig
   }
 }
 
-/// For what another cluster has stored.
-HYPERJIT_DEVICE void waitForFlag(const unsigned *flag) {
-  const Patience patience;
-  while (!flagIsSet(flag)) {
-    sleepFor<20>();
-    patience.check("a flag of another cluster, at", reinterpret_cast<unsigned long long>(flag));
-  }
-}
-
 /// The lane's warp has loaded all that it reads of the ring's slot.
 template <int Ring, class N> HYPERJIT_DEVICE void releaseRing(N &lane) {
   __syncwarp();

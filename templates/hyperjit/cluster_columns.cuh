@@ -17,10 +17,11 @@
 //   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
 //                             once, sends what sweeps need of the record to all CTAs, and does the maths that no sweep waits for
 //
-// Rows that are too wide for a cluster are shared by several (Flow::Exchange): each has an owner of every token, who stores his
-// cluster's sums in memory, sets a flag, waits for the others' flags, adds all sums in the order of the clusters, and goes on as if he
-// were alone. A token has its own place there, and its own flags, which a launch has cleared; so nothing is used twice. All clusters
-// of the grid must run at once, and each waits only for sums whose rows the others have already or need nothing of it for.
+// Rows that are too wide for a cluster are shared by several (Flow::Exchange): each has an owner of every token, who tells the others
+// his cluster's sums by words in memory, waits for theirs, adds all in the order of the clusters, and goes on as if he were alone. A
+// word holds a sum and whether it is there: one way through L2, no fence. Each token has its own words, which a launch has cleared,
+// so nothing is used twice. All clusters of the grid must run at once; each waits only for sums that the others can make with what
+// they have been told before.
 //
 // Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
 // they may take the place of rows that no later pass reads.
@@ -505,18 +506,6 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         if (i == 0 && self == 0)
           arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
         int before = 0;
-        if constexpr (parts > 1 && First::sums > 0)
-          if (token.token < launch.tokens) {
-            (shareSums<I, Passes>(token.token, turn, i, before), ...);
-            before = 0;
-            __syncwarp();
-            if (self == 0)
-              setFlag(flag(I, token.token, part));
-            for (int other = 0; other < parts; ++other)
-              if (other != part)
-                waitForFlag(flag(I, token.token, other));
-            __syncwarp();
-          }
         (addSums<I, Passes>(token, turn, i, before), ...);
         __syncwarp();
         if constexpr (Second::maths)
@@ -555,38 +544,48 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   template <int I, class P> HYPERJIT_METHOD void addSums(const Token<float, L> &token, int turn, int own, int &before) {
     if constexpr (P::slots > 0) {
+      constexpr int rounds = (P::slots + 31) / 32;
+      float sum[rounds];
 #pragma unroll
-      for (int slot = self; slot < P::slots; slot += 32) {
-        float sum = 0;
-        if constexpr (parts == 1) {
-          sum = sumOfCluster<I>(turn, own, before + slot);
-        } else if (token.token < launch.tokens) {
+      for (int i = 0; i < rounds; ++i)
+        sum[i] = self + 32 * i < P::slots ? sumOfCluster<I>(turn, own, before + self + 32 * i) : 0;
+      if constexpr (parts > 1)
+        if (token.token < launch.tokens)
+          addParts<I, P::slots>(token.token, before, sum);
 #pragma unroll
-          for (int other = 0; other < parts; ++other)
-            sum += loadOfOthers(shared<I>(token.token, other) + before + slot);
-        }
-        const int entry = P::record(slot);
+      for (int i = 0; i < rounds; ++i) {
+        const int slot = self + 32 * i, entry = slot < P::slots ? P::record(slot) : -1;
         if (entry >= 0)
-          token.record[entry] = sum;
+          token.record[entry] = sum[i];
       }
       before += P::slots;
     }
   }
-  /// A cluster's sums of a token, where all clusters that share its rows see them.
-  template <int I> HYPERJIT_METHOD float *shared(long long token, int which) const {
-    constexpr int before = Table::sumsBefore(I), all = Table::sumsBefore(stages);
-    return F::Exchange::Ref::at(launch, token) + which * all + before;
-  }
-  HYPERJIT_METHOD unsigned *flag(int stage, long long token, int which) const {
-    return reinterpret_cast<unsigned *>(F::Exchange::Flags::at(launch, token)) + stage * parts + which;
-  }
-  template <int I, class P> HYPERJIT_METHOD void shareSums(long long token, int turn, int own, int &before) {
-    if constexpr (P::slots > 0) {
+  /// Tells the others this cluster's sums and adds theirs, in the order of the clusters.
+  template <int I, int Slots, int Rounds> HYPERJIT_METHOD void addParts(long long token, int before, float (&sum)[Rounds]) {
+    constexpr int first = Table::sumsBefore(I), all = Table::sumsBefore(stages); // words of a cluster
+    unsigned long long *words = reinterpret_cast<unsigned long long *>(F::Exchange::Ref::at(launch, token)) + first + before + self;
 #pragma unroll
-      for (int slot = self; slot < P::slots; slot += 32)
-        shared<I>(token, part)[before + slot] = sumOfCluster<I>(turn, own, before + slot);
-      before += P::slots;
-    }
+    for (int i = 0; i < Rounds; ++i)
+      if (self + 32 * i < Slots)
+        tell(words + part * all + 32 * i, sum[i]);
+#pragma unroll
+    for (int i = 0; i < Rounds; ++i)
+      if (self + 32 * i < Slots) {
+        float heard[parts];
+        const Patience patience;
+        for (bool there = false; !there;) { // all of them on their way together
+          there = true;
+#pragma unroll
+          for (int other = 0; other < parts; ++other)
+            there &= hear(words + other * all + 32 * i, heard[other]);
+          patience.check("sums of another cluster, by words", reinterpret_cast<unsigned long long>(words + 32 * i));
+        }
+        sum[i] = 0;
+#pragma unroll
+        for (int other = 0; other < parts; ++other)
+          sum[i] += heard[other];
+      }
   }
 
   HYPERJIT_METHOD void run() {

@@ -38,11 +38,9 @@ template <class G> struct GradientTiles {
 template <> struct GradientTiles<Nothing> {
   static constexpr int value = 0;
 };
-/// Several clusters share a token's rows: how many, where in memory a token's sums of each of them lie, and the flags that say that
-/// they are there, one for each stage and cluster.
-template <int Parts, class Ref_, class Flags_> struct Exchange {
+/// Several clusters share a token's rows: how many, and where in memory the words lie by which each tells the others a token's sums.
+template <int Parts, class Ref_> struct Exchange {
   using Ref = Ref_;
-  using Flags = Flags_;
   static constexpr int parts = Parts;
 };
 template <class E> struct PartsOf {
@@ -51,11 +49,12 @@ template <class E> struct PartsOf {
 template <> struct PartsOf<Nothing> {
   static constexpr int value = 1;
 };
-/// Before the kernel that sets them: `Count` flags of each token.
-template <class Flags, int Count, class L> HYPERJIT_DEVICE void clearFlags(const L &launch) {
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < launch.tokens * Count;
+/// Before the kernel that tells: `Words` pairs of them, of each token.
+template <class Ref, int Words, class L> HYPERJIT_DEVICE void clearWords(const L &launch) {
+  const uint4 nothing = {0, 0, 0, 0};
+  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < launch.tokens * Words;
        i += static_cast<long long>(gridDim.x) * blockDim.x)
-    reinterpret_cast<unsigned *>(Flags::at(launch, i / Count))[i % Count] = 0;
+    reinterpret_cast<uint4 *>(Ref::at(launch, i / Words))[i % Words] = nothing;
 }
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
 /// record begins with (RecordImage, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for

@@ -180,20 +180,18 @@ HYPERJIT_DEVICE int clusterRank() {
 
 //===-- clusters of one grid, which all run at once -----------------------===//
 
-/// What the warp's lanes have stored before they met is seen by who finds the flag set.
-HYPERJIT_DEVICE void setFlag(unsigned *flag) {
-  asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(flag)), "r"(1u) : "memory");
+/// A number for another cluster, in one word with the news that it is there: nothing else has to be ordered before it or behind it.
+HYPERJIT_DEVICE void tell(unsigned long long *word, float value) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(word)),
+               "l"(1ull << 32 | __float_as_uint(value))
+               : "memory");
 }
-HYPERJIT_DEVICE bool flagIsSet(const unsigned *flag) {
-  unsigned value;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(__cvta_generic_to_global(flag)) : "memory");
-  return value != 0;
-}
-/// What another cluster stored during this kernel: not from caches that do not know of it.
-HYPERJIT_DEVICE float loadOfOthers(const float *source) {
-  float value;
-  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(__cvta_generic_to_global(source)) : "memory");
-  return value;
+/// Whether it is there, past caches that do not know of it. Who cleared the word did so before the kernel.
+HYPERJIT_DEVICE bool hear(const unsigned long long *word, float &value) {
+  unsigned long long whole;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(whole) : "l"(__cvta_generic_to_global(word)) : "memory");
+  value = __uint_as_float(static_cast<unsigned>(whole));
+  return whole >> 32 != 0;
 }
 
 #if __CUDA_ARCH__ >= 900

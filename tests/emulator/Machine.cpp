@@ -45,7 +45,7 @@ struct Fiber {
   bool started = false;
   unsigned waitBarrier = 0;
   int waitParity = 0;
-  const unsigned *waitFlag = nullptr; ///< else of the barrier
+  const unsigned long long *waitWord = nullptr; ///< else of the barrier
   std::vector<Copy> copies; ///< that no arrival follows yet
 };
 
@@ -212,25 +212,28 @@ public:
     if (barrier.phase != parity)
       return;
     Fiber &fiber = fibers[running->firstFiber + lane];
-    fiber.waitFlag = nullptr;
+    fiber.waitWord = nullptr;
     fiber.waitBarrier = address;
     fiber.waitParity = parity;
     waitOutside();
   }
-  void setFlag(unsigned *flag) {
-    *flag = 1;
+  void tell(unsigned long long *word, unsigned number) {
+    if (*word)
+      fail("a word that is told twice, or that nobody cleared");
+    *word = 1ull << 32 | number;
     ++phases;
-    interrupt(8);
+    interrupt(64);
   }
-  void waitForFlag(const unsigned *flag) {
+  unsigned hear(const unsigned long long *word) {
     if (!launch->cooperative)
-      fail("a flag of another cluster is waited for in a grid whose clusters need not run at once");
-    if (*flag == 1)
-      return;
-    if (*flag)
-      fail("a flag that nobody cleared");
-    fibers[running->firstFiber + lane].waitFlag = flag;
-    waitOutside();
+      fail("another cluster is waited for in a grid whose clusters need not run at once");
+    if (*word == 0) {
+      fibers[running->firstFiber + lane].waitWord = word;
+      waitOutside();
+    }
+    if (*word >> 32 != 1)
+      fail("a word that nobody cleared");
+    return static_cast<unsigned>(*word);
   }
   void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) {
     if (bytes % 16 || reinterpret_cast<uintptr_t>(source) % 16)
@@ -368,7 +371,7 @@ private:
     for (uint32_t left = warp.atPhase; left; left &= left - 1) {
       const int which = std::countr_zero(left);
       const Fiber &fiber = fibers[warp.firstFiber + which];
-      if (fiber.waitFlag ? *fiber.waitFlag != 0 : barrierAt(fiber.waitBarrier, warp.block).phase != fiber.waitParity) {
+      if (fiber.waitWord ? *fiber.waitWord != 0 : barrierAt(fiber.waitBarrier, warp.block).phase != fiber.waitParity) {
         warp.atPhase &= ~(1u << which);
         warp.ready |= 1u << which;
       }
@@ -479,8 +482,8 @@ private:
         text += fmt::format(" lanes {:08x} at the cluster's", warp.atCluster);
       if (warp.atPhase) {
         const Fiber &fiber = fibers[warp.firstFiber + std::countr_zero(warp.atPhase)];
-        if (fiber.waitFlag) {
-          text += fmt::format(" lanes {:08x} for a flag of another cluster", warp.atPhase);
+        if (fiber.waitWord) {
+          text += fmt::format(" lanes {:08x} for a word of another cluster", warp.atPhase);
           continue;
         }
         const Barrier &barrier = blocks[warp.block].barriers[(fiber.waitBarrier & 0xffffff) / 8];
@@ -534,8 +537,8 @@ void *sharedPointer(unsigned address, int bytes) { return machine.pointerTo(addr
 void initBarrier(unsigned barrier, int arrivals) { machine.initBarrier(barrier, arrivals); }
 void arrive(unsigned barrier, int bytes) { machine.arrive(barrier, bytes); }
 void waitForPhase(unsigned barrier, int parity) { machine.waitForPhase(barrier, parity); }
-void setFlag(unsigned *flag) { machine.setFlag(flag); }
-void waitForFlag(const unsigned *flag) { machine.waitForFlag(flag); }
+void tell(unsigned long long *word, unsigned number) { machine.tell(word, number); }
+unsigned hear(const unsigned long long *word) { return machine.hear(word); }
 void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) { machine.copyBulk(target, source, bytes, barrier); }
 void copyAsync(unsigned target, const void *source, int bytes) { machine.copyAsync(target, source, bytes); }
 void arriveWithCopies(unsigned barrier) { machine.arriveWithCopies(barrier); }

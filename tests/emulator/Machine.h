@@ -45,9 +45,10 @@ HYPERJIT_EMULATOR_EXPORT void arrive(unsigned barrier, int bytes);
 /// Returns when the phase has ended.
 HYPERJIT_EMULATOR_EXPORT void waitForPhase(unsigned barrier, int parity);
 
-/// A number in device memory that other clusters look at, where all of a grid run together.
-HYPERJIT_EMULATOR_EXPORT void setFlag(unsigned *flag);
-HYPERJIT_EMULATOR_EXPORT void waitForFlag(const unsigned *flag);
+/// A word in device memory, cleared before, by which one cluster tells another a number, where all of a grid run together; the other
+/// one waits until it is there.
+HYPERJIT_EMULATOR_EXPORT void tell(unsigned long long *word, unsigned number);
+HYPERJIT_EMULATOR_EXPORT unsigned hear(const unsigned long long *word);
 
 /// From device memory; counts bytes at the barrier.
 HYPERJIT_EMULATOR_EXPORT void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier);

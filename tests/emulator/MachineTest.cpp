@@ -149,37 +149,31 @@ TEST(Machine, BlocksOfAClusterWriteToEachOther) {
   // Nobody waits for what the other block still writes.
   EXPECT_THROW(Program(text, 32, 2).everDiffers(0), UserError);
 }
-TEST(Machine, ClustersOfAGridThatRunsAtOnceWaitForOneAnother) {
+TEST(Machine, ClustersOfAGridThatRunsAtOnceTellEachOther) {
+  // Words 256 on; device memory begins as NaN.
   const std::string include = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n";
-  auto program = [&](const std::string &first, const std::string &second) {
-    return Program("unsigned *flag = reinterpret_cast<unsigned *>(out + 512);\n"
-                   "if (blockIdx.x < 2) {" + first + "} else {" + second + "}", 32, 2, 1024, 1024, include, 2);
+  auto run = [&](const std::string &first, const std::string &second, bool clear = true) {
+    Program made("unsigned long long *words = reinterpret_cast<unsigned long long *>(out) + 256; float value = -1;\n"
+                 "if (blockIdx.x < 2) {" + first + "} else {" + second + "}", 32, 2, 1024, 1024, include, 2);
+    for (int i = 512; i < 1024; ++i)
+      made.data[i] = clear ? 0 : made.data[i];
+    return made.run()[7];
   };
-  const std::string store = "if (clusterRank() == 1) { out[256 + self] = 3; __syncwarp(); if (self == 0) setFlag(flag); }";
-  const std::string read = "out[32 * clusterRank() + self] = loadOfOthers(out + 256 + self);", wait = "while (!flagIsSet(flag)); ";
-  EXPECT_THROW(program("", wait).run(), UserError); // device memory begins as NaN: nobody cleared it
-  auto both = [&](const std::string &wait, bool keeps) {
-    bool differs = false;
-    for (int i = 0; i < 50; ++i) {
-      Program kernel = program(store, wait + read);
-      kernel.data[512] = 0;
-      differs |= kernel.run()[0] != 3;
-    }
-    EXPECT_EQ(differs, !keeps) << wait;
-  };
-  both(wait, true);
-  both("", false);
+  const std::string tells = "if (clusterRank() == 1) tell(words + self, 3);";
+  const std::string hears = "while (!hear(words + self, value)); out[32 * clusterRank() + self] = value;";
+  for (int i = 0; i < 50; ++i)
+    EXPECT_EQ(run(tells, hears), 3);
+  EXPECT_THROW(run(tells, hears, /*clear=*/false), UserError);
+  EXPECT_THROW(run("", hears, /*clear=*/false), UserError);
+  EXPECT_THROW(run(tells + tells, hears), UserError);
   testing::internal::CaptureStderr();
-  Program alone = program("", wait);
-  alone.data[512] = 0;
-  EXPECT_THROW(alone.run(), UserError);
+  EXPECT_THROW(run("", hears), UserError);
   std::string said = testing::internal::GetCapturedStderr();
-  EXPECT_NE(said.find("for a flag of another cluster"), std::string::npos) << said;
+  EXPECT_NE(said.find("for a word of another cluster"), std::string::npos) << said;
 }
 TEST(Machine, ClustersThatNeedNotRunAtOnceDoNotWait) {
   testing::internal::CaptureStderr();
-  Program kernel("unsigned *flag = reinterpret_cast<unsigned *>(out + 512); while (!flagIsSet(flag));", 32, 2);
-  kernel.data[512] = 0;
+  Program kernel("float value; while (!hear(reinterpret_cast<unsigned long long *>(out) + 256, value)); out[self] = value;", 32, 2);
   EXPECT_THROW(kernel.run(), UserError);
   std::string said = testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("need not run at once"), std::string::npos) << said;

@@ -123,12 +123,11 @@ HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {
   return result;
 }
 
-HYPERJIT_DEVICE void setFlag(unsigned *flag) { emulator::setFlag(flag); }
-HYPERJIT_DEVICE bool flagIsSet(const unsigned *flag) {
-  emulator::waitForFlag(flag);
+HYPERJIT_DEVICE void tell(unsigned long long *word, float value) { emulator::tell(word, __float_as_uint(value)); }
+HYPERJIT_DEVICE bool hear(const unsigned long long *word, float &value) {
+  value = __uint_as_float(emulator::hear(word));
   return true;
 }
-HYPERJIT_DEVICE float loadOfOthers(const float *source) { return *source; }
 
 HYPERJIT_DEVICE void clusterBarrier() { emulator::meetCluster(); }
 HYPERJIT_DEVICE int clusterRank() { return emulator::thread->clusterRank; }

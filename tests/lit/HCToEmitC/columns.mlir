@@ -52,13 +52,13 @@
 // SLOT:   loadRows<Staged<Operand<3, bfloat16, 256>, 0, 0, 32>, 4>
 // SLOT: List<Ring<{{[0-9]+}}, 0, 1, false, 320,
 
-// Two clusters share a token: each stores its sums in memory, beside flags that a launch has cleared, and all of the grid runs at once.
+// Two clusters share a token: each tells the other its sums by words that a launch has cleared, and all of the grid runs at once.
 // SHARE: projectTiles<0, StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 4>, 0, 1>
 // SHARE: __launch_bounds__(256, 1) boundary_clear(
-// SHARE: clearFlags<Space::PerToken<[[FLAGS:[0-9]+]]>, 4>(launch);
-// SHARE: using MainFlow = Flow<{{.*}}, Exchange<2, Space::PerToken<{{[0-9]+}}>, Space::PerToken<[[FLAGS]]>>>;
+// SHARE: clearWords<Space::PerToken<[[WORDS:[0-9]+]]>, 24>(launch);
+// SHARE: using MainFlow = Flow<{{.*}}, Exchange<2, Space::PerToken<[[WORDS]]>>>;
 // SHARE: // schedule columns:{{.*}},parts=2,
-// SHARE: // launch {{.*}}"entry":"boundary_clear","grid":{"kind":"tokens","tokens_per_block":64}
+// SHARE: // launch {{.*}}"entry":"boundary_clear","grid":{"kind":"tokens","tokens_per_block":43}
 // SHARE: // launch {{.*}}"entry":"boundary_main"{{.*}}"parts":2
 
 // ONE: columns shares rows among 2 to 16 blocks of a cluster, not 1

@@ -527,15 +527,16 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     return kernel.emitError("no sweep has the rows of a weight gradient that was to be summed by one");
   std::string exchange;
   if (numbers.parts > 1) {
-    int64_t padded = 0, flags = count * numbers.parts;
+    int64_t words = 0;
     for (int64_t stageSums : sums)
-      padded += llvm::alignTo(stageSums, 4);
-    int64_t sumsAt = plan.tokenBytes, flagsAt = sumsAt + padded * numbers.parts * 4;
-    plan.tokenBytes = llvm::alignTo(flagsAt + flags * 4, 16);
-    exchange = formatv(", Exchange<{0}, Space::PerToken<{1}>, Space::PerToken<{2}>>", numbers.parts, sumsAt, flagsAt);
+      words += numbers.parts * llvm::alignTo(stageSums, 4);
+    int64_t offset = llvm::alignTo(plan.tokenBytes, 16);
+    plan.tokenBytes = offset + 8 * words;
+    exchange = formatv(", Exchange<{0}, Space::PerToken<{1}>>", numbers.parts, offset);
     constexpr int64_t threads = 256;
-    entry("clear", formatv("clearFlags<Space::PerToken<{0}>, {1}>", flagsAt, flags).str(), threads, 1,
-          json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", static_cast<int64_t>(llvm::divideCeil(threads, flags))}}}});
+    int64_t tokens = llvm::divideCeil(4 * threads, words / 2); // of a block
+    entry("clear", formatv("clearWords<Space::PerToken<{0}>, {1}>", offset, words / 2).str(), threads, 1,
+          json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}}});
   }
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
