@@ -30,7 +30,7 @@ static constexpr EnvironmentVariable kTable[] = {
     {"HYPERJIT_CACHE_VERIFY", "checksum", "checksum|regen",
      "regen compiles on every hit and compares, which finds an incomplete key"},
     {"HYPERJIT_CHECK_WAITS", "0", "0|1",
-     "CUDA kernels whose waits end after ten seconds, with a message and a trap: to find out why one hangs"},
+     "CUDA kernels whose warps wait ten seconds for one another at most, then say so and trap: to find out why one hangs"},
     {"HYPERJIT_COMPILER_PATH", "beside libhyperjit.so", "file or folder", "libhyperjit-compiler.so"},
     {"HYPERJIT_COMPILE_JOBS", "min(4, CPUs)", "number", "kernels compiled at a time"},
     {"HYPERJIT_DUMP", "", "folder", "writes program, request, generated code and binary of each compiled kernel there"},

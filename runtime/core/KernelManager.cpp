@@ -6,6 +6,7 @@
 #include "Gate.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
+#include "hyperjit/core/SpecList.h"
 #include "hyperjit/core/TuningTable.h"
 
 #include <algorithm>
@@ -140,21 +141,7 @@ std::shared_ptr<const Backend> KernelManager::State::backend(const Target &targe
                                                        name(target.device), target.text()));
 }
 
-KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
-  KernelSpec result = spec;
-  if (result.after)
-    result.after = programs().normalise(*spec.after);
-  if (result.before)
-    result.before = programs().normalise(*spec.before);
-  if (result.direction == Direction::Forward)
-    result.given = result.want = {};
-  // What saves nothing is one kernel, whoever asks.
-  if (result.direction == Direction::Backward || result.role == Role::After ||
-      (result.save && result.before && programs().site(*result.before)->signature.saved == 0))
-    result.save = false;
-  result.validate();
-  return result;
-}
+KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const { return hyperjit::normalise(spec, programs()); }
 
 ResolvedKernel KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule,
                                              bool tuned) const {

@@ -14,6 +14,21 @@ bool hyperjit::isKernelText(std::string_view text) {
          (text.starts_with("before(") || text.starts_with("boundary(") || text.starts_with("after("));
 }
 
+KernelSpec hyperjit::normalise(const KernelSpec &kernel, ProgramSource &programs) {
+  KernelSpec result = kernel;
+  for (auto *site : {&result.after, &result.before})
+    if (*site)
+      **site = programs.normalise(**site);
+  if (result.direction == Direction::Forward)
+    result.given = result.want = {};
+  // What saves nothing is one kernel, whoever asks.
+  if (result.direction == Direction::Backward || result.role == Role::After ||
+      (result.save && result.before && programs.site(*result.before)->signature.saved == 0))
+    result.save = false;
+  result.validate();
+  return result;
+}
+
 KernelSpec hyperjit::trainingKernel(ProgramSource &programs, const SiteSpec &afterSite, const SiteSpec &beforeSite, Role role,
                                     Direction direction, Bucket bucket) {
   std::optional<SiteSpec> after, before;
@@ -64,14 +79,8 @@ std::vector<KernelSpec> hyperjit::allKernels(ProgramSource &programs, const Site
 }
 
 std::vector<KernelSpec> hyperjit::kernelsOf(std::string_view line, ProgramSource &programs) {
-  if (isKernelText(line)) {
-    KernelSpec kernel = KernelSpec::parse(line);
-    for (auto *site : {&kernel.after, &kernel.before})
-      if (*site)
-        **site = programs.normalise(**site);
-    kernel.validate();
-    return {kernel};
-  }
+  if (isKernelText(line))
+    return {normalise(KernelSpec::parse(line), programs)};
   auto site = [&](std::string_view text) {
     SiteSpec spec = programs.normalise(SiteSpec::parse(text));
     spec.validate();

@@ -181,7 +181,7 @@ private:
       int count = 1; // of blocks on a processor, or of clusters on the device
       if (launch.cluster > 1) {
         const int64_t parts = extras[i].parts;
-        Attributes attributes(launch, extras[i]);
+        Attributes attributes(launch, {}); // how many fit does not depend on whether they must all be there
         LaunchConfig config = attributes.config(launch, launch.cluster * parts, 1, 1, nullptr);
         driver.check(driver.activeClusters(&count, loaded.function, &config), launch.entry);
         if (count < parts)

@@ -12,11 +12,11 @@
 #define HYPERJIT_OP_NAMESPACE hyperjit
 #endif
 
-// Tensor[] arguments serve recipes with any number of parameters, also a user's; no defaults, no mutation, no views.
+// Tensor[] arguments serve recipes with any number of parameters, also a user's; no defaults, no mutation; a view only of begin.
 TORCH_LIBRARY(HYPERJIT_OP_NAMESPACE, library) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   library.def("before(Tensor x, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> Tensor[]", tags);
-  // Composite: tracing and inference see `before`; x itself comes back, so that autograd has one edge to it.
+  // Composite: what is traced becomes `before`; x comes back, so that autograd has one edge to it.
   library.def("begin(Tensor(a) x, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> (Tensor(a), Tensor[])", tags);
   library.def("before_backward(Tensor x, Tensor[] parameters, Tensor[] carries, Tensor? saved, Tensor[] cotangents, str spec, "
               "str given, str want) -> Tensor[]",

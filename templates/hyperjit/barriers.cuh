@@ -10,7 +10,8 @@
 
 namespace hyperjit {
 
-/// With HYPERJIT_CHECK_WAITS (the setting of that name), a wait that takes ten seconds says so and ends the kernel.
+/// With HYPERJIT_CHECK_WAITS (the setting of that name), a wait that takes ten seconds says so and ends the kernel, and with it the
+/// process's use of the device. Barriers of whole blocks and clusters are the hardware's, and wait for ever.
 struct Patience {
 #ifdef HYPERJIT_CHECK_WAITS
   const unsigned long long begin = nanoseconds();

@@ -166,7 +166,7 @@ EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *conf
   for (unsigned i = 0; i < config->attributeCount; ++i)
     if (config->attributes[i].id == 4)
       cluster = int(config->attributes[i].value.cluster.x);
-  *count = isCooperative(*config) ? 40 / cluster : clusters; // of some that wait for one another, all are there
+  *count = int(config->gridX) > cluster ? 40 / cluster : clusters; // of those that are asked for together, some more
   return 0;
 }
 EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Sides.h"
 
+#include "hyperjit/core/Error.h"
 #include "hyperjit/core/SpecList.h"
 
 #include <algorithm>
@@ -108,6 +109,18 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},
   {"deepseek:n=4,d=512,dtype=fp16", Role::Before, 37, "columns:cluster=2,parts=2,vector=4"},
 })));
+
+TEST(Shared, MoreClustersThanFitAreRefused) {
+  const SiteSpec site = ProgramSource::global().normalise(SiteSpec::parse("manifold:n=1,d=1536,dtype=bf16"));
+  const KernelSpec kernel = kernelOf(site.text(), Role::Boundary, Direction::Forward);
+  try {
+    Sides(kernel, 8, Schedule::parse("columns:cluster=16,parts=3,vector=8"), Target::parse("sm_90a"));
+    ADD_FAILURE() << "three clusters of sixteen ran at once where two fit";
+  } catch (const UserError &error) {
+    EXPECT_NE(std::string(error.what()).find("has room for 2 clusters of 16 blocks"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("and 3 are needed"), std::string::npos) << error.what();
+  }
+}
 
 class Schedules : public testing::TestWithParam<std::tuple<std::string, Direction>> {};
 TEST_P(Schedules, AllThatAreLegalGiveWhatTheCpuGives) {

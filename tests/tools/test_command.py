@@ -103,7 +103,7 @@ class Usage(Case):
             ("does not start with a recipe's name", ":n=4"),
             ("names one site; a boundary is written boundary(spec|spec)", "boundary(static)"),
             ("the sites of a boundary share their streams", "boundary(static:n=2|static:n=4)"),
-            ("takes letters of 'uck' for before", "before(static):backward:given=x:want=x:tokens=large"),
+            ("takes letters of 'x' for after", "after(static):backward:given=u:want=x:tokens=large"),
         ]:
             with self.subTest(spec):
                 self.fails(2, message, "show", spec)
@@ -226,7 +226,7 @@ class Environment(Case):
 class Show(Case):
     def test_traffic(self):
         lines = self.good("show", "manifold:n=4,d=4096,dtype=bf16", "--traffic").splitlines()
-        self.assertEqual(lines, ["chained 10.0u forward, 15.0u backward", "alone 14.0u forward, 23.0u backward"])
+        self.assertEqual(lines, ["chained 10.0u forward, 15.0u backward", "alone 14.0u forward, 27.0u backward"])
         for spec, line in [("frac:n=1,m=4,d=512", "chained 4.0u forward, 6.0u backward"),
                            ("static:n=8,d=64", "chained 18.0u forward, 27.0u backward"),
                            ("boundary(static:n=2,d=64|dynamic:n=2,d=64)", "chained 6.0u forward, 9.0u backward")]:
@@ -240,7 +240,7 @@ class Show(Case):
         self.assertLessEqual({"spec", "target", "schedule", "parameters", "kernels", "chained", "alone"}, set(answer))
         self.assertEqual(answer["spec"], "manifold:n=4,m=1,d=4096,dtype=bf16")
         self.assertEqual((answer["chained"]["forward_u"], answer["chained"]["backward_u"]), (10, 15))
-        self.assertEqual((answer["alone"]["forward_u"], answer["alone"]["backward_u"]), (14, 23))
+        self.assertEqual((answer["alone"]["forward_u"], answer["alone"]["backward_u"]), (14, 27))
         self.assertIn("narrow_bytes", answer["chained"])
         self.assertEqual([(p["name"], p["shape"]) for p in answer["parameters"]][-1], ("phi", [4 * 4096, 24]))
         self.assertEqual({(k["role"], k["direction"]) for k in answer["kernels"]},

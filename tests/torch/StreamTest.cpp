@@ -122,6 +122,29 @@ TEST(Stream, OnlyFirstAndLastSiteRunAlone) {
   EXPECT_EQ(count("After"), 1);
 }
 
+/// The first site hands its streams on: autograd has one edge to them and nothing to add, and before's backward is asked to.
+TEST(Stream, TheFirstSiteAddsTheGradientOfItsStreams) {
+  const Layers layers = makeLayers({"dynamic:n=3,d=14", "manifold:n=3,d=14"});
+  const at::Tensor x = start(3, 14).set_requires_grad(true);
+  const at::Tensor out = run(layers, x, true).tensor();
+  int edges = 0;
+  std::vector<torch::autograd::Node *> queue{out.grad_fn().get()};
+  for (size_t i = 0; i < queue.size(); ++i)
+    for (const auto &edge : queue[i]->next_edges()) {
+      edges += edge.function == torch::autograd::impl::grad_accumulator(x);
+      if (edge.function && std::find(queue.begin(), queue.end(), edge.function.get()) == queue.end())
+        queue.push_back(edge.function.get());
+    }
+  EXPECT_EQ(edges, 1);
+  out.sum().backward();
+  const SiteSpec site = layers[0]->spec();
+  auto loaded = [&](const char *given) {
+    return KernelManager::global().peek(KernelSpec::backward({}, site, given, "xp", Bucket::Small), Target::hostLevel()) != nullptr;
+  };
+  EXPECT_TRUE(loaded("xuc"));
+  EXPECT_FALSE(loaded("uc"));
+}
+
 TEST(Stream, TensorMaterialisesOnce) {
   const Layers layers = makeLayers({"dynamic:n=3,d=6"});
   nn::Stream stream = run(layers, start(), true), copy = stream;

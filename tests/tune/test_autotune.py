@@ -238,6 +238,10 @@ class Usage(Case):
                 self.assertEqual(kernel["count"], len(kernel["schedules"]))
             text = self.run_command("autotune", "static:n=4,d=64", "--target", target, "--dry-run").stdout
             self.assertEqual(text.count(" legal schedules\n"), 6)
+        # What is recorded is what a run looks for: static saves nothing, whoever asks it to.
+        kernel = "before(static:n=4,m=1,d=64,dtype=fp32):forward:save:tokens=large"
+        answer = json.loads(self.run_command("autotune", kernel, "--list", "--json").stdout)
+        self.assertEqual([each["spec"] for each in answer["kernels"]], [kernel.replace(":save", ":infer")])
         self.assertFalse((self.cache / "tuning").exists())
 
     def test_mistakes(self):

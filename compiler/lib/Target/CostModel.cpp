@@ -147,6 +147,9 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
   return time;
 }
 
+/// That run at once: an eleventh of the processors lie where no further cluster fits (measured for 4, 8 and 16 blocks on an H100).
+static int64_t clustersOf(const GpuShape &shape, int64_t cluster) { return shape.processors * 10 / (11 * cluster); }
+
 double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
   // Measured at four streams of 4096 channels: 0.9 of copy bandwidth with two tiles between stages or two tokens a lane, some
   // percent less where sums wait for the exchange, and where a block has few of a row's channels.
@@ -155,9 +158,8 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
     time *= 1.03;
   int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
   if (parts > 1) {
-    // Not measured: sums go by way of memory. A ninth of the processors lie where no further cluster fits (measured for 4, 8 and 16
-    // blocks), and clusters that find too few others for a row are left out.
-    int64_t clusters = shape.processors * 10 / (11 * n.cluster), at = clusters / parts * blocks;
+    // Not measured: sums go by way of memory. Clusters that find too few others for a row are left out.
+    int64_t at = clustersOf(shape, n.cluster) / parts * blocks;
     time *= 1.05 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));
   }
   return time * (1 + 0.1 * double(blocks) * 160 / double(s.width));
@@ -175,7 +177,7 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
         }
   // Parts of a row that several clusters share, where one cluster has no room for it.
   for (int64_t cluster : {4, 8, 16})
-    for (int64_t parts = 2; parts <= 8; ++parts)
+    for (int64_t parts = 2; parts <= std::min<int64_t>(8, clustersOf(shape, cluster)); ++parts)
       if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 160 && channels <= 320)
         for (int64_t vector : {8, 4})
           for (int64_t lag : {2, 1}) {

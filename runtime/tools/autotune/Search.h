@@ -40,7 +40,7 @@ struct SearchResult {
 inline constexpr double tuningMargin = 0.02;
 
 /// A search takes at most this share of the time of trying every candidate, unless that leaves fewer than `leastTried`.
-inline constexpr double searchShare = 0.17;
+inline constexpr double searchShare = 0.2;
 inline constexpr size_t leastTried = 5;
 
 /// Whether `mine` beats `base` by the margin and the noise.

@@ -1,6 +1,7 @@
 // SpecList.h - from the text of a spec list to kernels: what `hyperjit precompile`, `cache explain` and `prepare` read.
 //
-//   line ::= site                          every kernel that training and inference of the site ask for
+//   line ::= site                          every kernel that training and inference of the site ask for, in a chain that begins with
+//                                         it (`begin`; the operator `before` by itself has a backward of its own)
 //          | "boundary(" site "|" site ")" the same, with the fused kernels of the two
 //          | kernel                        one kernel (KernelSpec.h), as HYPERJIT_RECORD writes it
 // SPDX-License-Identifier: Apache-2.0
@@ -18,6 +19,9 @@ namespace hyperjit {
 
 /// True for the text of one kernel, false for a site or a boundary of two.
 HYPERJIT_EXPORT bool isKernelText(std::string_view text);
+
+/// What a kernel is looked up and compiled as, validated: sites without what enters no kernel, and no `save` where nothing is saved.
+HYPERJIT_EXPORT KernelSpec normalise(const KernelSpec &kernel, ProgramSource &programs);
 
 /// The kernel that training asks for: forward that saves, or the backward of everything the sites have. `after` is not looked
 /// at for Role::Before, `before` not for Role::After.

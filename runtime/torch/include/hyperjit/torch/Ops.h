@@ -8,7 +8,7 @@
 //     [..., C] of a token, [Cu] of the call, [R, D/m] channel vectors; fp32 (fp64 where the streams are);
 //   parameters: in the recipe's order and shapes, in the spec's weight dtype; carries: [..., k], fp32 (fp64).
 // Inputs need not be contiguous: one that is not (or whose memory is not aligned to 16 bytes) is copied first.
-// Outputs are fresh, contiguous tensors. Nothing here synchronises with the device. Double backward is refused by name.
+// Outputs are fresh, contiguous tensors (but for the x of `begin`). Nothing here synchronises with the device. Double backward is refused by name.
 // Errors: c10::Error that names the operand, what it is and what the spec asks for; hyperjit::UserError for the spec itself.
 #pragma once
 
@@ -29,9 +29,10 @@ HYPERJIT_TORCH_API at::ScalarType scalarType(DType type);
 /// -> u, coefficients..., carries..., and with `save` what backward reads (if the site saves anything).
 HYPERJIT_TORCH_API std::vector<at::Tensor> before(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                                   std::string_view spec, bool save = false);
-/// The first site of a chain: -> x, and what `before` makes. Give the returned x, a view of x, to the site's `boundary` or
-/// `after`: gradients then come back through one kernel, where x used twice has its two gradients added by autograd,
-/// 3 n D numbers a token more.
+/// The first site of a chain: -> x, and what `before` makes. Give the returned x (a view of x where x asks for a gradient, else x) to
+/// the site's `boundary` or `after`: gradients then come back through one kernel, where x used twice has its two gradients added by
+/// autograd, 3 n D numbers a token more. Neither may be changed in place afterwards. prepare() and precompile make, of a site, the
+/// backward of `begin`; that of `before` by itself is in a list that HYPERJIT_RECORD wrote.
 HYPERJIT_TORCH_API std::tuple<at::Tensor, std::vector<at::Tensor>> begin(const at::Tensor &x, at::TensorList parameters,
                                                                          at::TensorList carries, std::string_view spec,
                                                                          bool save = false);
