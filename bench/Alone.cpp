@@ -16,7 +16,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <optional>
+#include <memory>
 
 namespace hyperjit::tools {
 
@@ -109,20 +109,31 @@ AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device
   return {spec, {all.median * scale, all.min * scale, all.max * scale}, double(traffic.readsU + traffic.writesU)};
 }
 
+/// Null on the CPU.
+std::unique_ptr<cuda::Device> streamOf(at::Device device) {
+  return device.is_cuda() ? std::make_unique<cuda::Device>(device.index()) : nullptr;
+}
+
 } // namespace
 
 std::vector<AloneTiming> timeAlone(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats) {
   torch::NoGradGuard noGradients;
-  std::optional<cuda::Device> stream;
-  if (device.is_cuda())
-    stream.emplace(device.index());
+  const std::unique_ptr<cuda::Device> stream = streamOf(device);
   std::vector<AloneTiming> all;
   for (const KernelSpec &kernel : kernelsOf(site, bucketOf(tokens))) {
     if (interrupted())
       break;
-    all.push_back(timeKernel(kernel, tokens, device, stream ? &*stream : nullptr, target, repeats));
+    all.push_back(timeKernel(kernel, tokens, device, stream.get(), target, repeats));
   }
   return all;
+}
+
+AloneTiming timeDecode(const SiteSpec &given, int64_t tokens, at::Device device, const Target &target, int repeats) {
+  torch::NoGradGuard noGradients;
+  const SiteSpec site = ProgramSource::global().normalise(given);
+  const std::unique_ptr<cuda::Device> stream = streamOf(device);
+  return timeKernel(KernelSpec::boundaryForward(site, site, /*save=*/false, bucketOf(tokens)), tokens, device, stream.get(),
+                    target, repeats);
 }
 
 } // namespace hyperjit::tools

@@ -23,7 +23,9 @@
 #include <fmt/ranges.h>
 
 #include <fstream>
+#include <iterator>
 #include <map>
+#include <set>
 
 namespace hyperjit::tools {
 
@@ -274,23 +276,39 @@ int bench(const BenchOptions &options) {
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
   auto asked = [](const std::vector<std::string> &list, const char *word) { return std::find(list.begin(), list.end(), word) != list.end(); };
-  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone");
+  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"), decode = asked(options.modes, "decode");
   bool eager = asked(options.against, "eager");
   // First of all: CUDA text that this process has compiled already is not compiled again.
   const Json first = firstCall(specs.back(), target);
   double copy = copyBandwidth(device);
   std::vector<Row> rows;
-  Progress progress("bench", int64_t(specs.size() * options.tokens.size()));
+  std::vector<int64_t> few; // tokens of a decoding step
+  if (decode) {
+    std::copy_if(options.tokens.begin(), options.tokens.end(), std::back_inserter(few), [](int64_t tokens) { return bucketOf(tokens) == Bucket::Small; });
+    if (few.empty())
+      few = {1, 16};
+  }
+  Progress progress("bench", int64_t(specs.size() * (options.tokens.size() + few.size())));
   int64_t done = 0;
-  for (const SiteSpec &spec : specs)
+  auto bytesOf = [](const SiteSpec &spec, int64_t tokens) { return double(sizeOf(spec.stream)) * double(spec.d) * double(tokens); };
+  auto addKernel = [&](const SiteSpec &spec, const AloneTiming &one, const char *mode, int64_t tokens) {
+    rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward", mode, tokens, one.us,
+                    one.u, one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
+  };
+  for (const SiteSpec &spec : specs) {
+    for (int64_t tokens : few) {
+      if (interrupted())
+        break;
+      addKernel(spec, timeDecode(spec, tokens, device, target, options.repeats), "decode", tokens);
+      progress.advance(++done, spec.text());
+    }
     for (int64_t tokens : options.tokens) {
       if (interrupted())
         break;
-      const double bytes = double(sizeOf(spec.stream)) * double(spec.d) * double(tokens);
+      const double bytes = bytesOf(spec, tokens);
       if (alone)
         for (const AloneTiming &one : timeAlone(spec, tokens, device, target, options.repeats))
-          rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward", "alone", tokens,
-                          one.us, one.u, one.u * bytes / (one.us.median * 1e3) / copy, 1});
+          addKernel(spec, one, "alone", tokens);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
       if (chains) {
@@ -310,6 +328,7 @@ int bench(const BenchOptions &options) {
         }
       progress.advance(++done, spec.text());
     }
+  }
   progress.finish();
 
   Json answer = jsonHead("bench", name);
@@ -356,17 +375,28 @@ int bench(const BenchOptions &options) {
     Plot plot;
     plot.title = "Share of copy bandwidth, forward + backward";
     plot.subtitle = fmt::format("{}, copy {:.1f} GB/s, chains of {} sites", name, copy, options.sites);
-    plot.xLabel = "tokens";
+    // Over D where that is what differs.
+    std::set<int64_t> widths;
+    for (const SiteSpec &spec : specs)
+      widths.insert(spec.d);
+    const bool overWidths = widths.size() > 1 && options.tokens.size() == 1;
+    plot.xLabel = overWidths ? "channels D" : "tokens";
     plot.yLabel = "share";
     plot.yFromZero = true;
     std::map<std::string, Curve> curves;
-    for (const Row &row : rows)
-      if (row.direction == "both") {
-        Curve &curve = curves[row.implementation + " " + row.spec.substr(0, row.spec.find(':'))];
-        curve.dashed = row.implementation == "eager";
-        curve.x.push_back(double(row.tokens));
-        curve.y.push_back(row.share);
-      }
+    std::vector<Row> drawn; // of chains
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(drawn), [](const Row &row) { return row.direction == "both"; });
+    std::stable_sort(drawn.begin(), drawn.end(), [overWidths](const Row &a, const Row &b) {
+      return overWidths ? SiteSpec::parse(a.spec).d < SiteSpec::parse(b.spec).d : a.tokens < b.tokens;
+    });
+    for (const Row &row : drawn) {
+      const SiteSpec spec = SiteSpec::parse(row.spec);
+      Curve &curve = curves[fmt::format("{} {} n={}{}{}", row.implementation, spec.recipe, spec.n, spec.m > 1 ? fmt::format(" m={}", spec.m) : "",
+                                        overWidths || widths.size() == 1 ? "" : fmt::format(" D={}", spec.d))];
+      curve.dashed = row.implementation == "eager";
+      curve.x.push_back(double(overWidths ? spec.d : row.tokens));
+      curve.y.push_back(row.share);
+    }
     for (auto &[title, curve] : curves) {
       curve.name = title;
       plot.curves.push_back(curve);

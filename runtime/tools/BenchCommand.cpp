@@ -17,9 +17,9 @@ void addBench(CLI::App &app, int &exit) {
       ->delimiter(',')
       ->check(CLI::IsMember({"eager", "none"}))
       ->capture_default_str();
-  command->add_option("--mode", options->modes, "comma list: chain (sites of a chain), alone (each kernel by itself)")
+  command->add_option("--mode", options->modes, "comma list: chain (sites of a chain), alone (each kernel by itself), decode (a boundary of few tokens without gradients)")
       ->delimiter(',')
-      ->check(CLI::IsMember({"chain", "alone"}))
+      ->check(CLI::IsMember({"chain", "alone", "decode"}))
       ->capture_default_str();
   command->add_option("--sites", options->sites, "sites of a chain")->check(CLI::PositiveNumber)->capture_default_str();
   command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
@@ -29,7 +29,7 @@ void addBench(CLI::App &app, int &exit) {
       ->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth");
   addJson(*command, options->json);
-  command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone --json bench.json"));
+  command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone,decode --json bench.json"));
   command->callback([options, specs, &exit] {
     if (!options->plot.empty() && std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
       throw UsageError("--plot shows chains, and --mode names none; add chain to --mode or leave --plot out");

@@ -29,7 +29,7 @@ struct BenchOptions {
   std::vector<std::string> specs;
   std::vector<int64_t> tokens = {4096};
   std::vector<std::string> against = {"eager"};
-  std::vector<std::string> modes = {"chain"}; ///< chain, alone
+  std::vector<std::string> modes = {"chain"}; ///< chain, alone, decode
   int64_t sites = 4;
   std::string device = "auto";
   int repeats = 7;

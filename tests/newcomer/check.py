@@ -201,6 +201,12 @@ def bench():
     check(launch["call"] > launch["results"] > 0 and launch["kernel"] > 0 and launch["dispatch"] > 0, f"parts of a launch {launch}")
     check(answer["peak_bytes"] > 0 and answer["host_us_per_call"] > 0, "memory and host time")
     xml.parse(folder / "bench.svg")
+    decode = json.loads(run("bench", "static:n=2,d=32", "--tokens", "4,200", "--repeats", 3, "--device", "cpu", "--mode", "decode", "--json").stdout)["rows"]
+    check([(row["mode"], row["tokens"], row["direction"], row["u"]) for row in decode] == [("decode", 4, "forward", 6.0)], f"a step of decoding: {decode}")
+    run("bench", "static:n=2,d=32", "static:n=2,d=64", "static:n=3,d=64", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--against", "none",
+        "--plot", "widths.svg")
+    drawn = (folder / "widths.svg").read_text()
+    check("channels D" in drawn and "static n=2" in drawn and "static n=3" in drawn, "shares over D, a curve for each n")
     alone = json.loads(run("bench", "static:n=2,d=32", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--mode", "alone", "--json").stdout)["rows"]
     refused = run("bench", "static:n=2,d=32", "--mode", "alone", "--plot", "x.svg", code=2)
     check("add chain" in refused.stderr, "a plot of no chain is refused")
