@@ -40,7 +40,7 @@
 #ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
 #define HYPERJIT_CLUSTER_COLUMNS_CUH
 
-#include "hyperjit/barriers.cuh"
+#include "hyperjit/columns_memory.cuh"
 #include "hyperjit/columns_plan.cuh"
 #include "hyperjit/gradient_tiles.cuh"
 
@@ -162,9 +162,6 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 
   //===-- loader ----------------------------------------------------------===//
 
-  template <class I> HYPERJIT_METHOD static constexpr int rowBytes() {
-    return channels * static_cast<int>(sizeof(typename I::Place::Storage));
-  }
   /// In the order in which sweeps read them.
   HYPERJIT_METHOD void load() {
     for (int turn = 0; turn < tiles + F::lag * (stages - 1); ++turn) {
@@ -191,7 +188,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       waitFor<false, pause>(empty<Index>(slot), (k / R::slots - 1) & 1);
     constexpr int before = Rings::bytesBefore(Index);
     const unsigned target = base + ringsAt + S::tile * (before + slot * R::tokenBytes);
-    (loadInput<R, I>(target + I::Place::offset, first, liveTokens(first)), ...);
+    (copyRows<I, S::tile, R::tokenBytes, S::width, channels>(launch, target + I::Place::offset, first, liveTokens(first), slice * channels, self),
+     ...);
     arriveWithCopies(full<Index>(slot));
   }
   /// The tile's records as they lie in memory.
@@ -212,33 +210,6 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
                             Image::Ref::at(launch, first + token) + Image::skip + unit * piece);
     }
     arriveWithCopies(prepared(place));
-  }
-  /// A loader that works out every address is slower than the sweeps: of a whole tile, all distances are constants.
-  template <class R, class I> HYPERJIT_METHOD void loadInput(unsigned target, long long first, int live) {
-    constexpr int size = static_cast<int>(sizeof(typename I::Place::Storage)), pieces = rowBytes<I>() / 16, all = I::rows * pieces;
-    constexpr int rounds = (all + 31) / 32, between = (S::width - channels) * size;
-    const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first) + slice * channels) + 16 * self;
-    target += 16 * self;
-    int skipped[rounds]; // bytes of other CTAs before the lane's pieces
-#pragma unroll
-    for (int i = 0; i < rounds; ++i)
-      skipped[i] = (pieces % 32 == 0 ? i * 32 / pieces : (i * 32 + self) / pieces) * between;
-    auto copyToken = [&](int token) {
-      constexpr long long next = I::Place::Ref::stride * size;
-#pragma unroll
-      for (int i = 0; i < rounds; ++i)
-        if (all % 32 == 0 || i * 32 + self < all)
-          copyAsync<16>(target + token * R::tokenBytes + i * 512, source + token * next + skipped[i] + i * 512);
-    };
-    if (live == S::tile) {
-#pragma unroll
-      for (int token = 0; token < S::tile; ++token)
-        copyToken(token);
-    } else {
-#pragma unroll 1
-      for (int token = 0; token < live; ++token)
-        copyToken(token);
-    }
   }
   template <class... W> HYPERJIT_METHOD void loadWeights(List<W...>) {
     if constexpr (sizeof...(W) > 0) {
@@ -549,9 +520,11 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 #pragma unroll
       for (int i = 0; i < rounds; ++i)
         sum[i] = self + 32 * i < P::slots ? sumOfCluster<I>(turn, own, before + self + 32 * i) : 0;
-      if constexpr (parts > 1)
+      if constexpr (parts > 1) {
+        constexpr int all = Table::sumsBefore(stages); // words of a cluster
         if (token.token < launch.tokens)
-          addParts<I, P::slots>(token.token, before, sum);
+          exchangeSums<parts, all, P::slots>(F::Exchange::Ref::at(launch, token.token), part, Table::sumsBefore(I) + before + self, self, sum);
+      }
 #pragma unroll
       for (int i = 0; i < rounds; ++i) {
         const int slot = self + 32 * i, entry = slot < P::slots ? P::record(slot) : -1;
@@ -560,32 +533,6 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
       }
       before += P::slots;
     }
-  }
-  /// Tells the others this cluster's sums and adds theirs, in the order of the clusters.
-  template <int I, int Slots, int Rounds> HYPERJIT_METHOD void addParts(long long token, int before, float (&sum)[Rounds]) {
-    constexpr int first = Table::sumsBefore(I), all = Table::sumsBefore(stages); // words of a cluster
-    unsigned long long *words = reinterpret_cast<unsigned long long *>(F::Exchange::Ref::at(launch, token)) + first + before + self;
-#pragma unroll
-    for (int i = 0; i < Rounds; ++i)
-      if (self + 32 * i < Slots)
-        tell(words + part * all + 32 * i, sum[i]);
-#pragma unroll
-    for (int i = 0; i < Rounds; ++i)
-      if (self + 32 * i < Slots) {
-        float heard[parts];
-        const Patience patience;
-        for (bool there = false; !there;) { // all of them on their way together
-          there = true;
-#pragma unroll
-          for (int other = 0; other < parts; ++other)
-            there &= hear(words + other * all + 32 * i, heard[other]);
-          patience.check("sums of another cluster, by words", reinterpret_cast<unsigned long long>(words + 32 * i));
-        }
-        sum[i] = 0;
-#pragma unroll
-        for (int other = 0; other < parts; ++other)
-          sum[i] += heard[other];
-      }
   }
 
   HYPERJIT_METHOD void run() {

@@ -49,13 +49,6 @@ template <class E> struct PartsOf {
 template <> struct PartsOf<Nothing> {
   static constexpr int value = 1;
 };
-/// Before the kernel that tells: `Words` pairs of them, of each token.
-template <class Ref, int Words, class L> HYPERJIT_DEVICE void clearWords(const L &launch) {
-  const uint4 nothing = {0, 0, 0, 0};
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < launch.tokens * Words;
-       i += static_cast<long long>(gridDim.x) * blockDim.x)
-    reinterpret_cast<uint4 *>(Ref::at(launch, i / Words))[i % Words] = nothing;
-}
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
 /// record begins with (RecordImage, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
 /// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, what
