@@ -54,15 +54,16 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int preparers = F::preparers, owners = F::owners;
   static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
   static constexpr int stages = sizeof...(Stages);
+  static constexpr int parts = PartsOf<typename F::Exchange>::value; // clusters that share a row
   // Nanoseconds between two looks of a warp that nobody waits for yet. Sums on their way to a record have no pause: every CTA waits.
   static constexpr int pause = 200;
-  // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records takes more.
+  // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records, and sums of
+  // several clusters, take more.
   static constexpr int helpers = 2 + owners + preparers, share = 65536 / (32 * (S::warps + helpers)) / 8 * 8;
-  static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 88 : 72) : share;
+  static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 88 : parts > 1 ? 80 : 72) : share;
   static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;
-  static constexpr int parts = PartsOf<typename F::Exchange>::value; // clusters that share a row
   static constexpr int cluster = S::cluster, channels = S::width / (cluster * parts);
   static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
   static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one

@@ -98,3 +98,45 @@ hc.func @rows_in_place(%x: !hc.rows<2, d>, %a: !hc.coeffs<3>) -> (!hc.rows<2, d>
   %4 = hc.slice %3 {axis = 0 : i64, offset = 0 : i64} : (!hc.coeffs<3>) -> !hc.coeffs<3>
   hc.return %1, %4 : !hc.rows<2, d>, !hc.coeffs<3>
 }
+
+// What the adjoints of slices pad with zeros is joined, not added; parts that meet are.
+// CHECK-LABEL: hc.func @padded(
+// CHECK-SAME: %[[A:.*]]: !hc.coeffs<4>{{.*}}, %[[B:.*]]: !hc.coeffs<16>{{.*}}, %[[C:.*]]: !hc.coeffs<4>
+// CHECK: %[[AC:.*]] = hc.add %[[A]], %[[C]]
+// CHECK: %[[R:.*]] = hc.concat %[[C]], %[[AC]], %[[B]] {axis = 0 : i64}
+// CHECK-NEXT: hc.return %[[R]]
+hc.func @padded(%a: !hc.coeffs<4> {hc.operand = "coefficients"}, %b: !hc.coeffs<16> {hc.operand = "coefficients"},
+                %c: !hc.coeffs<4> {hc.operand = "coefficients"}) -> (!hc.coeffs<24> {hc.operand = "coefficients"}) {
+  %z4 = hc.constant {value = dense<0.0> : tensor<4xf64>} : () -> !hc.coeffs<4>
+  %z8 = hc.constant {value = dense<0.0> : tensor<8xf64>} : () -> !hc.coeffs<8>
+  %z16 = hc.constant {value = dense<0.0> : tensor<16xf64>} : () -> !hc.coeffs<16>
+  %z20 = hc.constant {value = dense<0.0> : tensor<20xf64>} : () -> !hc.coeffs<20>
+  %0 = hc.concat %z4, %a, %z16 {axis = 0 : i64} : (!hc.coeffs<4>, !hc.coeffs<4>, !hc.coeffs<16>) -> !hc.coeffs<24>
+  %1 = hc.concat %z8, %b {axis = 0 : i64} : (!hc.coeffs<8>, !hc.coeffs<16>) -> !hc.coeffs<24>
+  %2 = hc.concat %c, %z20 {axis = 0 : i64} : (!hc.coeffs<4>, !hc.coeffs<20>) -> !hc.coeffs<24>
+  %3 = hc.concat %z4, %c, %z16 {axis = 0 : i64} : (!hc.coeffs<4>, !hc.coeffs<4>, !hc.coeffs<16>) -> !hc.coeffs<24>
+  %4 = hc.add %0, %1 : (!hc.coeffs<24>, !hc.coeffs<24>) -> !hc.coeffs<24>
+  %5 = hc.add %4, %2 : (!hc.coeffs<24>, !hc.coeffs<24>) -> !hc.coeffs<24>
+  %6 = hc.add %5, %3 : (!hc.coeffs<24>, !hc.coeffs<24>) -> !hc.coeffs<24>
+  hc.return %6 : !hc.coeffs<24>
+}
+
+// Along another axis than the first; zeros of both stay zeros, and what lies beside parts of several is added as it is.
+// CHECK-LABEL: hc.func @columns(
+// CHECK-SAME: %[[A:.*]]: !hc.coeffs<2, 1>{{.*}}, %[[B:.*]]: !hc.coeffs<2, 3>
+// CHECK-DAG: %[[Z:.*]] = hc.constant {value = dense<0.000000e+00> : tensor<2x2xf64>}
+// CHECK: %[[L:.*]] = hc.concat %[[A]], %[[Z]], %[[B]] {axis = 1 : i64}
+// CHECK: hc.concat
+// CHECK: hc.add
+hc.func @columns(%a: !hc.coeffs<2, 1> {hc.operand = "coefficients"}, %b: !hc.coeffs<2, 3> {hc.operand = "coefficients"})
+    -> (!hc.coeffs<2, 6> {hc.operand = "coefficients"}) {
+  %z2 = hc.constant {value = dense<0.0> : tensor<2x2xf64>} : () -> !hc.coeffs<2, 2>
+  %z3 = hc.constant {value = dense<0.0> : tensor<2x3xf64>} : () -> !hc.coeffs<2, 3>
+  %z5 = hc.constant {value = dense<0.0> : tensor<2x5xf64>} : () -> !hc.coeffs<2, 5>
+  %0 = hc.concat %a, %z5 {axis = 1 : i64} : (!hc.coeffs<2, 1>, !hc.coeffs<2, 5>) -> !hc.coeffs<2, 6>
+  %1 = hc.concat %z3, %b {axis = 1 : i64} : (!hc.coeffs<2, 3>, !hc.coeffs<2, 3>) -> !hc.coeffs<2, 6>
+  %2 = hc.add %0, %1 : (!hc.coeffs<2, 6>, !hc.coeffs<2, 6>) -> !hc.coeffs<2, 6>
+  %3 = hc.concat %b, %z2, %a {axis = 1 : i64} : (!hc.coeffs<2, 3>, !hc.coeffs<2, 2>, !hc.coeffs<2, 1>) -> !hc.coeffs<2, 6>
+  %4 = hc.add %2, %3 : (!hc.coeffs<2, 6>, !hc.coeffs<2, 6>) -> !hc.coeffs<2, 6>
+  hc.return %4 : !hc.coeffs<2, 6>
+}

@@ -15,11 +15,11 @@ using llvm::StringRef;
 /// As in the skeleton.
 static constexpr int64_t mostRings = 4;
 /// Registers of a lane of a compute warp, as the skeleton sets them.
-static int64_t registersOf(int64_t sweepers, int64_t helpers, int64_t record) {
+static int64_t registersOf(int64_t sweepers, int64_t helpers, int64_t record, int64_t parts) {
   int64_t warps = sweepers + helpers, share = 65536 / (32 * warps) / 8 * 8;
   if (sweepers % 4 || helpers % 4)
     return share;
-  int64_t kept = share > 96 ? (record > 200 ? 88 : 72) : share;
+  int64_t kept = share > 96 ? (record > 200 ? 88 : parts > 1 ? 80 : 72) : share;
   return std::min<int64_t>(240, (share + (share - kept) * helpers / sweepers) / 8 * 8);
 }
 
@@ -187,7 +187,7 @@ static void loadsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, 
 }
 
 int64_t SourceBuilder::laneRegisters() const {
-  return registersOf(mainShape.warps, 2 + columns.owners + columns.preparers, mainShape.record);
+  return registersOf(mainShape.warps, 2 + columns.owners + columns.preparers, mainShape.record, mainShape.parts);
 }
 
 int64_t SourceBuilder::sumRegisters(hc::WeightGradOp gradient) {

@@ -470,6 +470,70 @@ OpFoldResult BroadcastOp::fold(FoldAdaptor adaptor) {
 //===----------------------------------------------------------------------===//
 
 namespace {
+/// Parts that zeros stand beside, as the adjoints of slices make them, are joined and not added: concat(0, a) + concat(b, 0) =
+/// concat(b, a).
+struct AddOfPadded : OpRewritePattern<AddOp> {
+  using OpRewritePattern::OpRewritePattern;
+  LogicalResult matchAndRewrite(AddOp op, PatternRewriter &rewriter) const override {
+    auto lhs = op.getLhs().getDefiningOp<ConcatOp>(), rhs = op.getRhs().getDefiningOp<ConcatOp>();
+    if (!lhs || !rhs || lhs.getAxis() != rhs.getAxis())
+      return rewriter.notifyMatchFailure(op, "no two operands that are joined along one axis");
+    const int64_t axis = lhs.getAxis();
+    auto sizeOf = [axis](Value part) { return HCBuilder::coeffsType(part).getShape()[axis]; };
+    auto isZero = [](Value part) {
+      auto constant = part.getDefiningOp<ConstantOp>();
+      return constant && splatOf(constant.getValue()) == 0.0;
+    };
+    // Part by part; of zeros some are used up by a part of the other side, the rest stays.
+    struct Side {
+      SmallVector<Value> parts;
+      size_t next = 0;
+      int64_t used = 0; ///< of the next part, zeros
+    } sides[2] = {{llvm::to_vector(lhs.getInputs())}, {llvm::to_vector(rhs.getInputs())}};
+    struct Part {
+      Value a, b;    ///< null: zeros
+      int64_t zeros; ///< how many where both are null
+    };
+    SmallVector<Part> joined;
+    bool fewer = false;
+    while (sides[0].next < sides[0].parts.size()) {
+      Value part[2];
+      bool zero[2];
+      int64_t left[2];
+      for (int i : {0, 1}) {
+        part[i] = sides[i].parts[sides[i].next];
+        zero[i] = isZero(part[i]);
+        left[i] = sizeOf(part[i]) - sides[i].used;
+      }
+      int64_t step = std::min(left[0], left[1]);
+      for (int i : {0, 1})
+        if (!zero[i] && left[i] != step)
+          return rewriter.notifyMatchFailure(op, "a part lies beside parts of several");
+      fewer |= zero[0] != zero[1];
+      if (zero[0] && zero[1] && !joined.empty() && !joined.back().a && !joined.back().b)
+        joined.back().zeros += step;
+      else
+        joined.push_back({zero[0] ? Value() : part[0], zero[1] ? Value() : part[1], step});
+      for (int i : {0, 1}) {
+        sides[i].used += step;
+        if (left[i] == step)
+          ++sides[i].next, sides[i].used = 0;
+      }
+    }
+    if (!fewer)
+      return rewriter.notifyMatchFailure(op, "no part has zeros beside it");
+    HCBuilder b(rewriter, op.getLoc());
+    SmallVector<Value> parts;
+    SmallVector<int64_t> shape(HCBuilder::coeffsType(op.getResult()).getShape());
+    for (const Part &part : joined) {
+      shape[axis] = part.zeros;
+      parts.push_back(part.a && part.b ? b.add(part.a, part.b) : part.a ? part.a : part.b ? part.b : b.constant(0.0, shape));
+    }
+    rewriter.replaceOp(op, b.concat(parts, axis));
+    return success();
+  }
+};
+
 /// A single coefficient on a single row: mix(<1,1>, x) is a scale.
 struct MixOfOneRow : OpRewritePattern<MixOp> {
   using OpRewritePattern::OpRewritePattern;
@@ -510,6 +574,9 @@ struct ProjectOfScaled : OpRewritePattern<ProjectOp> {
 };
 } // namespace
 
+void AddOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
+  patterns.add<AddOfPadded>(context);
+}
 void MixOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
   patterns.add<MixOfOneRow>(context);
 }

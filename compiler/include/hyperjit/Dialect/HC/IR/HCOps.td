@@ -291,7 +291,9 @@ class HC_Binary<string mnemonic, string formula, Type operandType, list<Trait> t
   let results = (outs operandType:$result);
   let hasFolder = 1;
 }
-def HC_AddOp : HC_Binary<"add", "a + b", HC_Value, [Commutative]>;
+def HC_AddOp : HC_Binary<"add", "a + b", HC_Value, [Commutative]> {
+  let hasCanonicalizer = 1;
+}
 def HC_SubOp : HC_Binary<"sub", "a - b", HC_Value>;
 def HC_MulOp : HC_Binary<"mul", "a * b", HC_RowsOrCoeffs, [Commutative]>;
 def HC_DivOp : HC_Binary<"div", "a / b", HC_Coeffs>;
