@@ -8,7 +8,8 @@
 //     [..., C] of a token, [Cu] of the call, [R, D/m] channel vectors; fp32 (fp64 where the streams are);
 //   parameters: in the recipe's order and shapes, in the spec's weight dtype; carries: [..., k], fp32 (fp64).
 // Inputs need not be contiguous: one that is not (or whose memory is not aligned to 16 bytes) is copied first.
-// Outputs are fresh, contiguous tensors (but for the x of `begin`). Nothing here synchronises with the device. Double backward is refused by name.
+// Outputs are fresh, contiguous tensors (but for the x of `begin`). Nothing here synchronises with the device. Double backward
+// is refused by name.
 // Errors: c10::Error that names the operand, what it is and what the spec asks for; hyperjit::UserError for the spec itself.
 #pragma once
 

@@ -52,9 +52,10 @@ def Differentiate : Pass<"hc-differentiate", "::mlir::ModuleOp"> {
     Replaces the function by its adjoint: arguments are the function's own,
     the saved reductions, and the given cotangents; results are the wanted
     cotangents. Streams that a function reads and does not make anew are handed
-    on as they are: x among the given is their cotangent then. Forward values are recomputed from the arguments, reductions
-    over channels are read from what the forward kernel saved. A cotangent of
-    a uniform value is summed over tokens.
+    on as they are: x among the given, which the default names, is their
+    cotangent then. Forward values are recomputed from the arguments,
+    reductions over channels are read from what the forward kernel saved. A
+    cotangent of a uniform value is summed over tokens.
   }];
   let options = [
     Option<"given", "given", "std::string", "\"xuck\"", "cotangents that exist: x streams, u branch input, c coefficients, k carries">,
