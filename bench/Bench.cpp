@@ -7,8 +7,10 @@
 #include "Console.h"
 #include "torch/Measure.h"
 #include "Plot.h"
+#include "TorchGraph.h"
 #include "TorchTools.h"
 
+#include <hyperjit/core/Error.h>
 #include <hyperjit/core/KernelManager.h>
 #include <hyperjit/cuda/Cuda.h>
 #include <hyperjit/torch/Connection.h>
@@ -25,6 +27,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <set>
 
 namespace hyperjit::tools {
@@ -34,7 +37,8 @@ namespace {
 struct Row {
   std::string implementation, spec, direction, mode;
   int64_t tokens = 0;
-  Timing us; ///< of one site
+  Timing us;       ///< of one site; on a GPU of replays of a graph
+  std::optional<Timing> launched; ///< of one site of a chain, launched by the host call by call
   double u = 0, share = 0, speedup = 1;
 };
 
@@ -106,20 +110,35 @@ std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &opt
       nn::Connection(layer)->zero_grad();
     chain.x.mutable_grad() = at::Tensor();
   };
-  TrainingTiming timing = timedTraining(
-      device, options.repeats,
-      [&] {
-        clear();
-        return eager ? chain.eager() : chain.jit();
-      },
-      [&](const at::Tensor &out) { out.backward(chain.cotangent); });
+  auto forward = [&] {
+    clear();
+    return eager ? chain.eager() : chain.jit();
+  };
+  auto backward = [&](const at::Tensor &out) { out.backward(chain.cotangent); };
+  const TrainingTiming launched = timedTraining(device, options.repeats, forward, backward);
+  TrainingTiming timing = launched;
+  if (device.is_cuda() && !eager) {
+    const at::Tensor expected = forward().detach();
+    TrainingGraph graph(device, forward, backward);
+    timing = timedTraining(
+        device, options.repeats,
+        [&] {
+          graph.replayForward();
+          return graph.output();
+        },
+        [&](const at::Tensor &) { graph.replayBackward(); });
+    if (!at::equal(graph.output().detach(), expected))
+      throw InternalError("a chain replayed as a CUDA graph differs from the same chain launched", chain.spec.text());
+    clear();
+  }
   clear();
   const double scale = 1e3 / double(options.sites); // ms of a chain to us of a site
-  auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
-  std::string name = eager ? "eager" : "hyperjit", spec = chain.spec.text();
-  return {{name, spec, "forward", "chain", tokens, scaled(timing.forward)},
-          {name, spec, "backward", "chain", tokens, scaled(timing.backward)},
-          {name, spec, "both", "chain", tokens, scaled(timing.both)}};
+  auto row = [&](const char *direction, const Timing &us, const Timing &byHost) {
+    auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
+    return Row{eager ? "eager" : "hyperjit", chain.spec.text(), direction, "chain", tokens, scaled(us), scaled(byHost)};
+  };
+  return {row("forward", timing.forward, launched.forward), row("backward", timing.backward, launched.backward),
+          row("both", timing.both, launched.both)};
 }
 
 double millisecondsOf(const std::function<void()> &work) {
@@ -293,7 +312,7 @@ int bench(const BenchOptions &options) {
   auto bytesOf = [](const SiteSpec &spec, int64_t tokens) { return double(sizeOf(spec.stream)) * double(spec.d) * double(tokens); };
   auto addKernel = [&](const SiteSpec &spec, const AloneTiming &one, const char *mode, int64_t tokens) {
     rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward", mode, tokens, one.us,
-                    one.u, one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
+                    std::nullopt, one.u, one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
   for (const SiteSpec &spec : specs) {
     for (int64_t tokens : few) {
@@ -323,7 +342,7 @@ int bench(const BenchOptions &options) {
           Row &row = (*list)[i];
           row.u = row.direction == "forward" ? counted.forward : row.direction == "backward" ? counted.backward : counted.forward + counted.backward;
           row.share = row.u * bytes / (row.us.median * 1e3) / copy;
-          row.speedup = eager ? theirs[i].us.median / row.us.median : 1;
+          row.speedup = eager ? theirs[i].launched->median / row.launched->median : 1;
           rows.push_back(row);
         }
       progress.advance(++done, spec.text());
@@ -336,14 +355,15 @@ int bench(const BenchOptions &options) {
   answer["sites"] = options.sites;
   answer["allocator"] = options.allocator;
   answer["rows"] = Json::array();
-  Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "u", "share", "speedup"});
+  Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "u", "share", "speedup"});
+  auto json = [](const Timing &timing) { return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}}; };
   for (const Row &row : rows) {
     table.add({row.spec, fmt::format("{}", row.tokens), row.direction, row.implementation, fmt::format("{:.1f}", row.us.median),
-               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max), fmt::format("{:.2f}", row.u),
+               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max), row.launched ? fmt::format("{:.1f}", row.launched->median) : "-", fmt::format("{:.2f}", row.u),
                fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
     answer["rows"].push_back({{"implementation", row.implementation}, {"spec", row.spec}, {"tokens", row.tokens},
                               {"direction", row.direction}, {"mode", row.mode},
-                              {"us", {{"median", row.us.median}, {"min", row.us.min}, {"max", row.us.max}}}, {"u", row.u},
+                              {"us", json(row.us)}, {"launched_us", row.launched ? json(*row.launched) : Json()}, {"u", row.u},
                               {"share", row.share}, {"speedup", row.speedup}});
   }
   answer["first_call_ms"] = first;

@@ -60,7 +60,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records, and sums of
   // several clusters, take more.
   static constexpr int helpers = 2 + owners + preparers, share = 65536 / (32 * (S::warps + helpers)) / 8 * 8;
-  static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 88 : parts > 1 ? 80 : 72) : share;
+  static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 88 : parts > 1 ? 96 : 72) : share;
   static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;

