@@ -58,6 +58,11 @@ HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) {
 }
 /// Keeps reads near their use: read ahead without bound, they fill the registers and spill.
 HYPERJIT_DEVICE void orderReads() { asm volatile("" ::: "memory"); }
+/// The same number, of which nothing is worked out before this point: kept over a sweep, such results spill.
+HYPERJIT_DEVICE int fromHere(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
 
 //===-- a warp: all lanes together ----------------------------------------===//
 

@@ -252,7 +252,10 @@ HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, l
     depositSums<S, P>(lane, memory.partials);
     __syncthreads();
     T *const buffer = memory.exchange + (memory.turn & 1) * memory.exchangeSize;
-    for (int index = threadIdx.x; index < S::tile * P::slots; index += S::threads) {
+    int own = threadIdx.x;
+    if constexpr (S::record > 200)
+      own = fromHere(own);
+    for (int index = own; index < S::tile * P::slots; index += S::threads) {
       T sum = 0;
 #pragma unroll
       for (int w = 0; w < S::warps; ++w)

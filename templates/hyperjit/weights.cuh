@@ -236,25 +236,34 @@ HYPERJIT_DEVICE void dotRowsSquares(N &lane, const A &a, const B &b) {
 
 /// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
 template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTiles(N &lane) {
-  constexpr int V = N::V;
+  constexpr int V = N::V, blocks = V / 2;
+  // Fragments of many coefficients are made for each row anew, for all its blocks of channels together: held, they spill.
+  constexpr bool held = P::steps <= 2;
+  constexpr int together = held ? 1 : blocks;
   typename N::template RowsOf<G * P::R> out;
   const int self = threadIdx.x % 32, q = self % 4;
-  unsigned a[N::tokens][G][P::steps > 0 ? P::steps : 1][4], tail[N::tokens][G][2];
+  auto at = [&](int t, int g, int k) { return k < P::K ? Source::at(lane, t)[g * P::K + k] : 0.0f; };
+  auto fragment = [&](int t, int g, int step, unsigned (&f)[4]) {
+    const int k = 16 * step + 2 * q;
+    splitPair(at(t, g, k), at(t, g, k + 1), f[0], f[1]);
+    splitPair(at(t, g, k + 8), at(t, g, k + 9), f[2], f[3]);
+  };
+  auto tailFragment = [&](int t, int g, unsigned (&f)[2]) {
+    splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
+  };
+  unsigned a[N::tokens][G][held && P::steps > 0 ? P::steps : 1][4], tail[N::tokens][G][2];
+  if constexpr (held) {
 #pragma unroll
-  for (int t = 0; t < N::tokens; ++t)
+    for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
-    for (int g = 0; g < G; ++g) {
-      const float *p = Source::at(lane, t) + g * P::K;
-      auto at = [&](int k) { return k < P::K ? p[k] : 0.0f; };
+      for (int g = 0; g < G; ++g) {
 #pragma unroll
-      for (int step = 0; step < P::steps; ++step) {
-        const int k = 16 * step + 2 * q;
-        splitPair(at(k), at(k + 1), a[t][g][step][0], a[t][g][step][1]);
-        splitPair(at(k + 8), at(k + 9), a[t][g][step][2], a[t][g][step][3]);
+        for (int step = 0; step < P::steps; ++step)
+          fragment(t, g, step, a[t][g][step]);
+        if constexpr (P::tail)
+          tailFragment(t, g, tail[t][g]);
       }
-      if constexpr (P::tail)
-        splitPair(at(16 * P::steps + 2 * q), at(16 * P::steps + 2 * q + 1), tail[t][g][0], tail[t][g][1]);
-    }
+  }
   using Place = PlanesPlace<P>;
   const unsigned *words = reinterpret_cast<const unsigned *>(Place::at(lane, lane.channel / (4 * V), P::chunkBytes));
 #pragma unroll
@@ -262,45 +271,68 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
     if constexpr (P::R > 4)
       orderReads();
 #pragma unroll
-    for (int j = 0; j < V / 2; ++j) {
-      const unsigned *block = words + (r * Place::chunks * (V / 2) + j) * P::words;
-      float sum[N::tokens][G][4];
+    for (int first = 0; first < blocks; first += together) {
+      float sum[together][N::tokens][G][4];
 #pragma unroll
-      for (int t = 0; t < N::tokens; ++t)
+      for (int j = 0; j < together; ++j)
 #pragma unroll
-        for (int g = 0; g < G; ++g)
+        for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
-          for (int i = 0; i < 4; ++i)
-            sum[t][g][i] = 0;
+          for (int g = 0; g < G; ++g)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              sum[j][t][g][i] = 0;
+      auto block = [&](int j) { return words + (r * Place::chunks * blocks + first + j) * P::words; };
 #pragma unroll
       for (int step = 0; step < P::steps; ++step) {
-        const uint4 b = *reinterpret_cast<const uint4 *>(block + 128 * step + 4 * self);
+        if constexpr (!held)
 #pragma unroll
-        for (int t = 0; t < N::tokens; ++t)
+          for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
-          for (int g = 0; g < G; ++g) {
-            const unsigned(&f)[4] = a[t][g][step];
-            mma16816(sum[t][g], f[0], f[1], f[2], f[3], b.x, b.y);
-            mma16816(sum[t][g], f[0], f[1], f[2], f[3], b.z, b.w);
-          }
+            for (int g = 0; g < G; ++g)
+              fragment(t, g, step, a[t][g][0]);
+#pragma unroll
+        for (int j = 0; j < together; ++j) {
+          const uint4 b = *reinterpret_cast<const uint4 *>(block(j) + 128 * step + 4 * self);
+#pragma unroll
+          for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+            for (int g = 0; g < G; ++g) {
+              const unsigned(&f)[4] = a[t][g][held ? step : 0];
+              mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.x, b.y);
+              mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.z, b.w);
+            }
+        }
       }
       if constexpr (P::tail) {
-        const uint2 b = *reinterpret_cast<const uint2 *>(block + 128 * P::steps + 2 * self);
+        if constexpr (!held)
+#pragma unroll
+          for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+            for (int g = 0; g < G; ++g)
+              tailFragment(t, g, tail[t][g]);
+#pragma unroll
+        for (int j = 0; j < together; ++j) {
+          const uint2 b = *reinterpret_cast<const uint2 *>(block(j) + 128 * P::steps + 2 * self);
+#pragma unroll
+          for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+            for (int g = 0; g < G; ++g) {
+              mma1688(sum[j][t][g], tail[t][g][0], tail[t][g][1], b.x);
+              mma1688(sum[j][t][g], tail[t][g][0], tail[t][g][1], b.y);
+            }
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < together; ++j)
 #pragma unroll
         for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
           for (int g = 0; g < G; ++g) {
-            mma1688(sum[t][g], tail[t][g][0], tail[t][g][1], b.x);
-            mma1688(sum[t][g], tail[t][g][0], tail[t][g][1], b.y);
+            auto &row = out.v[t][g * P::R + r];
+            row[2 * (first + j)] = sum[j][t][g][0] + sum[j][t][g][2];
+            row[2 * (first + j) + 1] = sum[j][t][g][1] + sum[j][t][g][3];
           }
-      }
-#pragma unroll
-      for (int t = 0; t < N::tokens; ++t)
-#pragma unroll
-        for (int g = 0; g < G; ++g) {
-          out.v[t][g * P::R + r][2 * j] = sum[t][g][0] + sum[t][g][2];
-          out.v[t][g * P::R + r][2 * j + 1] = sum[t][g][1] + sum[t][g][3];
-        }
     }
   }
   return out;

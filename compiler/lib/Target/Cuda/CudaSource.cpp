@@ -15,13 +15,13 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   if (mlir::failed(probe.run(0)))
     return nullptr;
   bool fits = probe.wantsTiles();
-  int64_t probed = 0; // registers of rows at four channels, the least that mma takes
+  int64_t rows = 0; // registers of a lane at four channels, the least that mma takes
   for (auto [stage, stagePlan] : llvm::enumerate(probe.stagePlans))
     for (const SweepPass &pass : stagePlan.passes)
-      probed = std::max(probed, probe.pressure(pass, stage) * 4 + pass.slots);
-  for (Value weight : probe.expanded)
-    probed += cast<hc::WeightType>(weight.getType()).getColumns() / 4;
-  tiled = choice.planes < 0 ? fits && probed <= 150 : choice.planes > 0;
+      rows = std::max(rows, probe.pressure(pass, stage) * 4 + pass.slots);
+  // Without tensor cores every token reads all weights, which for five streams of 4096 channels takes twenty times as long; rows that
+  // would spill by kilobytes (more than sixteen of them) do without nevertheless.
+  tiled = choice.planes < 0 ? fits && rows <= 400 : choice.planes > 0;
   if (tiled && !fits) {
     kernel.emitError() << "schedule: planes needs 16-bit streams, a row width that is a multiple of 4, and a weight";
     return nullptr;
