@@ -37,7 +37,7 @@ namespace {
 struct Row {
   std::string implementation, spec, direction, mode;
   int64_t tokens = 0;
-  Timing us;       ///< of one site; on a GPU of replays of a graph
+  Timing us; ///< of one site; hyperjit's on a GPU of replays of a graph
   std::optional<Timing> launched; ///< of one site of a chain, launched by the host call by call
   double u = 0, share = 0, speedup = 1;
 };
@@ -117,18 +117,20 @@ std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &opt
   auto backward = [&](const at::Tensor &out) { out.backward(chain.cotangent); };
   const TrainingTiming launched = timedTraining(device, options.repeats, forward, backward);
   TrainingTiming timing = launched;
-  if (device.is_cuda() && !eager) {
-    const at::Tensor expected = forward().detach();
+  if (device.is_cuda() && !eager && TrainingGraph::available()) {
+    at::Tensor expected = forward();
+    backward(expected);
+    expected = expected.detach(); // no node of this stream may live on into the graphs
+    const at::Tensor gradient = chain.x.grad();
     TrainingGraph graph(device, forward, backward);
-    timing = timedTraining(
-        device, options.repeats,
-        [&] {
-          graph.replayForward();
-          return graph.output();
-        },
-        [&](const at::Tensor &) { graph.replayBackward(); });
-    if (!at::equal(graph.output().detach(), expected))
-      throw InternalError("a chain replayed as a CUDA graph differs from the same chain launched", chain.spec.text());
+    auto replayForward = [&] {
+      graph.replayForward();
+      return graph.output();
+    };
+    auto replayBackward = [&](const at::Tensor &) { graph.replayBackward(); };
+    timing = timedTraining(device, options.repeats, replayForward, replayBackward, [&] { replayBackward(replayForward()); });
+    if (!at::equal(graph.output(), expected) || !at::equal(chain.x.grad(), gradient))
+      throw InternalError("a chain replayed as CUDA graphs differs from the same chain launched", chain.spec.text());
     clear();
   }
   clear();
@@ -380,8 +382,11 @@ int bench(const BenchOptions &options) {
   if (others > 0.05)
     fmt::print(stderr, "hyperjit: other processes took {:.0f} % of the processors during this run; its times are not worth keeping\n",
                100 * others);
+  const char *graphs = !device.is_cuda()             ? ""
+                       : TrainingGraph::available() ? "; hyperjit's chains replayed as graphs, eager's and all speedups as launched"
+                                                     : "; this build has no CUDA graphs, so all as launched by the host";
   if (options.json != "-") {
-    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel\n\n{}\n", name, copy, options.sites, table.text());
+    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel{}\n\n{}\n", name, copy, options.sites, graphs, table.text());
     fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
     if (first["disk"].is_number())
       fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
@@ -394,7 +399,7 @@ int bench(const BenchOptions &options) {
   if (!options.plot.empty()) {
     Plot plot;
     plot.title = "Share of copy bandwidth, forward + backward";
-    plot.subtitle = fmt::format("{}, copy {:.1f} GB/s, chains of {} sites", name, copy, options.sites);
+    plot.subtitle = fmt::format("{}, copy {:.1f} GB/s, chains of {} sites{}", name, copy, options.sites, graphs);
     // Over D where that is what differs.
     std::set<int64_t> widths;
     for (const SiteSpec &spec : specs)

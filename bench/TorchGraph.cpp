@@ -16,20 +16,34 @@ struct TrainingGraph::State {
   at::Tensor output;
 };
 
+/// A capture that an exception ends is ended for the stream and the allocator, too.
+static void record(at::cuda::CUDAGraph &graph, at::cuda::MempoolId_t pool, const std::function<void()> &work) {
+  graph.capture_begin(pool);
+  try {
+    work();
+  } catch (...) {
+    try {
+      graph.capture_end();
+    } catch (const std::exception &) { // the first error is the one to tell
+    }
+    throw;
+  }
+  graph.capture_end();
+}
+
+bool TrainingGraph::available() { return true; }
+
 TrainingGraph::TrainingGraph(at::Device device, const std::function<at::Tensor()> &forward,
                              const std::function<void(const at::Tensor &)> &backward)
     : state(std::make_unique<State>()) {
   synchronise(device); // operands come from another stream
   const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool(false, device.index()));
-  for (int i = 0; i < 2; ++i) // kernels are loaded, and leaves have their nodes on this stream
+  for (int i = 0; i < 2; ++i) // kernels are loaded; no graph of autograd is left that began on another stream
     backward(forward());
   synchronise(device);
-  state->forward.capture_begin();
-  state->output = forward();
-  state->forward.capture_end();
-  state->backward.capture_begin(state->forward.pool());
-  backward(state->output);
-  state->backward.capture_end();
+  c10::cuda::CUDACachingAllocator::emptyCache(); // a graph has memory of its own
+  record(state->forward, {0, 0}, [&] { state->output = forward(); });
+  record(state->backward, state->forward.pool(), [&] { backward(state->output); });
   synchronise(device);
 }
 TrainingGraph::~TrainingGraph() = default;
@@ -46,9 +60,11 @@ namespace hyperjit::tools {
 
 struct TrainingGraph::State {};
 
+bool TrainingGraph::available() { return false; }
+
 TrainingGraph::TrainingGraph(at::Device, const std::function<at::Tensor()> &, const std::function<void(const at::Tensor &)> &) {
-  throw EnvironmentProblem("chains on a GPU are timed by replaying CUDA graphs, and this build was made without LibTorch's CUDA library or "
-                           "CUDA's headers (cuda_runtime_api.h, in nvidia/cu13/include beside the torch wheel); --mode alone needs neither");
+  throw EnvironmentProblem("this build has no CUDA graphs: it was made without LibTorch's CUDA library or CUDA's headers "
+                           "(cuda_runtime_api.h, in nvidia/cu13/include beside the torch wheel)");
 }
 TrainingGraph::~TrainingGraph() = default;
 

@@ -13,7 +13,10 @@ namespace hyperjit::tools {
 /// the host. Operands are read where they lay when recorded; what is made lives as long as this object.
 class TrainingGraph {
 public:
-  /// Runs both to warm up, then records. `backward` gets what `forward` returned. Errors are LibTorch's.
+  /// Whether this build can: it was made with LibTorch's CUDA library and CUDA's headers.
+  static bool available();
+  /// Runs both to warm up, then records. `backward` gets what `forward` returned. Errors are LibTorch's; EnvironmentProblem if it is not
+  /// available.
   TrainingGraph(at::Device device, const std::function<at::Tensor()> &forward, const std::function<void(const at::Tensor &)> &backward);
   ~TrainingGraph();
 

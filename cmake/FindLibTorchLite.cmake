@@ -62,7 +62,7 @@ if(LibTorchLite_FOUND AND NOT TARGET LibTorchLite::torch)
                              "${LibTorchLite_INCLUDE_DIR}" "${LibTorchLite_INCLUDE_DIR}/torch/csrc/api/include")
   target_compile_definitions(LibTorchLite::torch INTERFACE "_GLIBCXX_USE_CXX11_ABI=${LibTorchLite_CXX11_ABI}")
   set(_libraries "${LibTorchLite_torch}" "${LibTorchLite_torch_cpu}" "${LibTorchLite_c10}")
-  # The device library registers CUDA with the dispatcher when it is loaded; nothing of it is called by name here.
+  # The device library registers CUDA with the dispatcher when it is loaded; only bench calls it by name.
   foreach(_name torch_cuda c10_cuda)
     if(LibTorchLite_${_name})
       list(APPEND _libraries "${LibTorchLite_${_name}}")

@@ -74,7 +74,7 @@ struct Tolerance {
   double cancellation = 0; ///< added to what computing may cost, relative
   /// From computing; relative to the largest element, or to `floor` if that is more.
   double arithmetic(const at::Tensor &got) const;
-  double floor(const std::string &name) const;
+  double floor(const std::string &name, bool single) const; ///< `single`: of one number
   /// From rounding what leaves a site; relative to the largest element.
   double storage(const std::string &name, const at::Tensor &got) const;
   /// Absolute, from what plain arithmetic gets wrong.

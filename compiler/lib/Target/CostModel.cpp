@@ -147,8 +147,7 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
   return time;
 }
 
-/// That run at once: an eleventh of the processors lie where no further cluster fits (of 132 on an H200: 7 of 16 blocks, 15 of 8, 30 of 4).
-static int64_t clustersOf(const GpuShape &shape, int64_t cluster) { return shape.processors * 10 / (11 * cluster); }
+int64_t hyperjit::clustersAtOnce(int64_t processors, int64_t cluster) { return processors * 10 / (11 * cluster); }
 
 double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
   // Measured at four streams of 4096 channels: 0.9 of copy bandwidth with two tiles between stages or two tokens a lane, some
@@ -160,7 +159,7 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
   if (parts > 1) {
     // Sums go by way of memory (measured on an H100, 5120 to 8192 channels: 1.15 to 1.35 of what a cluster would take). Clusters that
     // find too few others for a row are left out.
-    int64_t at = clustersOf(shape, n.cluster) / parts * blocks;
+    int64_t at = clustersAtOnce(shape.processors, n.cluster) / parts * blocks;
     time *= 1.2 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));
   }
   return time * (1 + 0.1 * double(blocks) * 160 / double(s.width));
@@ -178,7 +177,7 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
         }
   // Parts of a row that several clusters share, where one cluster has no room for it.
   for (int64_t cluster : {4, 8, 16})
-    for (int64_t parts = 2; parts <= std::min<int64_t>(8, clustersOf(shape, cluster)); ++parts)
+    for (int64_t parts = 2; parts <= std::min<int64_t>(8, clustersAtOnce(shape.processors, cluster)); ++parts)
       if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 160 && channels <= 320)
         for (int64_t vector : {8, 4})
           for (int64_t lag : {2, 1}) {

@@ -102,11 +102,13 @@ Timing timed(at::Device device, int repeats, const std::function<void()> &work) 
 }
 
 TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
-                             const std::function<void(const at::Tensor &)> &backward) {
+                             const std::function<void(const at::Tensor &)> &backward, const std::function<void()> &lead) {
   backward(forward());
   synchronise(device);
   std::vector<double> ahead, back, both;
   for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i) {
+    if (lead)
+      lead();
     Mark begin(device);
     at::Tensor out = forward();
     Mark middle(device);

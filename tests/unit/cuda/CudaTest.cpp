@@ -153,6 +153,35 @@ TEST(Kernels, SharedRowsWithoutSpills) {
   }
 }
 
+// Wide rows of few streams, and more streams than four.
+TEST(Kernels, FewAndManyStreamsWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *site : {"manifold:n=1,d=5120", "manifold:n=2,d=7168", "manifold:n=3,d=8192", "manifold:n=5,d=4096", "manifold:n=6,d=4096",
+                           "dynamic:n=8,d=4096", "manifold-streams:n=8,d=2560", "frac:n=1,m=8,d=4096"})
+    for (bool backward : {false, true})
+      expectNoSpills(std::string(site) + ",dtype=bf16", backward, "sm_90a");
+}
+
+// What "auto" takes for wide rows: one cluster, several that share a row, or blocks where a row has no parts of a fair size.
+TEST(Schedules, WideRowsGoToClusters) {
+  auto schedule = [](int64_t streams, int64_t width, bool backward) {
+    Built built = build("manifold:n=" + std::to_string(streams) + ",dtype=bf16,d=" + std::to_string(width), backward, "sm_90a");
+    return built.ok ? built.source.schedule : "none";
+  };
+  auto expect = [&](int64_t streams, int64_t width, bool backward, const char *skeleton, const char *split) {
+    const std::string text = schedule(streams, width, backward);
+    EXPECT_TRUE(text.starts_with(skeleton) && text.find(split) != std::string::npos)
+        << streams << " streams of " << width << (backward ? " backward: " : " forward: ") << text;
+  };
+  expect(3, 8192, false, "columns", "cluster=16,lag=1,planes");
+  expect(2, 7168, true, "columns", "cluster=16,lag=1,planes");
+  expect(4, 6144, false, "columns", "cluster=8,lag=2,parts=3");
+  expect(4, 5120, true, "columns", "cluster=4,lag=1,parts=5");
+  expect(4, 8192, true, "columns", "cluster=16,lag=1,parts=2");
+  expect(4, 5632, false, "rows", "");
+  expect(4, 32768, true, "rows", ""); // eight clusters of sixteen never run together
+}
+
 // Fewer streams leave registers for weight gradients, of more or fewer columns.
 TEST(Kernels, SweptGradientsWithoutSpills) {
   NEEDS_NVRTC();

@@ -12,19 +12,25 @@ using namespace hyperjit::cuda;
 using llvm::StringRef;
 
 /// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
-/// cluster, else row by row. Wide parts of a row leave the fewest sums to exchange; above 320 channels (1280 of all streams, if that
-/// is more; 256 beside an expansion) a block has too many warps to hold rows in registers. Such parts come second: beside an expansion
-/// four streams of them leave a lane too few registers, and with less than two tiles ahead (measured) memory waits for the sums. Where a
-/// cluster is too small several share a row, as few as leave a block room; an expansion wants registers of the other warps. More than
-/// four streams leave a lane no registers for 8 channels of each, and narrow rows leave a block few warps, of which 4 channels a lane
-/// make twice as many.
+/// cluster, else row by row.
+///
+/// Wide parts of a row leave the fewest sums to exchange, so small clusters are looked at first. Above 320 channels (1280 of all
+/// streams, if that is more; 256 beside an expansion) a block has too many warps to hold rows in registers: such parts come second, the
+/// first cluster with three tiles ahead, or the largest with two; beside an expansion four streams of them leave a lane too few
+/// registers. With less than two tiles ahead (measured) memory waits for the sums. Where a cluster is too small several share a row, as
+/// few of them as leave a block room; an expansion then wants registers of the other warps, which go over by fours. Few warps
+/// leave a processor idle: narrow rows take 4 channels a lane, which makes twice as many. More than four streams leave a lane no
+/// registers for 8 channels of each.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
-  int64_t streams = 1;
+  int64_t streams = 1, width = 0;
   for (Value argument : kernel.getBody().getArguments())
-    if (auto rows = dyn_cast<hc::RowsType>(argument.getType()); rows && !uniformity.isUniform(argument))
+    if (auto rows = dyn_cast<hc::RowsType>(argument.getType()); rows && !uniformity.isUniform(argument)) {
       streams = std::max<int64_t>(streams, rows.getRows());
-  if (streams > 4)
+      width = std::max<int64_t>(width, rows.getWidth());
+    }
+  constexpr int64_t leastWidth = 1024, leastWarps = 6, leastChannels = 224;
+  if (streams > 4 || width < leastWidth)
     return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   struct Candidate {
@@ -32,46 +38,44 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     int64_t ahead = 0, channels = 0, warps = 0; // tiles; of a block
     bool held = false, expands = false;         // few enough channels
   };
-  constexpr int64_t leastWidth = 1024, leastWarps = 6, leastShared = 224;
   auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag) -> std::optional<Candidate> {
     Choice choice;
     choice.columns = true;
     choice.cluster = cluster, choice.parts = parts, choice.vector = vector, choice.lag = lag;
     CudaSource source;
     SourceBuilder builder(kernel, target, choice, source);
-    if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1)
+    if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1 || builder.computeWarps() < leastWarps)
       return std::nullopt;
     Candidate made = {choice, builder.tilesAhead(), builder.blockChannels(), builder.computeWarps(), false, builder.expands()};
-    if (made.channels * cluster * parts < leastWidth || (made.warps < leastWarps && vector == 0))
-      return std::nullopt;
     made.held = made.channels <= (made.expands ? 256 : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
-  std::optional<Candidate> held, wide; // those that have no more than a tile, or two, ahead
-  for (int64_t cluster : {2, 4, 8, 16}) {
-    for (int64_t vector : {0, 4})
-      if (std::optional<Candidate> one = make(cluster, 1, vector, 0); one && one->held) {
+  std::optional<Candidate> held, wide;
+  for (int64_t cluster : {2, 4, 8, 16})
+    for (int64_t vector : {0, 4}) {
+      std::optional<Candidate> one = make(cluster, 1, vector, 0);
+      if (one && one->held) {
         if (one->ahead >= 2)
           return one->choice;
         if (vector == 0 || !held || held->choice.cluster != cluster)
           held = one;
-      }
-    for (int64_t lag : {0, 1})
-      if (std::optional<Candidate> one = make(cluster, 1, 0, lag); one && !one->held && !(one->expands && streams == 4))
-        if (one->ahead >= 2 && (!wide || wide->ahead < 3)) {
+      } else if (vector == 0) {
+        if (!one || one->ahead < 2)
+          one = make(cluster, 1, vector, 1);
+        if (one && one->ahead >= 2 && !(one->expands && streams == 4) && (!wide || wide->ahead < 3))
           wide = one;
-          break;
-        }
-  }
+      }
+    }
   if (held)
     return held->choice;
   if (wide)
     return wide->choice;
   for (int64_t parts = 2; parts <= 8; ++parts)
     for (int64_t cluster : {16, 8, 4})
-      if (std::optional<Candidate> one = make(cluster, parts, 0, 0); one && one->held && one->channels >= leastShared)
-        if (!one->expands || one->warps % 4 == 0)
-          return one->choice;
+      if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
+        if (std::optional<Candidate> one = make(cluster, parts, 0, 0); one && one->held && one->channels >= leastChannels)
+          if (!one->expands || one->warps % 4 == 0)
+            return one->choice;
   return Choice();
 }
 

@@ -52,7 +52,7 @@ void SourceBuilder::emitColumns() {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
-                plan.pressure(op) * 8 + weight.getRows() * 4 <= 200 &&
+                plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
                 tileBytes(op, 32, 8) + besideSlots(uniform) <= leastShared;
     (fits ? tiles : plain).push_back(op);
   }
