@@ -50,6 +50,8 @@ void SourceBuilder::emitColumns() {
     uniform += llvm::alignTo(hc::elementCount(value.getType()), 4);
   for (Operation *op : plan.columnOps) {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
+    // Rows of 16 tokens at once and the sums of 8 columns: the count is of rows made, of which some are given up before others; eight
+    // streams of manifold (232) do not spill.
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
                 plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
