@@ -384,7 +384,7 @@ int bench(const BenchOptions &options) {
                100 * others);
   const char *graphs = !device.is_cuda()             ? ""
                        : TrainingGraph::available() ? "; hyperjit's chains replayed as graphs, eager's and all speedups as launched"
-                                                     : "; this build has no CUDA graphs, so all as launched by the host";
+                                                     : "; all as launched by the host: this build has no CUDA graphs (install a toolkit or nvidia-cuda-crt, build again)";
   if (options.json != "-") {
     fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel{}\n\n{}\n", name, copy, options.sites, graphs, table.text());
     fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());

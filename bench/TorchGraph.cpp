@@ -63,8 +63,8 @@ struct TrainingGraph::State {};
 bool TrainingGraph::available() { return false; }
 
 TrainingGraph::TrainingGraph(at::Device, const std::function<at::Tensor()> &, const std::function<void(const at::Tensor &)> &) {
-  throw EnvironmentProblem("this build has no CUDA graphs: it was made without LibTorch's CUDA library or CUDA's headers "
-                           "(cuda_runtime_api.h, in nvidia/cu13/include beside the torch wheel)");
+  throw EnvironmentProblem("this build has no CUDA graphs: it was made without LibTorch's CUDA library or without all of CUDA's headers; "
+                           "install a toolkit, or nvidia-cuda-crt beside the torch wheel, and build again");
 }
 TrainingGraph::~TrainingGraph() = default;
 

@@ -13,7 +13,8 @@ namespace hyperjit::tools {
 /// the host. Operands are read where they lay when recorded; what is made lives as long as this object.
 class TrainingGraph {
 public:
-  /// Whether this build can: it was made with LibTorch's CUDA library and CUDA's headers.
+  /// Whether this build can: it was made with LibTorch's CUDA library and all of CUDA's headers (a toolkit's,
+  /// or those beside the torch wheel and the package nvidia-cuda-crt).
   static bool available();
   /// Runs both to warm up, then records. `backward` gets what `forward` returned. Errors are LibTorch's; EnvironmentProblem if it is not
   /// available.
