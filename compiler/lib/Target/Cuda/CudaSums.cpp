@@ -51,7 +51,7 @@ void SourceBuilder::emitColumns() {
   for (Operation *op : plan.columnOps) {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     // Rows of 16 tokens at once and the sums of 8 columns: the count is of rows made, of which some are given up before others; eight
-    // streams of manifold (232) do not spill.
+    // streams whose coefficients mix all of them (232) do not spill.
     bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
                 plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
