@@ -30,7 +30,7 @@ at::Allocator &allocatorOf(const at::Tensor &x) {
   return x.is_cpu() ? allocatorOnCpu() : *at::detail::getCUDAHooks().getCUDADeviceAllocator();
 }
 
-/// On the current device. Not at::empty: the way through the dispatcher takes a third of the time of a call with few tokens.
+/// On the current device. Not at::empty and its way through the dispatcher: of few tokens, making results is a quarter of the host's time.
 at::Tensor empty(at::IntArrayRef sizes, const at::Tensor &x, at::ScalarType dtype) {
   if (x.is_cpu())
     return emptyOnCpu(sizes, dtype);
