@@ -361,8 +361,8 @@ int bench(const BenchOptions &options) {
   auto json = [](const Timing &timing) { return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}}; };
   for (const Row &row : rows) {
     table.add({row.spec, fmt::format("{}", row.tokens), row.direction, row.implementation, fmt::format("{:.1f}", row.us.median),
-               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max), row.launched ? fmt::format("{:.1f}", row.launched->median) : "-", fmt::format("{:.2f}", row.u),
-               fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
+               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max),
+               row.launched ? fmt::format("{:.1f}", row.launched->median) : "-", fmt::format("{:.2f}", row.u), fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
     answer["rows"].push_back({{"implementation", row.implementation}, {"spec", row.spec}, {"tokens", row.tokens},
                               {"direction", row.direction}, {"mode", row.mode},
                               {"us", json(row.us)}, {"launched_us", row.launched ? json(*row.launched) : Json()}, {"u", row.u},

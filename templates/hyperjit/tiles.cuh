@@ -253,7 +253,7 @@ HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, l
     __syncthreads();
     T *const buffer = memory.exchange + (memory.turn & 1) * memory.exchangeSize;
     int own = threadIdx.x;
-    if constexpr (S::record > 200)
+    if constexpr (S::record > 200) // its sweeps leave no register for addresses of what comes after
       own = fromHere(own);
     for (int index = own; index < S::tile * P::slots; index += S::threads) {
       T sum = 0;

@@ -157,7 +157,7 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
     time *= 1.03;
   int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
   if (parts > 1) {
-    // Sums go by way of memory (measured on an H100, 5120 to 8192 channels: 1.15 to 1.35 of what a cluster would take). Clusters that
+    // Sums go by way of memory (an H100, 5120 to 8192 channels: 1.15 to 1.35 of one cluster's time, measured or scaled from 4096). Clusters that
     // find too few others for a row are left out.
     int64_t at = clustersAtOnce(shape.processors, n.cluster) / parts * blocks;
     time *= 1.2 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));

@@ -19,7 +19,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   for (auto [stage, stagePlan] : llvm::enumerate(probe.stagePlans))
     for (const SweepPass &pass : stagePlan.passes)
       rows = std::max(rows, probe.pressure(pass, stage) * 4 + pass.slots);
-  // Without tensor cores every token reads all weights, which for five streams of 4096 channels takes twenty times as long; more
+  // Without tensor cores every token reads all weights, which for five streams of 4096 channels takes thirty times as long; more
   // than sixteen streams would spill by kilobytes, and do without nevertheless.
   tiled = choice.planes < 0 ? fits && rows <= 400 : choice.planes > 0;
   if (tiled && !fits) {
