@@ -1,301 +1,306 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""hyperjit's operators against the same mathematics in PyTorch, eager and under torch.compile, in one process.
+"""hyperjit's operators against the same mathematics in PyTorch, eager and under torch.compile, and against public packages
+that are installed (hyper-connections, liger-kernel, tile-kernels), in one process.
 
-    python bench/peers.py build/release/lib/libhyperjit_torch.so [--recipes static,dynamic,frac,manifold] [--json FILE]
+    python bench/peers.py build/release/lib/libhyperjit_torch.so [--recipes static,dynamic,...] [--dims 1280,4096] [--json FILE]
 
 A chain of `--sites` sites whose branches return what they are given; times are those of one site. All implementations run
-on the same tensors, and how far they are apart is printed: a faster wrong answer is no result. The JSON has the rows of
-`hyperjit bench --json`.
+on the same tensors, and how far each is from its own maths in fp64 is printed: a faster wrong answer is no result. The JSON
+has the rows of `hyperjit bench --json`; `us` is launched from Python there, `graph_us` replayed as CUDA graphs.
 """
 import argparse
 import ctypes
+import gc
 import json
 import math
-import platform
-import statistics
+import os
+import re
 import sys
-import time
+import tempfile
 
 import torch
 
-LIBRARY = "hyperjit"
+from peer_measure import (Work, copy_bandwidth, device_name, differences, first_call, peak_memory, replayed, saved_bytes,
+                          timed_training, varying)
+from peer_sites import PEERS, RECIPES, Chain, Implementation, Unsupported, find_peer, reference, why
+
+DIRECTIONS = ("forward", "backward", "both")
 
 
-# --- the sites: parameters in the order of `hyperjit recipes NAME`, and one site in plain PyTorch -------------------------
+def floor_u(n, direction):
+    """What a fused boundary must move, in D-vectors a token."""
+    return {"forward": 2 * n + 2, "backward": 3 * n + 3, "both": 5 * n + 5}[direction]
 
 
-def hyper_parameters(n, m, d, index, norm, dynamic, make):
-    rows, width = n * m, d // m
-    alpha = torch.zeros(rows, m + rows)
-    for f in range(m):
-        alpha[(index % n) * m + f, f] = 1
-    alpha[:, m:] = torch.eye(rows)
-    parameters = [alpha, torch.ones(rows)]
-    if dynamic:
-        gain = [torch.zeros(width)] if norm == "l2_unit_offset" else [torch.ones(width), torch.zeros(width)]
-        parameters += gain + [torch.zeros(width, m + rows), torch.zeros(width), torch.full((1,), 0.01), torch.full((1,), 0.01)]
-    return make(parameters)
+def scaled(timings, divisor):
+    return {direction: {key: value / divisor for key, value in timing.items()} for direction, timing in timings.items()}
 
 
-def hyper_site(n, m, norm, dynamic):
-    rows = n * m
-
-    def site(x, parameters, branch):
-        alpha, beta = parameters[0], parameters[1]
-        x = x.unflatten(-1, (m, -1)).flatten(-3, -2) if m > 1 else x
-        if dynamic:
-            if norm == "l2_unit_offset":
-                gamma, *rest = parameters[2:]
-                normed = torch.nn.functional.normalize(x, dim=-1, eps=1e-12) * math.sqrt(x.size(-1)) * (gamma + 1)
-            else:
-                weight, bias, *rest = parameters[2:]
-                normed = torch.nn.functional.layer_norm(x, (x.size(-1),), weight, bias, 1e-5)
-            alpha_fn, beta_fn, alpha_scale, beta_scale = rest
-            alpha = alpha + torch.tanh(normed @ alpha_fn) * alpha_scale
-            beta = beta + torch.tanh(normed @ beta_fn) * beta_scale
-        mixed = alpha.transpose(-1, -2) @ x
-        u, residual = mixed[..., :m, :], mixed[..., m:, :]
-        y = branch(u.flatten(-2)).unflatten(-1, (m, -1))
-        written = beta.unflatten(-1, (n, m)).unsqueeze(-1) * y.unsqueeze(-3)
-        out = residual + written.flatten(-3, -2)
-        return out.unflatten(-2, (n, m)).flatten(-2) if m > 1 else out
-
-    return site
+def largest(values):
+    """NaN is larger than anything."""
+    return max(values, key=lambda value: math.inf if math.isnan(value) else value)
 
 
-def manifold_parameters(n, m, d, index, make):
-    count = n + n + n * n
-    return make([torch.zeros(count), *(torch.full((1,), 0.01) for _ in range(3)), torch.zeros(n * d, count)])
+def measure(implementation, chain, common, arguments, device):
+    """Everything that is told of one implementation; `common` is the recipe's own reference."""
+    work = Work(implementation, chain.x, chain.cotangent)
+    seconds, results = first_call(work, device)
+    own = [implementation.common([p.detach() for p in site]) for site in implementation.parameters]
+    exact = all(torch.equal(mine.to(given.dtype), given)
+                for site, values in zip(own, chain.parameters) for mine, given in zip(site, values))
+    wanted = common
+    if implementation.site or not exact:
+        wanted = reference(implementation.site or chain.site, chain.x, own, chain.cotangent)
+    output, streams, *rest = differences(results, wanted)
+    names = RECIPES[chain.recipe]["names"]
+    parameters = {name: largest(rest[i::len(names)]) for i, name in enumerate(names)}
+    worst = largest([output, streams, *rest])
+    single = {name: value.numel() == 1 for name, value in zip(names, chain.parameters[0])}
+    groups = {group: largest([parameters[name] for name in names if single[name] == alone] or [0])
+              for group, alone in (("weights", False), ("scales", True))}
+    outcome = {"results": results, "first_call_s": seconds,
+               "error": {"output": output, "streams": streams, **groups, "parameters": parameters},
+               "wrong": not (output < 0.05 and streams < 0.05 and math.isfinite(worst))}
 
+    outcome["launched"] = scaled(timed_training(work.forward, work.backward, arguments.repeats, device), arguments.sites)
+    u_bytes = arguments.tokens * chain.d * chain.x.element_size()
+    outcome["saved_u"] = saved_bytes(work.forward, work.leaves()[1:]) / u_bytes / arguments.sites
+    peak = peak_memory(work, device)
+    outcome["peak_x"] = None if peak is None else peak / (u_bytes * chain.n)
+    kinds = ["output", "streams", *(f"{name} of site {site}" for site in range(arguments.sites) for name in names)]
+    outcome["varying"] = [kinds[i] for i in varying(work, arguments.runs)]
 
-def manifold_site(n, iterations=20):
-    def site(x, parameters, branch):
-        b, alpha_pre, alpha_post, alpha_res, phi = parameters
-        flat = x.flatten(-2)
-        logits = (flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + 1e-20)) @ phi
-        scale = torch.cat([alpha_pre.expand(n), alpha_post.expand(n), alpha_res.expand(n * n)])
-        pre, post, res = (logits * scale + b).split([n, n, n * n], dim=-1)
-        h = res.unflatten(-1, (n, n))
-        h = torch.exp(h - h.amax(-2, keepdim=True).detach())
-        for _ in range(iterations):
-            h = h / h.sum(-2, keepdim=True)
-            h = h / h.sum(-1, keepdim=True)
-        y = branch((torch.sigmoid(pre).unsqueeze(-2) @ x).squeeze(-2))
-        return h @ x + (2 * torch.sigmoid(post)).unsqueeze(-1) * y.unsqueeze(-2)
-
-    return site
-
-
-RECIPES = {
-    "static": dict(n=4, m=1, site=lambda n, m: hyper_site(n, m, None, False),
-                   parameters=lambda n, m, d, i, make: hyper_parameters(n, m, d, i, None, False, make)),
-    "dynamic": dict(n=4, m=1, site=lambda n, m: hyper_site(n, m, "l2_unit_offset", True),
-                    parameters=lambda n, m, d, i, make: hyper_parameters(n, m, d, i, "l2_unit_offset", True, make)),
-    "frac": dict(n=1, m=4, site=lambda n, m: hyper_site(n, m, "layernorm", True),
-                 parameters=lambda n, m, d, i, make: hyper_parameters(n, m, d, i, "layernorm", True, make)),
-    "manifold": dict(n=4, m=1, site=lambda n, m: manifold_site(n), parameters=manifold_parameters),
-}
-
-
-def branch(u):
-    return u
-
-
-class Chain:
-    def __init__(self, name, arguments, device, dtype):
-        recipe = RECIPES[name]
-        self.n, self.m, self.d = recipe["n"], recipe["m"], arguments.dim
-        self.spec = f"{name}:n={self.n},m={self.m},d={self.d},dtype={arguments.dtype}"
-        torch.manual_seed(1)
-
-        def make(parameters):
-            # Initial values make many coefficients zero or one; a trained layer's are neither.
-            return [(p + 0.02 * torch.randn_like(p)).to(device).requires_grad_() for p in parameters]
-
-        self.parameters = [recipe["parameters"](self.n, self.m, self.d, i, make) for i in range(arguments.sites)]
-        self.site = recipe["site"](self.n, self.m)
-        self.x = torch.randn(arguments.tokens, self.n, self.d, device=device, dtype=dtype).requires_grad_()
-        self.cotangent = torch.randn_like(self.x)
-
-    def leaves(self):
-        return [self.x, *(p for site in self.parameters for p in site)]
-
-    def eager(self, x, parameters):
-        for site in parameters:
-            x = self.site(x.float(), site, branch).to(x.dtype)
-        return x
-
-    def hyperjit(self, x, parameters):
-        ops = getattr(torch.ops, LIBRARY)
-        x, (u, *coefficients) = ops.begin(x, parameters[0], [], self.spec, False)
-        for site in parameters[1:]:
-            x, u, *coefficients = ops.boundary(x, branch(u), coefficients, site, [], f"{self.spec}|{self.spec}", False)
-        return ops.after(x, branch(u), coefficients, self.spec)
-
-
-class Mark:
-    """A point in time: an event of the current stream on CUDA, the clock on the CPU."""
-
-    def __init__(self, device):
-        if device.type == "cuda":
-            self.event = torch.cuda.Event(enable_timing=True)
-            self.event.record()
-        else:
-            self.event, self.time = None, time.perf_counter()
-
-    def microseconds_to(self, later):
-        if self.event is None:
-            return (later.time - self.time) * 1e6
-        later.event.synchronize()
-        return self.event.elapsed_time(later.event) * 1e3
-
-
-def summary(samples):
-    return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
-
-
-def timed_training(forward, backward, repeats, device):
-    """Forward as in training, backward, both; two calls first, which compile and fill caches."""
-    for _ in range(2):
-        backward(forward())
+    outcome["graph"], outcome["graph_failure"] = None, None if device.type == "cuda" else "CUDA only"
     if device.type == "cuda":
-        torch.cuda.synchronize()
-    samples = {"forward": [], "backward": [], "both": []}
-    for _ in range(repeats):
-        begin = Mark(device)
-        out = forward()
-        middle = Mark(device)
-        backward(out)
-        end = Mark(device)
-        samples["both"].append(begin.microseconds_to(end))
-        samples["forward"].append(begin.microseconds_to(middle))
-        samples["backward"].append(middle.microseconds_to(end))
-    return {direction: summary(values) for direction, values in samples.items()}
+        try:
+            timings, again = replayed(implementation, work, arguments.sites, arguments.repeats, device)
+            apart = differences(again, wanted)
+            # Sums by atomics vary, most where they cancel.
+            if not (apart[0] <= 2 * output + 1e-6 and apart[1] <= 2 * streams + 1e-6 and largest(apart) <= 10 * worst + 1e-3):
+                raise RuntimeError(f"a replay is {largest(apart):.1e} from fp64, a launch {worst:.1e}")
+            outcome["graph"] = scaled(timings, arguments.sites)
+        except Exception as error:  # a package may forbid capture in any way; its launched times stand
+            outcome["graph_failure"] = why(error)
+    work.clear()
+    return outcome
 
 
-def copy_bandwidth(device):
-    a = torch.ones((1 << 30 if device.type == "cuda" else 256 << 20) // 4, device=device)
-    b = torch.empty_like(a)
-    b.copy_(a)
-    times = []
-    for _ in range(7):
-        begin = Mark(device)
-        b.copy_(a)
-        times.append(begin.microseconds_to(Mark(device)))
-    return 2 * a.numel() * 4 / (statistics.median(times) * 1e3)
+def implementations_of(chain, arguments, peers):
+    """(name, function that makes the implementations, whether it is a package's): made one after the other, for memory."""
+    yield "hyperjit", lambda: [Implementation("hyperjit", chain.hyperjit, chain.parameters)], False
+    if "eager" in arguments.against:
+        yield "eager", lambda: [Implementation("eager", chain.eager, chain.parameters)], False
+    if "compile" in arguments.against:
+        yield "torch.compile", lambda: [
+            Implementation("torch.compile", torch.compile(chain.eager, fullgraph=True), chain.parameters)], False
+    for peer in peers:
+        if peer["state"] == "installed" and chain.recipe in peer["recipes"]:
+            yield peer["name"], lambda build=PEERS[peer["name"]]["recipes"][chain.recipe]: build(chain), True
 
 
-def saved_bytes(function, leaves):
-    """What autograd keeps between forward and backward, beyond the parameters: each piece of memory once."""
-    kept = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = function()
-    for leaf in leaves:
-        kept.pop(leaf.untyped_storage().data_ptr(), None)
-    del out
-    return sum(kept.values())
-
-
-def device_name(device):
+def free(device):
+    gc.collect()
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor()
-    with open("/proc/cpuinfo") as file:
-        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
+        torch.cuda.empty_cache()
 
 
-def difference(a, b, least=1e-30):
-    """Largest difference over the largest value, or over `least` where that is more."""
-    return ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(least)).item()
+def measure_recipe(name, dim, arguments, device, dtype, peers):
+    """Outcomes by implementation, and what could not be measured."""
+    chain = Chain(name, dim, arguments, device, dtype)
+    common = reference(chain.site, chain.x, chain.parameters, chain.cotangent)
+    outcomes, missing, ours = {}, [], None
+    for label, make, package in implementations_of(chain, arguments, peers):
+        torch._dynamo.reset()
+        try:
+            made = make()
+        except Exception as error:  # of a package's own making, whatever it is: the others go on
+            if not package:
+                raise
+            made = []
+            missing.append({"implementation": label, "spec": chain.spec, "unsupported": isinstance(error, Unsupported),
+                            "reason": str(error) if isinstance(error, Unsupported) else why(error)})
+        for implementation in made:
+            try:
+                outcome = measure(implementation, chain, common, arguments, device)
+                results = outcome.pop("results")
+                ours = ours or results
+                # Another model's or rounded parameters' results are not those of the recipe.
+                same = [None, None] if implementation.site else differences(results, ours)
+                outcome.update(output_difference=same[0], gradient_difference=same[0] if same[0] is None else max(same[1:]),
+                               maths=implementation.maths)
+                outcomes[implementation.name] = outcome
+                del results
+            except Exception as error:
+                if not package:
+                    raise
+                missing.append({"implementation": implementation.name, "spec": chain.spec, "unsupported": False,
+                                "reason": why(error)})
+            free(device)
+        made = None
+        free(device)
+    return chain, outcomes, missing
 
 
-def main():
+def rows_of(chain, outcomes, arguments, copy):
+    own, eager, rows = outcomes["hyperjit"], outcomes.get("eager"), []
+    u_bytes = arguments.tokens * chain.d * chain.x.element_size()
+    for implementation, outcome in outcomes.items():
+        best = outcome["graph"] or outcome["launched"]
+        own_best = (own["graph"] if outcome["graph"] else None) or own["launched"]
+        for direction in DIRECTIONS:
+            timing, floor = outcome["launched"][direction], floor_u(chain.n, direction)
+            rows.append({
+                "implementation": implementation, "spec": chain.spec, "tokens": arguments.tokens, "direction": direction,
+                "mode": "chain", "us": timing, "speedup": eager and eager["launched"][direction]["median"] / timing["median"],
+                "graph_us": outcome["graph"] and outcome["graph"][direction], "graph_failure": outcome["graph_failure"],
+                "floor_u": floor, "share": floor * u_bytes / (best[direction]["median"] * 1e3) / copy,
+                "of_hyperjit": best[direction]["median"] / own_best[direction]["median"],
+                **{key: outcome[key] for key in ("saved_u", "output_difference", "gradient_difference", "error", "wrong",
+                                                 "first_call_s", "peak_x", "varying", "maths")},
+                "bit_equal": not outcome["varying"]})
+    return rows
+
+
+def number(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def tell(chain, outcomes, missing, runs):
+    own = outcomes["hyperjit"]["launched"]
+    for implementation, outcome in outcomes.items():
+        micros = {direction: outcome["launched"][direction]["median"] for direction in DIRECTIONS}
+        error = outcome["error"]
+        print(f"{chain.recipe:<16} {implementation:<26} {micros['forward']:>9.0f} {micros['backward']:>9.0f} "
+              f"{micros['both']:>9.0f} {micros['both'] / own['both']['median']:>11.2f}x {outcome['saved_u']:>7.2f} "
+              f"{number(outcome['output_difference'], '.1e'):>12} {number(outcome['gradient_difference'], '.1e'):>10}   "
+              f"{error['output']:>8.1e} {error['streams']:>8.1e} {error['weights']:>8.1e} {error['scales']:>8.1e}")
+        if outcome["wrong"]:
+            print(f"  !! {implementation}: these are not the results of its own maths; its times mean nothing")
+        if outcome["varying"]:
+            print(f"  {implementation}: not the same bits in {runs} runs: {', '.join(outcome['varying'][:8])}"
+                  f"{' ...' if len(outcome['varying']) > 8 else ''}")
+        if outcome["graph_failure"] and outcome["graph_failure"] != "CUDA only":
+            print(f"  !! {implementation}: no CUDA graph: {outcome['graph_failure']}")
+        if outcome["maths"]:
+            print(f"  {implementation}: {outcome['maths']}")
+    for failure in missing:
+        print(f"{chain.recipe:<16} {failure['implementation']:<26} "
+              f"{'not measured' if failure['unsupported'] else '!! FAILED'}: {failure['reason']}")
+    sys.stdout.flush()
+
+
+def table(rows, runs):
+    """A line an implementation: us a site, share of the copy bandwidth that the boundary's floor takes, ratio to hyperjit."""
+    def cells(timings, us):
+        picked = [row[us] and row[us]["median"] for row in timings]
+        return " ".join(f"{number(value, '.0f'):>8}" for value in picked)
+
+    print(f"\nus a site; share: (2n+2)u forward, (5n+5)u both at the speed of the copy, of replays where there are any; "
+          f"x: time of both over hyperjit's; bits: the same in {runs} runs")
+    print(f"{'':<50} {'replayed':^25}   {'launched':^25} {'share':^14}")
+    print(f"{'recipe':<16} {'D':>6} {'implementation':<26} {'forward':>8} {'both':>8} {'x':>7}   "
+          f"{'forward':>8} {'both':>8} {'x':>7} {'forward':>8} {'both':>5} {'first s':>8} {'peak X':>7} {'bits':>5}")
+    lines = {}
+    for row in rows:
+        lines.setdefault((row["spec"], row["implementation"]), {})[row["direction"]] = row
+    for (spec, implementation), line in lines.items():
+        recipe, dim = re.match(r"(.*?):.*\bd=(\d+)", spec).groups()
+        pair, ours = [line["forward"], line["both"]], lines[spec, "hyperjit"]["both"]
+        ratio = {us: line["both"][us] and ours[us] and line["both"][us]["median"] / ours[us]["median"]
+                 for us in ("graph_us", "us")}
+        print(f"{recipe:<16} {dim:>6} {implementation:<26} {cells(pair, 'graph_us')} {number(ratio['graph_us'], '.2f'):>7}   "
+              f"{cells(pair, 'us')} {number(ratio['us'], '.2f'):>7} {line['forward']['share']:>8.2f} {line['both']['share']:>5.2f} "
+              f"{line['both']['first_call_s']:>8.2f} {number(line['both']['peak_x'], '.1f'):>7} "
+              f"{'equal' if line['both']['bit_equal'] else 'vary':>5}{'  !! wrong' if line['both']['wrong'] else ''}")
+
+
+def options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", help="libhyperjit_torch.so")
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--against", default="eager,compile")
+    parser.add_argument("--peers", default="installed", help=f"'installed', 'none' or names: {','.join(PEERS)}")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--dims", default="", help="several D, with commas, in place of --dim")
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (all)")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=10, help="runs whose bits are compared")
+    parser.add_argument("--caches", default="fresh", choices=["fresh", "keep"],
+                        help="fresh: kernels compiled before are not found, so first calls are cold")
     parser.add_argument("--allocator", default="keep", choices=["keep", "system"], help="what becomes of freed CPU memory")
     parser.add_argument("--json", default="")
     arguments = parser.parse_args()
-    names = arguments.recipes.split(",")
-    if unknown := [name for name in names if name not in RECIPES]:
+    arguments.recipes = arguments.recipes.split(",")
+    if unknown := [name for name in arguments.recipes if name not in RECIPES]:
         parser.error(f"unknown recipe {unknown[0]}; {', '.join(RECIPES)} have a version here")
+    special = {"installed": list(PEERS), "none": []}
+    arguments.peers = special[arguments.peers] if arguments.peers in special else arguments.peers.split(",")
+    if unknown := [name for name in arguments.peers if name not in PEERS]:
+        parser.error(f"unknown peer {unknown[0]}; {', '.join(PEERS)} are known here")
+    arguments.dims = [int(d) for d in arguments.dims.split(",")] if arguments.dims else [arguments.dim]
+    return arguments
+
+
+def run(arguments, device):
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
+    torch.ops.load_library(arguments.library)
+    peers = [find_peer(name) for name in arguments.peers]
+    for peer in peers:
+        if peer["state"] == "installed":
+            print(f"peer {peer['name']} {peer['version'] or ''}: {', '.join(peer['recipes'])}")
+        else:
+            print(f"peer {peer['name']}: {'absent' if peer['state'] == 'absent' else '!! FAILED to import'}: {peer['reason']}")
+
+    copy = copy_bandwidth(device)
+    rows, missing = [], []
+    for dim in arguments.dims:
+        print(f"{device_name(device)}, copy {copy:.1f} GB/s, torch {torch.__version__}; chain of {arguments.sites} sites, "
+              f"{arguments.tokens} tokens, D = {dim}, {arguments.dtype}; us a site, launched; saved: u a site, kept for backward; "
+              f"diff: from hyperjit; last four: output and gradients from its own maths in fp64, over the largest value")
+        print(f"{'recipe':<16} {'implementation':<26} {'forward':>9} {'backward':>9} {'both':>9} {'hyperjit is':>12} {'saved':>7} "
+              f"{'output diff':>12} {'grad diff':>10}   {'output':>8} {'streams':>8} {'weights':>8} {'scales':>8}")
+        for name in arguments.recipes:
+            chain, outcomes, failures = measure_recipe(name, dim, arguments, device, dtype, peers)
+            tell(chain, outcomes, failures, arguments.runs)
+            rows += rows_of(chain, outcomes, arguments, copy)
+            missing += failures
+            del chain, outcomes
+            free(device)
+    table(rows, arguments.runs)
+    for failure in missing:
+        print(f"not measured: {failure['implementation']}, {failure['spec']}: {failure['reason']}")
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
+                       "copy_gbps": copy, "sites": arguments.sites, "peers": peers, "not_measured": missing, "rows": rows},
+                      file, indent=2)
+
+
+def main():
+    arguments = options()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device if arguments.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[arguments.dtype]
-    torch.ops.load_library(arguments.library)
     if arguments.allocator == "keep":
         # As in hyperjit bench: fresh pages would cost more than what is measured.
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-    copy = copy_bandwidth(device)
-    rows = []
-    print(f"{device_name(device)}, copy {copy:.1f} GB/s, torch {torch.__version__}; chain of {arguments.sites} sites, "
-          f"{arguments.tokens} tokens, D = {arguments.dim}, {arguments.dtype}; us a site; saved: u a site, kept for backward")
-    print(f"{'recipe':<10} {'implementation':<14} {'forward':>9} {'backward':>9} {'both':>9} {'hyperjit is':>12} {'saved':>7} "
-          f"{'output diff':>12} {'grad diff':>10}")
-    for name in names:
-        chain = Chain(name, arguments, device, dtype)
-        implementations = {"hyperjit": chain.hyperjit}
-        if "eager" in arguments.against:
-            implementations["eager"] = chain.eager
-        if "compile" in arguments.against:
-            torch._dynamo.reset()
-            implementations["torch.compile"] = torch.compile(chain.eager, fullgraph=True)
-        outcome, wanted = {}, None
-        u_bytes = arguments.tokens * arguments.dim * chain.x.element_size()
-        for implementation, function in implementations.items():
-
-            def forward():
-                for leaf in chain.leaves():
-                    leaf.grad = None
-                return function(chain.x, chain.parameters)
-
-            timings = timed_training(forward, lambda out: out.backward(chain.cotangent), arguments.repeats, device)
-            saved = saved_bytes(forward, [p for site in chain.parameters for p in site]) / u_bytes / arguments.sites
-            out = forward()
-            out.backward(chain.cotangent)
-            results = [out.detach(), *(leaf.grad for leaf in chain.leaves())]
-            wanted = wanted or results
-            # A scale's gradient is a sum over all tokens that may cancel to almost nothing: rounding is all that is left of
-            # it, in every implementation.
-            least = 1e-4 * max(w.abs().max().item() for w in wanted[1:])
-            apart = [difference(results[0], wanted[0]), *(difference(a, b, least) for a, b in zip(results[1:], wanted[1:]))]
-            outcome[implementation] = timings, saved, apart[0], max(apart[1:])
-        own, eager = outcome["hyperjit"][0], outcome.get("eager", [None])[0]
-        for implementation, (timings, saved, output, gradient) in outcome.items():
-            micros = {direction: timings[direction]["median"] / arguments.sites for direction in timings}
-            print(f"{name:<10} {implementation:<14} {micros['forward']:>9.0f} {micros['backward']:>9.0f} {micros['both']:>9.0f} "
-                  f"{timings['both']['median'] / own['both']['median']:>11.2f}x {saved:>7.2f} {output:>12.1e} {gradient:>10.1e}")
-            for direction, timing in timings.items():
-                rows.append({"implementation": implementation, "spec": chain.spec, "tokens": arguments.tokens,
-                             "direction": direction, "mode": "chain",
-                             "us": {key: value / arguments.sites for key, value in timing.items()},
-                             "speedup": eager and eager[direction]["median"] / timing["median"], "saved_u": saved,
-                             "output_difference": output, "gradient_difference": gradient})
-            sys.stdout.flush()
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
-                       "copy_gbps": copy, "sites": arguments.sites, "rows": rows}, file, indent=2)
+    with tempfile.TemporaryDirectory(prefix="hyperjit-peers-", ignore_cleanup_errors=True) as folder:
+        if arguments.caches == "fresh":
+            for variable in ("HYPERJIT_CACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TILELANG_CACHE_DIR"):
+                os.environ[variable] = os.path.join(folder, variable.lower())
+        if device.type == "cuda":
+            # One stream for all: what autograd keeps of launched calls must belong to the stream that graphs are captured on.
+            with torch.cuda.stream(torch.cuda.Stream()):
+                run(arguments, device)
+        else:
+            run(arguments, device)
 
 
 if __name__ == "__main__":

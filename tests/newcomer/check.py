@@ -219,15 +219,58 @@ def bench():
           f"traffic of kernels by themselves: {counted}")
 
 
+def measured_peers(*options, environment=None):
+    """peers.py's words and JSON, eager only: torch.compile takes longer than all the rest."""
+    said = run(arguments.source / "bench/peers.py", arguments.library, "--against", "eager", "--tokens", 64, "--sites", 2,
+               "--repeats", 2, "--device", "cpu", *options, "--json", folder / "peers.json", program=arguments.python,
+               environment=environment).stdout
+    return said, json.loads((folder / "peers.json").read_text())
+
+
 def peers():
-    run(arguments.source / "bench/peers.py", arguments.library, "--against", "eager", "--tokens", 64, "--dim", 32, "--sites", 2,
-        "--repeats", 2, "--device", "cpu", "--json", folder / "peers.json", program=arguments.python)
-    for row in json.loads((folder / "peers.json").read_text())["rows"]:
+    for row in measured_peers("--peers", "none", "--dim", 32)[1]["rows"]:
         if row["implementation"] == "hyperjit" and row["spec"].startswith("static"):
             # Streams and branch output, nothing else that grows with tokens times D.
             check(abs(row["saved_u"] - 5) < 0.01, f"{row['spec']} keeps {row['saved_u']}u for backward, 5u was wanted")
         check(row["output_difference"] < 1e-4 and row["gradient_difference"] < 1e-3,
               f"{row['spec']}: {row['implementation']} differs by {row['output_difference']}, {row['gradient_difference']}")
+        error = row["error"]
+        check(not row["wrong"] and max(error["output"], error["streams"]) < 1e-5 and max(error["parameters"].values()) < 1e-3,
+              f"{row['spec']}: {row['implementation']} is {error} from fp64")
+        if row["implementation"] == "hyperjit":
+            check(row["bit_equal"], f"{row['spec']}: {row['varying']} vary from run to run")
+
+    # A package that breaks when it is imported, one that has not what is called, one that is not there: each is named with the
+    # reason, and the others are measured.
+    for name, text in (("liger_kernel", 'raise RuntimeError("broken on purpose")'), ("tile_kernels", "")):
+        (folder / "fake" / name).mkdir(parents=True)
+        (folder / "fake" / name / "__init__.py").write_text(text + "\n")
+    said, found = measured_peers("--recipes", "manifold", "--dims", "16,32", environment={"PYTHONPATH": str(folder / "fake")})
+    states = {peer["name"]: peer for peer in found["peers"]}
+    check(states["liger-kernel"]["state"] == "failed" and "broken on purpose" in states["liger-kernel"]["reason"],
+          f"a package that does not import: {states['liger-kernel']}")
+    check("!! FAILED to import: RuntimeError: broken on purpose" in said, f"nothing is said of a package that does not import:\n{said}")
+    failed = [(f["implementation"], f["spec"].split("d=")[1], f["unsupported"]) for f in found["not_measured"]]
+    check(failed == [("tile-kernels", "16,dtype=fp32", False), ("tile-kernels", "32,dtype=fp32", False)], f"not measured: {failed}")
+    check("!! FAILED: ModuleNotFoundError" in said, f"nothing is said of a package that fails:\n{said}")
+    if states["hyper-connections"]["state"] == "absent":
+        check("absent: pip install hyper-connections" in said, f"nothing is said of an absent package:\n{said}")
+    measured = [(row["implementation"], row["spec"], row["direction"]) for row in found["rows"]]
+    check(len(measured) == 12 and len(set(measured)) == 12, f"two D of hyperjit and eager: {measured}")
+
+
+def installed_peers():
+    """hyper-connections has no kernels of its own and runs anywhere."""
+    states = {peer["name"]: peer for peer in measured_peers("--recipes", "static", "--dim", 16)[1]["peers"]}
+    if states["hyper-connections"]["state"] == "absent":
+        print("skipped: hyper-connections is not installed beside torch")
+        sys.exit(77)
+    found = measured_peers("--peers", "hyper-connections", "--recipes", "dynamic,manifold-streams", "--dim", 32)[1]
+    rows = [row for row in found["rows"] if row["implementation"] == "hyper-connections"]
+    check(len(rows) == 6 and not found["not_measured"], f"two recipes: {found['not_measured']}")
+    for row in rows:
+        check(row["output_difference"] < 1e-4 and row["gradient_difference"] < 1e-3 and row["error"]["output"] < 1e-5,
+              f"{row['spec']}: {row['output_difference']}, {row['gradient_difference']}, {row['error']}")
 
 
 def bundle():
@@ -256,7 +299,8 @@ def bundle():
     check((folder / "mine" / "file").read_text() == "kept", "bundle replaced a folder that was none of its own")
 
 
-{"readme": readme, "commands": commands, "python": python, "demo": demo, "text": text, "bench": bench, "peers": peers, "bundle": bundle}[arguments.what]()
+{"readme": readme, "commands": commands, "python": python, "demo": demo, "text": text, "bench": bench, "peers": peers,
+ "installed-peers": installed_peers, "bundle": bundle}[arguments.what]()
 for failure in failures:
     print(failure, file=sys.stderr)
 sys.exit(1 if failures else 0)
