@@ -65,7 +65,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;
   static constexpr int cluster = S::cluster, channels = S::width / (cluster * parts);
-  static constexpr int owned = S::tile > cluster ? S::tile / cluster : 1; // tokens of a tile that a CTA owns
+  static constexpr int owned = (S::tile + cluster - 1) / cluster; // tokens of a tile that a CTA owns; the last CTAs may have one less
   static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
   HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
   static constexpr int depth = (F::records + span - 1) / span; // of an exchange, in tiles of which the CTA owns some
@@ -80,15 +80,15 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   static constexpr int scratchAt = exchangeAt + exchangeOf * Table::sumsBefore(stages);
   static constexpr int fetchedAt = scratchAt + 4 * S::scratch * (owners + preparers);
   static_assert(fetchedAt + 4 * F::fetched * owners == F::shared, "the compiler plans another amount of shared memory");
-  static_assert(S::tile % cluster == 0 || cluster % S::tile == 0, "blocks own different numbers of a tile's tokens");
+  static_assert(cluster <= S::tile || cluster % S::tile == 0, "blocks own tokens of different numbers of tiles");
   static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
   static_assert(F::heldWords == 0 || channels / S::chunk == S::warps, "rows are held in registers by lanes of one chunk");
 
   const L &launch;
   unsigned char *memory;
   unsigned base;
-  int warp, self, rank, part, slice, tiles; // slice: of the channels, among all CTAs that share a row
-  long long firstTile, tileStride;
+  int warp, self, rank, part, slice; // slice: of the channels, among all CTAs that share a row
+  int tiles, firstTile, tileStride;
 
   HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory)
       : launch(launch), memory(memory), base(sharedAddress(memory)), warp(threadIdx.x / 32), self(threadIdx.x % 32),
@@ -116,7 +116,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 
   HYPERJIT_METHOD float *fetched(int owner) const { return reinterpret_cast<float *>(memory + fetchedAt) + owner * F::fetched; }
   HYPERJIT_METHOD const float *uniform() const { return reinterpret_cast<const float *>(memory + uniformAt); }
-  HYPERJIT_METHOD long long firstToken(int k) const { return (firstTile + k * tileStride) * S::tile; }
+  HYPERJIT_METHOD int ownedHere() const { return span == 1 && S::tile % cluster && rank >= S::tile % cluster ? owned - 1 : owned; }
+  HYPERJIT_METHOD long long firstToken(int k) const { return static_cast<long long>(firstTile + k * tileStride) * S::tile; }
   HYPERJIT_METHOD float *record(int place, int token) const {
     return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
   }
@@ -140,7 +141,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     for (int i = 0; i < depth; ++i) {
       initBarrier(arrived(I, i), 1);
       if constexpr (First::sums > 0)
-        arriveAndExpect(arrived(I, i), cluster * owned * First::sums * 4);
+        arriveAndExpect(arrived(I, i), cluster * ownedHere() * First::sums * 4);
     }
     if constexpr (sizeof...(Rest) > 0)
       initStage<I + 1>(rest...);
@@ -265,10 +266,11 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
 
   //===-- compute warps ---------------------------------------------------===//
 
-  static constexpr int gradientTiles = GradientTiles<typename F::Gradients>::value;
+  static constexpr int gradientTiles = GradientTiles<typename F::Gradients>::value; // of one chunk of channels
+  static constexpr int rounds = channels / S::chunk / S::warps;                    // of warps over the chunks
   struct Held {
     unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
-    float gradient[gradientTiles > 0 ? gradientTiles : 1][4];
+    float gradient[gradientTiles > 0 ? rounds * gradientTiles : 1][4];
   };
   HYPERJIT_METHOD void compute() {
     Held held = {};
@@ -287,9 +289,12 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   }
   HYPERJIT_METHOD void storeGradients(Held &held) {
     Lane<float, L, S::width, S::tokens, S::v, 0> lane{launch};
-    lane.channel = slice * channels + warp * S::chunk + self % S::channelLanes * S::v;
-    lane.gradient = held.gradient;
-    F::Gradients::store(lane, firstTile, tileStride);
+#pragma unroll
+    for (int round = 0; round < rounds; ++round) {
+      lane.channel = slice * channels + (round * S::warps + warp) * S::chunk + self % S::channelLanes * S::v;
+      lane.gradient = held.gradient + round * gradientTiles;
+      F::Gradients::store(lane, firstTile, tileStride);
+    }
   }
   template <int I, class First, class... Rest> HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
     const int k = turn - I * F::lag;
@@ -373,6 +378,12 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     };
     if constexpr (channels / S::chunk == S::warps) {
       sweepChunk(warp);
+    } else if constexpr (SumsGradient<typename F::Gradients, typename P::Sweep>::value) { // in registers: each round has its own
+#pragma unroll
+      for (int round = 0; round < rounds; ++round) {
+        lane.gradient = held.gradient + round * gradientTiles;
+        sweepChunk(round * S::warps + warp);
+      }
     } else {
 #pragma unroll 1
       for (int chunk = warp; chunk < channels / S::chunk; chunk += S::warps)
@@ -464,7 +475,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if (firstOwn >= 0 && firstOwn < S::tile) {
       Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self, uniform(), fetched(mine)};
 #pragma unroll 1
-      for (int i = (mine + owners - sequence * owned % owners) % owners; i < owned; i += owners) {
+      for (int i = (mine + owners - sequence * owned % owners) % owners; i < ownedHere(); i += owners) {
         const int index = firstOwn + i * cluster;
         token.token = firstToken(k) + index;
         token.record = record(place, index);
@@ -476,7 +487,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
           waitFor(prepared(place), (k / F::records) & 1);
         waitFor<true>(arrived(I, turn), (sequence / depth) & 1);
         if (i == 0 && self == 0)
-          arriveAndExpect(arrived(I, turn), cluster * owned * First::sums * 4);
+          arriveAndExpect(arrived(I, turn), cluster * ownedHere() * First::sums * 4);
         int before = 0;
         (addSums<I, Passes>(token, turn, i, before), ...);
         __syncwarp();

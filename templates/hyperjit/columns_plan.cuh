@@ -38,6 +38,13 @@ template <class G> struct GradientTiles {
 template <> struct GradientTiles<Nothing> {
   static constexpr int value = 0;
 };
+/// Whether a sweep is one of those that sum weight gradients.
+template <class G, class Sweep> struct SumsGradient {
+  static constexpr bool value = false;
+};
+template <int Tiles, class... Sweeps, class Sweep> struct SumsGradient<Gradients<Tiles, Sweeps...>, Sweep> {
+  static constexpr bool value = (false || ... || Same<Sweeps, Sweep>::value);
+};
 /// Several clusters share a token's rows: how many, and where in memory the words lie by which each tells the others a token's sums.
 template <int Parts, class Ref_> struct Exchange {
   using Ref = Ref_;

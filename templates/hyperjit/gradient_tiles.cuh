@@ -64,7 +64,8 @@ HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
 }
 
 /// The same from tile `At` of lane.gradient on, for the 8 tokens of a tile of clusterColumns.
-template <class Source, int R, int K, int JN, int At, class N, class X> HYPERJIT_DEVICE void sweptGradient(N &lane, const X &x) {
+template <class Source, int R, int K, int JN, int XPlanes, int At, class N, class X>
+HYPERJIT_DEVICE void sweptGradient(N &lane, const X &x) {
   static_assert(N::tokens == 1, "a tile has 8 tokens");
   constexpr int V = N::V, groups = X::R / R;
   const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
@@ -84,17 +85,26 @@ template <class Source, int R, int K, int JN, int At, class N, class X> HYPERJIT
 #pragma unroll
       for (int m = 0; m < V / 4; ++m) {
         const auto &v = x.v[0][group * R + r];
-        unsigned a[2];
+        unsigned a[XPlanes][2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const unsigned pair = packBfloat16(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]);
-          a[i] = transposeBlock(lane.live[0] ? pair : 0);
+          unsigned pair[XPlanes];
+          if constexpr (XPlanes == 2)
+            splitPair(v[4 * m + 2 * i], v[4 * m + 2 * i + 1], pair[0], pair[1]);
+          else
+            pair[0] = packBfloat16(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]);
+#pragma unroll
+          for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
+            a[xPlane][i] = transposeBlock(lane.live[0] ? pair[xPlane] : 0);
         }
+        // The product of two low planes is below what planes lose.
 #pragma unroll
         for (int j = 0; j < JN; ++j)
 #pragma unroll
-          for (int plane = 0; plane < 2; ++plane)
-            mma1688(lane.gradient[At + (r * (V / 4) + m) * JN + j], a[0], a[1], b[j][plane]);
+          for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
+#pragma unroll
+            for (int plane = 0; plane < 2 - xPlane; ++plane)
+              mma1688(lane.gradient[At + (r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], b[j][plane]);
       }
   }
 }

@@ -9,21 +9,25 @@
 
 namespace hyperjit {
 
+template <class First, class...> struct StorageOfFirst {
+  static constexpr int value = static_cast<int>(sizeof(typename First::Place::Storage));
+};
 /// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for, rows it reads.
 template <class Sweep_, int Tiles, int Columns, int Repeats, class... Inputs_> struct TilePass {
   using Sweep = Sweep_;
   using Inputs = List<Inputs_...>;
   static constexpr int tiles = Tiles, columns = Columns, repeats = Repeats;
   static constexpr int vectors = (0 + ... + Inputs_::rows); // of a token
+  static constexpr int size = StorageOfFirst<Inputs_...>::value; // bytes of a number, of all rows alike
 };
 
 /// A tile's records and rows on their way from memory, copied by one warp. A slot holds records of 16 tokens, then row by row those of
 /// 16 tokens, each the block's channels and a gap, which makes the lanes of a warp hit different banks.
 template <class S, class Records, int Size, class P, class L> struct TileLoader {
-  static constexpr int channels = S::warps * 4 * S::v, size = 2, rowStride = channels + 4 * S::v; // in numbers of `size` bytes
+  static constexpr int channels = S::warps * 4 * S::v, size = P::size, rowStride = channels + 4 * S::v; // in numbers of `size` bytes
   static constexpr int recordBytes = Size > 0 ? 16 * 4 * S::record : 0, slotBytes = recordBytes + P::vectors * 16 * rowStride * size;
   /// Neighbours copy neighbouring pieces: requests for whole lines of memory.
-  static constexpr int piece = S::width % 8 == 0 ? 8 : 4, pieces = channels / piece, together = 32 / pieces;
+  static constexpr int piece = size == 2 && S::width % 8 == 0 ? 8 : 4, pieces = channels / piece, together = 32 / pieces;
   static_assert(32 % pieces == 0 && 16 % together == 0, "a lane copies pieces of one column");
   const L &launch;
   unsigned slots;

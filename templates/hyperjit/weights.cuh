@@ -1,8 +1,8 @@
 // Projections on tensor cores: weights packed as bf16 planes in the order of mma fragments.
 // SPDX-License-Identifier: Apache-2.0
 //
-// fp32-grade: W = hi + lo in bf16 (16 bits), accumulated in fp32. Rows of a half-width type are one plane (bf16) or
-// two (fp16, sums). A warp works for 8 tokens a register (lane = 4 g + q: token g) and owns 4 V channels, of which
+// fp32-grade: W = hi + lo in bf16 (16 bits), accumulated in fp32. Rows are one plane (bf16) or two (fp16, fp32,
+// sums). A warp works for 8 tokens a register (lane = 4 g + q: token g) and owns 4 V channels, of which
 // lane q owns V q .. V q + V - 1: the registers of a vector load are the fragments, nothing is moved.
 //
 // project: D[coefficient, token] = A[coefficient, channel] B[channel, token]. Rows 0-7 of A are hi, rows 8-15 lo of the

@@ -380,8 +380,8 @@ static double unitRoundoff(at::ScalarType type) {
 // The only place that says how exact a result must be. e: unit roundoff of the compute type (fp32, or fp64 for fp64 streams).
 //   * arithmetic: coefficients pass through some tens of operations (a norm, a projection, Sinkhorn and its adjoint), each
 //     of which adds a few e; a sum over K terms adds about sqrt(K) e. K is what a projection or a weight gradient sums.
-//   * planes: beside streams of 16 bits CUDA kernels multiply on tensor cores, a weight or a coefficient's cotangent as two
-//     bf16 numbers: 2^-17 off, some of which add up where a gradient cancels (4e-5 and 7e-5 were seen on an H100).
+//   * planes: CUDA kernels that compute in fp32 multiply on tensor cores, a weight, a coefficient's cotangent or a row of more
+//     than 8 bits as two bf16 numbers: 2^-17 off, some of which add up where a gradient cancels (4e-5 and 7e-5 were seen on an H100).
 //   * storage: a result is rounded once to its own dtype. "d x" is the sum of two parts that are each rounded.
 //   * in a chain, streams, branch tensors and their gradients are rounded at every edge on the way, and one site's
 //     arithmetic error is amplified by those that follow.
@@ -393,7 +393,7 @@ double Tolerance::arithmetic(const at::Tensor &got) const {
   const double e = unitRoundoff(ops::scalarType(computeType(spec.stream)));
   const auto terms = static_cast<double>(std::max<int64_t>(spec.n * spec.d, tokens));
   double arithmetic = (64 + 8 * std::sqrt(terms)) * e;
-  if (got.is_cuda() && sizeOf(spec.stream) == 2)
+  if (got.is_cuda() && sizeOf(spec.stream) <= 4)
     arithmetic += std::ldexp(8, -17);
   arithmetic += cancellation;
   return sites.size() == 1 ? arithmetic : 4 * static_cast<double>(sites.size()) * arithmetic;

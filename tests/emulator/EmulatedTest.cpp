@@ -88,7 +88,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 37, "auto", "sm_80"},
   {"manifold:n=4,d=4096,dtype=bf16", Role::Boundary, 21},
   {"manifold:n=2,d=2560,dtype=fp16", Role::Boundary, 37},
-  {"manifold:n=4,d=1280,dtype=fp32", Role::Boundary, 13},
+  {"manifold:n=4,d=1280,dtype=fp32", Role::Boundary, 37},
+  {"dynamic:n=3,d=1024,dtype=fp32", Role::Boundary, 133},
+  {"manifold:n=2,d=140,dtype=fp32", Role::Before, 21},
+  {"manifold:n=4,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=4,parts=2"},
   {"manifold:n=3,d=129,dtype=fp64", Role::Boundary, 13},
   {"dynamic:n=8,d=160,dtype=fp32", Role::Boundary, 13},
   {"manifold:n=8,d=320,dtype=bf16", Role::Boundary, 21}, // an expansion of 80 columns
@@ -102,6 +105,13 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=3,d=1024,dtype=bf16", Role::Boundary, 133},
   {"dynamic:n=4,d=1024,dtype=bf16", Role::Before, 37},
   {"frac:n=1,m=4,d=4096,dtype=bf16", Role::Boundary, 37},
+  // The same in two rounds of warps over a block's channels, of rows of 32 bits, too.
+  {"manifold:n=1,d=1024,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+  {"manifold:n=2,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+  // Blocks of a cluster that own different numbers of a tile's tokens.
+  {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=5"},
+  {"dynamic:n=2,d=384,dtype=bf16", Role::Boundary, 133, "columns:cluster=3"},
+  {"manifold:n=4,d=768,dtype=bf16", Role::Boundary, 77, "columns:cluster=6,parts=2,vector=4"},
   // Four channels a lane.
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
   // Rows that several clusters share: some have tails, more tokens than records, clusters wider than a tile, sums of gradients.

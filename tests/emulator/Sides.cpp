@@ -32,7 +32,7 @@ Allowed allowedFor(DType type, bool narrowStreams) {
   case DType::Float16:
     return {0x1p-10, 0x1p-10};
   case DType::Float32:
-    return {0, narrowStreams ? 8e-3 : 2e-5};
+    return {0, narrowStreams ? 8e-3 : 1.5e-4}; // two planes of bf16 in the projection of a normalised row; one alone is off by 2e-3
   default:
     return {0, 1e-11};
   }

@@ -142,7 +142,7 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
     time *= 1.05;
   if (s.reduces && s.projected > 0)
     time *= 1.5; // the sums are waited for
-  if (s.projected > 0 && !tiled && s.storageBytes == 2)
+  if (s.projected > 0 && !tiled)
     time *= 1.5; // multiply-adds outside of tensor cores
   return time;
 }

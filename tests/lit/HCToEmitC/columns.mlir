@@ -5,7 +5,7 @@
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 %s 2>&1 | FileCheck %s --check-prefix=PARTS
 // RUN: not hc-translate --hc-to-cuda --target=sm_80 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=TARGET
 // RUN: not hc-translate --hc-to-cuda --target=sm_90 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=SPECIFIC
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=5 %s 2>&1 | FileCheck %s --check-prefix=POWER
+// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=12 %s 2>&1 | FileCheck %s --check-prefix=MULTIPLE
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,tokens=4 %s 2>&1 | FileCheck %s --check-prefix=EIGHTS
 // RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:blocks=2 %s 2>&1 | FileCheck %s --check-prefix=NAME
 
@@ -65,7 +65,7 @@
 // PARTS: columns splits rows into 4 parts of whole chunks of 32 channels, and there are 64
 // TARGET: columns needs clusters, bulk copies and registers that move between warps, which sm_80 lacks
 // SPECIFIC: which sm_90 lacks
-// POWER: cluster is 5; legal are 1 to 16, powers of two
+// MULTIPLE: columns shares a tile of 8 tokens among at most as many blocks or among whole multiples, not among 12
 // EIGHTS: columns takes tokens in eights, not 4
 // NAME: 'blocks=2' is no number of 'columns'; it takes chunks, cluster, lag, parts, planes, preparers, ring, slots, tokens, vector, warps
 hc.func @boundary(%x: !hc.rows<4, 64> {hc.dtype = bf16, hc.operand = "streams"},

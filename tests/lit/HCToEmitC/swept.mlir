@@ -4,7 +4,7 @@
 // A weight gradient of few columns is summed by the last sweep that has its rows; a cluster's sums are a chunk's. One of many columns
 // has a launch of its own.
 // CHECK: class Rows1_0 {
-// CHECK: sweptGradient<InRecord<[[AT:[0-9]+]]>, 1, 8, 1, 0>
+// CHECK: sweptGradient<InRecord<[[AT:[0-9]+]]>, 1, 8, 1, 1, 0>
 // CHECK: storeSweptGradient<Space::PerChunk<0>, 1, 8, 1, 0>
 // CHECK: Weights, Gradients<2, Rows1_0>>;
 // CHECK-NOT: columnTiles

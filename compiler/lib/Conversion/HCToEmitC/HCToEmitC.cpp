@@ -308,7 +308,9 @@ void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t columns) {
 void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tiles, int64_t at) {
   auto type = cast<hc::WeightType>(op.getType());
   SmallVector<std::string> arguments = {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()), number(tiles)};
-  arguments.push_back(number(at < 0 ? planesOf(op.getInput()) : at));
+  arguments.push_back(number(planesOf(op.getInput())));
+  if (at >= 0)
+    arguments.push_back(number(at));
   call(at < 0 ? "gradientTiles" : "sweptGradient", arguments,
        {context, convert(op.getInput())}, {}, false);
 }

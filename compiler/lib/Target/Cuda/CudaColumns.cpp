@@ -51,6 +51,8 @@ LogicalResult SourceBuilder::chooseColumns() {
   cluster = choice.cluster ? choice.cluster : 16;
   if (cluster < 2)
     return refuse("shares rows among 2 to 16 blocks of a cluster, not " + llvm::Twine(cluster));
+  if (int64_t tile = 8 * mainShape.tokens; cluster > tile && cluster % tile)
+    return refuse("shares a tile of " + llvm::Twine(tile) + " tokens among at most as many blocks or among whole multiples, not among " + llvm::Twine(cluster));
   int64_t parts = mainShape.parts = choice.parts ? choice.parts : 1;
   while (!choice.cluster && cluster > 2 && (plan.width % (cluster * parts * chunk) || plan.width / (cluster * parts) < 160))
     cluster /= 2;
@@ -81,7 +83,7 @@ LogicalResult SourceBuilder::chooseColumns() {
 void SourceBuilder::countWarps() {
   int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps + 2; // loader, sender
   // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
-  columns.owners = std::clamp<int64_t>(llvm::divideCeil(640 * tile * mainShape.parts, plan.width), 2, 4);
+  columns.owners = std::clamp<int64_t>(llvm::divideCeil((expands() ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
   columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
@@ -217,7 +219,7 @@ const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
 /// Weight gradients whose sums fit the greater part of the registers that sweeps leave need no launch, and no reading of rows, of their
 /// own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us instead of 370 and 135.)
 LogicalResult SourceBuilder::chooseSweptGradients() {
-  if (mainShape.tokens != 1 || plan.width / mainShape.blocksOfRow() != 4 * mainShape.vector * mainShape.warps)
+  if (mainShape.tokens != 1 || blockChannels() % (4 * mainShape.vector * mainShape.warps))
     return success(); // a lane's sums are those of 8 tokens at a time, and of the same channels for the whole kernel
   if (choice.chunks && choice.chunks * mainShape.blocksOfRow() < processorsOfH100)
     return success(); // clusters would be no more than chunks
@@ -225,10 +227,10 @@ LogicalResult SourceBuilder::chooseSweptGradients() {
   llvm::SetVector<Operation *> swept;
   for (Operation *op : plan.columnOps) {
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
-    if (!gradient || planesOf(gradient.getInput()) != 1 || plan.isUniform(gradient.getCoefficients()) || !sweepOf(gradient) ||
-        sumRegisters(gradient) > room)
+    if (!gradient || plan.isUniform(gradient.getCoefficients()) || !sweepOf(gradient) ||
+        rounds() * sumRegisters(gradient) > room)
       continue;
-    room -= sumRegisters(gradient);
+    room -= rounds() * sumRegisters(gradient);
     swept.insert(op);
   }
   if (swept.empty())
@@ -263,10 +265,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   int64_t channels = plan.width / mainShape.blocksOfRow(), chunks = channels / (4 * mainShape.vector);
   hc::Uniformity uniformity;
   auto rowsOf = [](Value value) { return cast<hc::RowsType>(value.getType()).getRows(); };
-  auto bytesOf = [&](Value value, StringRef reference) { // of "Operand<i, storage, stride>"
-    StringRef storage = reference.split(", ").second.split(',').first;
-    return rowsOf(value) * channels * (storage == "float" ? 4 : 2);
-  };
+  auto bytesOf = [&](Value value, StringRef reference) { return rowsOf(value) * channels * storedBytes(reference); };
   // In the order of passes: what each loads, and when a value is loaded for the last time.
   struct Use {
     int64_t first, last, position, ofFirst; ///< stages; the last pass of all, and of the first stage
@@ -310,8 +309,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   // What a sweep works on takes some hundred, an expansion more; the rest may hold rows from stage to stage.
   int64_t heldRegisters = laneRegisters() - sweepRegisters();
   for (Operation *op : plan.sweptGradients)
-    heldRegisters -= sumRegisters(cast<hc::WeightGradOp>(op));
-  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || laneRegisters() <= 128 ? 1 : 2;
+    heldRegisters -= rounds() * sumRegisters(cast<hc::WeightGradOp>(op));
+  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || (laneRegisters() <= 128 && plan.widestStorage == 2) ? 1 : 2;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
   auto inPairs = [&](Value value, StringRef reference) { return bytesOf(value, reference) == rowsOf(value) * channels * 2; };
@@ -462,7 +461,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     return kernel.emitError() << "schedule: columns is for kernels whose sweeps wait for sums; 'rows' takes others";
   const auto &image = columns.image;
   int64_t owners = columns.owners, preparers = columns.preparers;
-  int64_t owned = std::max<int64_t>(1, tile / cluster);
+  int64_t owned = llvm::divideCeil(tile, cluster);
   int64_t records = lag * (count - 1) + (columns.late ? 4 : 3);
   auto &rings = columns.rings;
   // What its stages hold, and a tile to fetch meanwhile.

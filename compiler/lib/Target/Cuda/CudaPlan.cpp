@@ -408,7 +408,7 @@ void KernelPlan::markSquares() {
 }
 
 bool KernelPlan::wantsTiles() const {
-  return !wide() && widestStorage == 2 && width % 4 == 0 && !(projected.empty() && expanded.empty());
+  return !wide() && width % 4 == 0 && !(projected.empty() && expanded.empty());
 }
 
 LogicalResult KernelPlan::run(int64_t tiles) {

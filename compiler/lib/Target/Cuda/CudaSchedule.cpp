@@ -29,13 +29,13 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       streams = std::max<int64_t>(streams, rows.getRows());
       width = std::max<int64_t>(width, rows.getWidth());
     }
-  constexpr int64_t leastWidth = 1024, leastWarps = 6, leastChannels = 224;
+  constexpr int64_t leastWidth = 1024, leastWarps = 6, leastBytes = 448;
   if (streams > 4 || width < leastWidth)
     return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   struct Candidate {
     Choice choice;
-    int64_t ahead = 0, channels = 0, warps = 0; // tiles; of a block
+    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, bytes of one row
     bool held = false, expands = false;         // few enough channels
   };
   auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag) -> std::optional<Candidate> {
@@ -46,21 +46,25 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     SourceBuilder builder(kernel, target, choice, source);
     if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1 || builder.computeWarps() < leastWarps)
       return std::nullopt;
-    Candidate made = {choice, builder.tilesAhead(), builder.blockChannels(), builder.computeWarps(), false, builder.expands()};
+    int64_t channels = builder.blockChannels();
+    Candidate made = {choice,  builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
+                      false, builder.expands()};
     made.held = made.channels <= (made.expands ? 256 : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
   std::optional<Candidate> held, wide;
-  for (int64_t cluster : {2, 4, 8, 16})
+  for (int64_t cluster : {2, 4, 5, 8, 16})
     for (int64_t vector : {0, 4}) {
       std::optional<Candidate> one = make(cluster, 1, vector, 0);
+      if (!one)
+        one = make(cluster, 1, vector, 1);
       if (one && one->held) {
         if (one->ahead >= 2)
           return one->choice;
         if (vector == 0 || !held || held->choice.cluster != cluster)
           held = one;
       } else if (vector == 0) {
-        if (!one || one->ahead < 2)
+        if (one && one->ahead < 2)
           one = make(cluster, 1, vector, 1);
         if (one && one->ahead >= 2 && !(one->expands && streams == 4) && (!wide || wide->ahead < 3))
           wide = one;
@@ -73,7 +77,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   for (int64_t parts = 2; parts <= 8; ++parts)
     for (int64_t cluster : {16, 8, 4})
       if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
-        if (std::optional<Candidate> one = make(cluster, parts, 0, 0); one && one->held && one->channels >= leastChannels)
+        if (std::optional<Candidate> one = make(cluster, parts, 0, 0); one && one->held && one->bytes >= leastBytes)
           if (!one->expands || one->warps % 4 == 0)
             return one->choice;
   return Choice();

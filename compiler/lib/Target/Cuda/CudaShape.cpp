@@ -18,7 +18,7 @@ LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &cho
                               << "'; CUDA kernels have 'rows' and 'columns'";
   choice.columns = skeleton == "columns";
   std::vector<ScheduleNumber> numbers = {{"chunks", &choice.chunks, 1, 256},
-                                         {"cluster", &choice.cluster, 1, 16, /*power=*/true},
+                                         {"cluster", &choice.cluster, 1, 16, /*power=*/!choice.columns},
                                          {"planes", &choice.planes, 0, 2},
                                          {"slots", &choice.slots, 32, 96},
                                          {"tokens", &choice.tokens, 1, 16, /*power=*/true},

@@ -23,7 +23,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   // than sixteen streams would spill by kilobytes, and do without nevertheless.
   tiled = choice.planes < 0 ? fits && rows <= 400 : choice.planes > 0;
   if (tiled && !fits) {
-    kernel.emitError() << "schedule: planes needs 16-bit streams, a row width that is a multiple of 4, and a weight";
+    kernel.emitError() << "schedule: planes needs streams of at most 32 bits, a row width that is a multiple of 4, and a weight";
     return nullptr;
   }
   if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))

@@ -39,11 +39,18 @@ int64_t SourceBuilder::tileBytes(Operation *op, int64_t channels, int64_t vector
   int64_t rows = 0;
   for (Value value : read)
     rows += cast<hc::RowsType>(value.getType()).getRows();
-  return 16 * ((plan.columnSize ? 4 * recordStride(plan.columnSize) : 0) + rows * 2 * (channels + 4 * vector));
+  return 16 * ((plan.columnSize ? 4 * recordStride(plan.columnSize) : 0) + rows * plan.widestStorage * (channels + 4 * vector));
+}
+
+/// Whether all rows that a weight gradient reads are of one width of storage: a slot of a tile has one.
+bool SourceBuilder::readsOneStorage(Operation *op) {
+  llvm::SetVector<Value> read;
+  rowsOf(op->getOperand(0), plan, read);
+  return llvm::all_of(read, [&](Value value) { return storedBytes(plan.memory.memory.lookup(value)) == plan.widestStorage; });
 }
 
 void SourceBuilder::emitColumns() {
-  // Weight gradients of half-width rows go to tensor cores, the rest to one lane a channel.
+  // Weight gradients go to tensor cores where they fit, the rest to one lane a channel.
   std::vector<Operation *> tiles, plain;
   int64_t uniform = 0;
   for (Value value : plan.columnUniforms)
@@ -52,7 +59,7 @@ void SourceBuilder::emitColumns() {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
     // Rows of 16 tokens at once and the sums of 8 columns: the count is of rows made, of which some are given up before others; eight
     // streams whose coefficients mix all of them (232) do not spill.
-    bool fits = weight && !plan.wide() && plan.widestStorage == 2 && choice.planes != 0 && plan.width % 4 == 0 &&
+    bool fits = weight && !plan.wide() && readsOneStorage(op) && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
                 plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
                 tileBytes(op, 32, 8) + besideSlots(uniform) <= leastShared;
@@ -96,7 +103,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
       return {weight.getRows(), weight.getColumns()};
     return {cast<hc::RowsType>(op->getResult(0).getType()).getRows(), 1};
   };
-  int64_t words = plan.elementBytes / 4, vector = onTiles ? 8 : 4;
+  int64_t words = plan.elementBytes / 4, vector = onTiles ? 16 / plan.widestStorage : 4;
   for (Operation *op : ops) {
     auto [rows, columns] = extents(op);
     if (onTiles) {

@@ -60,6 +60,8 @@ LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice);
 std::string writeRows(const Choice &choice);
 /// Sums that one sweep makes at most.
 int64_t slotsOf(hc::FuncOp kernel);
+/// Bytes of a number of rows that lie at "Operand<i, storage, stride>" of a kernel that computes in fp32.
+inline int64_t storedBytes(StringRef reference) { return reference.split(", ").second.split(',').first == "float" ? 4 : 2; }
 /// Numbers of a record in shared memory: 4 mod 8, so that neighbouring records begin in different banks.
 int64_t recordStride(int64_t size);
 
@@ -77,6 +79,8 @@ public:
   int64_t tilesAhead() const { return columns.ahead; }
   /// Channels of a row that one block has; after `run`.
   int64_t blockChannels() const { return plan.width / mainShape.blocksOfRow(); }
+  /// Of a number of the widest rows.
+  int64_t widestStorage() const { return plan.widestStorage; }
   int64_t computeWarps() const { return mainShape.warps; }
   bool expands() const { return !plan.expanded.empty(); }
   /// What the cost model weighs; after `run`.
@@ -124,11 +128,15 @@ private:
   LogicalResult planColumns(Places &places);
   LogicalResult chooseSweptGradients();
   const SweepPass *sweepOf(hc::WeightGradOp gradient);
-  /// Registers of a lane for the sums of a weight gradient over its warp's channels.
+  /// In which the warps of clusterColumns go over a block's channels.
+  int64_t rounds() const { return blockChannels() / (4 * mainShape.vector * mainShape.warps); }
+  /// Registers of a lane for the sums of a weight gradient over the channels of a round.
   int64_t sumRegisters(hc::WeightGradOp gradient);
   /// Of what a sweep works with, and of all, in clusterColumns.
   int64_t sweepRegisters() const {
     int64_t own = expands() ? 80 + 6 * mainShape.vector : 64 + 4 * mainShape.vector;
+    if (!llvm::isPowerOf2_64(static_cast<uint64_t>(mainShape.cluster))) // tokens and blocks are counted by divisions
+      own += 10;
     // Of a large record many coefficients are under way together.
     return own + (mainShape.record > 200 && (mainShape.vector == 8 || laneRegisters() <= 128) ? 24 : 0);
   }
@@ -141,6 +149,7 @@ private:
   LogicalResult finishColumns(llvm::ArrayRef<StringRef> stages, llvm::ArrayRef<int64_t> sums,
                               llvm::ArrayRef<int64_t> published, StringRef uniform);
   int64_t tileBytes(mlir::Operation *op, int64_t channels, int64_t vector);
+  bool readsOneStorage(mlir::Operation *op);
   int64_t columnVector(int64_t registers);
   ShapeNumbers tileShape(int64_t vector, int64_t mostWarps);
   /// The body that copies uniform coefficients to shared memory; returns its class name and fills the offsets.
@@ -170,7 +179,7 @@ private:
     int64_t stages = 0, lag = 0, weightBytes = 0, heldFrom = 0, heldWords = 0, ahead = 0;
     int64_t owners = 0, preparers = 0; ///< warps
     int64_t fetched = 0;               ///< numbers that an owner fetches ahead for a token
-    int64_t gradientTiles = 0;         ///< of mma, in each lane, for the sums of swept weight gradients
+    int64_t gradientTiles = 0;         ///< of mma, in each lane and round, for the sums of swept weight gradients
     std::string gradientSweeps;        ///< classes of sweeps that make them
     bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
