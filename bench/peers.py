@@ -106,7 +106,8 @@ def free(device):
 
 
 def measure_recipe(name, dim, arguments, device, dtype, peers):
-    """Outcomes by implementation, and what could not be measured."""
+    """The chain, outcomes by implementation and what could not be measured, again after each of either: what is measured is not
+    lost when one that follows takes too long."""
     chain = Chain(name, dim, arguments, device, dtype)
     common = reference(chain.site, chain.x, chain.parameters, chain.cotangent)
     outcomes, missing, ours = {}, [], None
@@ -120,6 +121,7 @@ def measure_recipe(name, dim, arguments, device, dtype, peers):
             made = []
             missing.append({"implementation": label, "spec": chain.spec, "unsupported": isinstance(error, Unsupported),
                             "reason": str(error) if isinstance(error, Unsupported) else why(error)})
+            yield chain, outcomes, missing
         for implementation in made:
             try:
                 outcome = measure(implementation, chain, common, arguments, device)
@@ -137,9 +139,9 @@ def measure_recipe(name, dim, arguments, device, dtype, peers):
                 missing.append({"implementation": implementation.name, "spec": chain.spec, "unsupported": False,
                                 "reason": why(error)})
             free(device)
+            yield chain, outcomes, missing
         made = None
         free(device)
-    return chain, outcomes, missing
 
 
 def rows_of(chain, outcomes, arguments, copy):
@@ -166,28 +168,27 @@ def number(value, form):
     return "-" if value is None else format(value, form)
 
 
-def tell(chain, outcomes, missing, runs):
-    own = outcomes["hyperjit"]["launched"]
-    for implementation, outcome in outcomes.items():
-        micros = {direction: outcome["launched"][direction]["median"] for direction in DIRECTIONS}
-        error = outcome["error"]
-        print(f"{chain.recipe:<16} {implementation:<26} {micros['forward']:>9.0f} {micros['backward']:>9.0f} "
-              f"{micros['both']:>9.0f} {micros['both'] / own['both']['median']:>11.2f}x {outcome['saved_u']:>7.2f} "
-              f"{number(outcome['output_difference'], '.1e'):>12} {number(outcome['gradient_difference'], '.1e'):>10}   "
-              f"{error['output']:>8.1e} {error['streams']:>8.1e} {error['weights']:>8.1e} {error['scales']:>8.1e}")
-        if outcome["wrong"]:
-            print(f"  !! {implementation}: these are not the results of its own maths; its times mean nothing")
-        if outcome["varying"]:
-            print(f"  {implementation}: not the same bits in {runs} runs: {', '.join(outcome['varying'][:8])}"
-                  f"{' ...' if len(outcome['varying']) > 8 else ''}")
-        if outcome["graph_failure"] and outcome["graph_failure"] != "CUDA only":
-            print(f"  !! {implementation}: no CUDA graph: {outcome['graph_failure']}")
-        if outcome["maths"]:
-            print(f"  {implementation}: {outcome['maths']}")
-    for failure in missing:
-        print(f"{chain.recipe:<16} {failure['implementation']:<26} "
-              f"{'not measured' if failure['unsupported'] else '!! FAILED'}: {failure['reason']}")
-    sys.stdout.flush()
+def tell(chain, implementation, outcome, own, runs):
+    micros = {direction: outcome["launched"][direction]["median"] for direction in DIRECTIONS}
+    error = outcome["error"]
+    print(f"{chain.recipe:<16} {implementation:<26} {micros['forward']:>9.0f} {micros['backward']:>9.0f} "
+          f"{micros['both']:>9.0f} {micros['both'] / own['launched']['both']['median']:>11.2f}x {outcome['saved_u']:>7.2f} "
+          f"{number(outcome['output_difference'], '.1e'):>12} {number(outcome['gradient_difference'], '.1e'):>10}   "
+          f"{error['output']:>8.1e} {error['streams']:>8.1e} {error['weights']:>8.1e} {error['scales']:>8.1e}")
+    if outcome["wrong"]:
+        print(f"  !! {implementation}: these are not the results of its own maths; its times mean nothing")
+    if outcome["varying"]:
+        print(f"  {implementation}: not the same bits in {runs} runs: {', '.join(outcome['varying'][:8])}"
+              f"{' ...' if len(outcome['varying']) > 8 else ''}")
+    if outcome["graph_failure"] and outcome["graph_failure"] != "CUDA only":
+        print(f"  !! {implementation}: no CUDA graph: {outcome['graph_failure']}")
+    if outcome["maths"]:
+        print(f"  {implementation}: {outcome['maths']}")
+
+
+def tell_missing(chain, failure):
+    print(f"{chain.recipe:<16} {failure['implementation']:<26} "
+          f"{'not measured' if failure['unsupported'] else '!! FAILED'}: {failure['reason']}")
 
 
 def table(rows, runs):
@@ -258,6 +259,15 @@ def run(arguments, device):
 
     copy = copy_bandwidth(device)
     rows, missing = [], []
+
+    def save(rows, missing):
+        if arguments.json:
+            text = json.dumps({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
+                               "copy_gbps": copy, "sites": arguments.sites, "peers": peers, "not_measured": missing,
+                               "rows": rows}, indent=2)
+            with open(arguments.json, "w") as file:
+                file.write(text)
+
     for dim in arguments.dims:
         print(f"{device_name(device)}, copy {copy:.1f} GB/s, torch {torch.__version__}; chain of {arguments.sites} sites, "
               f"{arguments.tokens} tokens, D = {dim}, {arguments.dtype}; us a site, launched; saved: u a site, kept for backward; "
@@ -265,8 +275,15 @@ def run(arguments, device):
         print(f"{'recipe':<16} {'implementation':<26} {'forward':>9} {'backward':>9} {'both':>9} {'hyperjit is':>12} {'saved':>7} "
               f"{'output diff':>12} {'grad diff':>10}   {'output':>8} {'streams':>8} {'weights':>8} {'scales':>8}")
         for name in arguments.recipes:
-            chain, outcomes, failures = measure_recipe(name, dim, arguments, device, dtype, peers)
-            tell(chain, outcomes, failures, arguments.runs)
+            told = failed = 0
+            for chain, outcomes, failures in measure_recipe(name, dim, arguments, device, dtype, peers):
+                for implementation in list(outcomes)[told:]:
+                    tell(chain, implementation, outcomes[implementation], outcomes["hyperjit"], arguments.runs)
+                for failure in failures[failed:]:
+                    tell_missing(chain, failure)
+                told, failed = len(outcomes), len(failures)
+                sys.stdout.flush()
+                save(rows + rows_of(chain, outcomes, arguments, copy), missing + failures)
             rows += rows_of(chain, outcomes, arguments, copy)
             missing += failures
             del chain, outcomes
@@ -274,11 +291,6 @@ def run(arguments, device):
     table(rows, arguments.runs)
     for failure in missing:
         print(f"not measured: {failure['implementation']}, {failure['spec']}: {failure['reason']}")
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
-                       "copy_gbps": copy, "sites": arguments.sites, "peers": peers, "not_measured": missing, "rows": rows},
-                      file, indent=2)
 
 
 def main():
