@@ -95,8 +95,9 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         rank(cluster > 1 ? clusterRank() : 0), part(parts > 1 ? blockIdx.x / cluster % parts : 0), slice(part * cluster + rank) {
     firstTile = blockIdx.x / (cluster * parts);
     tileStride = gridDim.x / (cluster * parts);
-    const long long all = (launch.tokens + S::tile - 1) / S::tile;
-    tiles = static_cast<int>(firstTile < all ? (all - firstTile + tileStride - 1) / tileStride : 0);
+    // Tiles are counted in 32 bits: 2^34 tokens are more than any memory holds.
+    const int all = static_cast<int>((launch.tokens + S::tile - 1) / S::tile);
+    tiles = firstTile < all ? (all - firstTile + tileStride - 1) / tileStride : 0;
   }
 
   // What is asked for by a template argument is a constant; by an argument, a table in local memory may be looked up.

@@ -167,7 +167,7 @@ double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const 
 
 std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
   std::vector<RowNumbers> all = {first};
-  for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4), int64_t(8), int64_t(16)})
+  for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4), int64_t(5), int64_t(8), int64_t(16)})
     for (int64_t vector : {8, 4})
       for (int64_t tokens : {8, 16})
         for (int64_t lag : {2, 1, 3}) {

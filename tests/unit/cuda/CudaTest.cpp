@@ -150,6 +150,7 @@ TEST(Kernels, SharedRowsWithoutSpills) {
     expectNoSpills("manifold:n=4,d=5120,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=4,parts=5");
     expectNoSpills("manifold:n=4,d=6144,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=8,parts=3");
     expectNoSpills("dynamic:n=4,d=8192,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=16,parts=2");
+    expectNoSpills("manifold:n=4,d=1280,dtype=bf16", backward, "sm_90a", "boundary", "columns:cluster=5");
   }
 }
 
@@ -164,14 +165,14 @@ TEST(Kernels, FewAndManyStreamsWithoutSpills) {
 
 // What "auto" takes for wide rows: one cluster, several that share a row, or blocks where a row has no parts of a fair size.
 TEST(Schedules, WideRowsGoToClusters) {
-  auto schedule = [](int64_t streams, int64_t width, bool backward) {
-    Built built = build("manifold:n=" + std::to_string(streams) + ",dtype=bf16,d=" + std::to_string(width), backward, "sm_90a");
+  auto schedule = [](int64_t streams, int64_t width, bool backward, const std::string &dtype) {
+    Built built = build("manifold:n=" + std::to_string(streams) + ",dtype=" + dtype + ",d=" + std::to_string(width), backward, "sm_90a");
     return built.ok ? built.source.schedule : "none";
   };
-  auto expect = [&](int64_t streams, int64_t width, bool backward, const char *skeleton, const char *split) {
-    const std::string text = schedule(streams, width, backward);
+  auto expect = [&](int64_t streams, int64_t width, bool backward, const char *skeleton, const char *split, const char *dtype = "bf16") {
+    const std::string text = schedule(streams, width, backward, dtype);
     EXPECT_TRUE(text.starts_with(skeleton) && text.find(split) != std::string::npos)
-        << streams << " streams of " << width << (backward ? " backward: " : " forward: ") << text;
+        << streams << " streams of " << width << " " << dtype << (backward ? " backward: " : " forward: ") << text;
   };
   expect(3, 8192, false, "columns", "cluster=16,lag=1,planes");
   expect(2, 7168, true, "columns", "cluster=16,lag=1,planes");
@@ -180,15 +181,30 @@ TEST(Schedules, WideRowsGoToClusters) {
   expect(4, 8192, true, "columns", "cluster=16,lag=1,parts=2");
   expect(4, 5632, false, "rows", "");
   expect(4, 32768, true, "rows", ""); // eight clusters of sixteen never run together
+  // A number of 32 bits takes the room of two.
+  expect(4, 2048, true, "columns", "cluster=16,lag=1,planes", "fp32");
+  expect(4, 4096, false, "columns", "cluster=16,lag=2,parts=2", "fp32");
+  expect(1, 4096, false, "columns", "cluster=8,lag=2,planes", "fp32");
 }
 
 // Fewer streams leave registers for weight gradients, of more or fewer columns.
 TEST(Kernels, SweptGradientsWithoutSpills) {
   NEEDS_NVRTC();
   for (const char *site : {"manifold:n=1,d=4096", "manifold:n=2,d=4096", "manifold:n=3,d=4096", "manifold:n=2,d=1280", "joint:n=2,m=2,d=2048",
+                           "manifold:n=1,d=8192", "manifold:n=2,d=8192",
                            "frac:n=1,m=2,d=4096", "frac:n=1,m=4,d=5120", "manifold-streams:n=4,d=2560"})
     for (const char *role : {"before", "boundary"})
       expectNoSpills(std::string(site) + ",dtype=bf16", /*backward=*/true, "sm_90a", role);
+}
+
+// Rows of 32 bits: two planes on tensor cores, weight gradients in sweeps of one round and of two.
+TEST(Kernels, WideNumbersWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *site : {"manifold:n=4,d=2048", "manifold:n=4,d=4096", "manifold:n=2,d=4096", "manifold:n=1,d=1280", "dynamic:n=4,d=4096",
+                           "permutation:n=4,d=2048", "delayed-pre:n=4,d=4096", "frac:n=1,m=4,d=4096"})
+    for (const char *role : {"before", "boundary"})
+      for (bool backward : {false, true})
+        expectNoSpills(std::string(site) + ",dtype=fp32", backward, "sm_90a", role);
 }
 
 TEST(Kernels, EveryRecipeWithoutSpills) {

@@ -83,7 +83,13 @@ LogicalResult SourceBuilder::chooseColumns() {
 void SourceBuilder::countWarps() {
   int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps + 2; // loader, sender
   // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
-  columns.owners = std::clamp<int64_t>(llvm::divideCeil((expands() ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
+  // Beside an expansion of three streams and more the registers of one warp less count for more (an H100, 2048 channels: three streams 230
+  // us instead of 270, four 333 instead of 348; two 159 instead of 148), but for eight channels a lane of rows that clusters share.
+  int64_t expanded = 0;
+  for (Value weight : plan.expanded)
+    expanded = std::max(expanded, cast<hc::WeightType>(weight.getType()).getRows());
+  bool few = expanded >= 3 && (mainShape.parts == 1 || mainShape.vector == 4);
+  columns.owners = std::clamp<int64_t>(llvm::divideCeil((few ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
   columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
@@ -228,7 +234,7 @@ LogicalResult SourceBuilder::chooseSweptGradients() {
   for (Operation *op : plan.columnOps) {
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
     if (!gradient || plan.isUniform(gradient.getCoefficients()) || !sweepOf(gradient) ||
-        rounds() * sumRegisters(gradient) > room)
+        rounds() * sumRegisters(gradient) > room - (planesOf(gradient.getInput()) > 1 ? 8 : 0)) // two planes of a row take some, too
       continue;
     room -= rounds() * sumRegisters(gradient);
     swept.insert(op);
@@ -310,7 +316,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   int64_t heldRegisters = laneRegisters() - sweepRegisters();
   for (Operation *op : plan.sweptGradients)
     heldRegisters -= rounds() * sumRegisters(cast<hc::WeightGradOp>(op));
-  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || (laneRegisters() <= 128 && plan.widestStorage == 2) ? 1 : 2;
+  // Two tiles between stages where registers hold the rows of both. Rows of more than 16 bits lie in slots, and sums of several clusters
+  // are on their way for as long as that.
+  bool roomy = laneRegisters() > 128 || (mainShape.parts > 1 && plan.widestStorage > 2);
+  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || !roomy ? 1 : 2;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
   auto inPairs = [&](Value value, StringRef reference) { return bytesOf(value, reference) == rowsOf(value) * channels * 2; };

@@ -53,18 +53,16 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     return made;
   };
   std::optional<Candidate> held, wide;
-  for (int64_t cluster : {2, 4, 5, 8, 16})
+  for (int64_t cluster : {2, 4, 8, 16})
     for (int64_t vector : {0, 4}) {
       std::optional<Candidate> one = make(cluster, 1, vector, 0);
-      if (!one)
-        one = make(cluster, 1, vector, 1);
       if (one && one->held) {
         if (one->ahead >= 2)
           return one->choice;
         if (vector == 0 || !held || held->choice.cluster != cluster)
           held = one;
       } else if (vector == 0) {
-        if (one && one->ahead < 2)
+        if (!one || one->ahead < 2)
           one = make(cluster, 1, vector, 1);
         if (one && one->ahead >= 2 && !(one->expands && streams == 4) && (!wide || wide->ahead < 3))
           wide = one;

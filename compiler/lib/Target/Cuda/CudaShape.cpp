@@ -103,14 +103,14 @@ LogicalResult SourceBuilder::chooseMain() {
     return chooseColumns();
   // The pass under most pressure decides the vector of all: lanes keep their channels from stage to stage.
   bool reduces = false;
-  // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that.
+  // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that. Rows of 32 bits leave them no registers.
   int64_t planeBytes = 0;
   for (Value weight : plan.projected)
     planeBytes += hc::elementCount(weight.getType()) * 4;
   for (Value weight : plan.expanded)
     planeBytes += hc::elementCount(weight.getType()) * 4;
   int64_t repeat = choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
-                   : tiled && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
+                   : tiled && plan.widestStorage == 2 && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
                                                                               : 1;
   auto load = [&](const SweepPass &pass, int64_t stage, int64_t vector) {
     return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
