@@ -133,10 +133,12 @@ static std::atomic<bool> interruptSeen{false};
 bool interrupted() { return interruptSeen.load(std::memory_order_relaxed); }
 
 void watchInterrupt() {
-  std::signal(SIGINT, [](int) {
+  auto note = [](int signal) {
     interruptSeen.store(true, std::memory_order_relaxed);
-    std::signal(SIGINT, SIG_DFL);
-  });
+    std::signal(signal, SIG_DFL);
+  };
+  std::signal(SIGINT, note);
+  std::signal(SIGTERM, note);
 }
 
 std::string humanBytes(uint64_t bytes) {

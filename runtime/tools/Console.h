@@ -70,9 +70,10 @@ private:
   std::chrono::steady_clock::time_point begin, shown;
 };
 
-/// True once Ctrl-C was pressed; long work looks at it between steps, finishes what it holds and prints it.
+/// True once Ctrl-C was pressed or the process was asked to end (SIGTERM: timeout, a batch system); long work looks at it between
+/// steps, finishes what it holds and prints it.
 bool interrupted();
-/// Installs the handler behind `interrupted`. A second Ctrl-C ends the process at once.
+/// Installs the handler behind `interrupted`. A second signal of the kind ends the process at once.
 void watchInterrupt();
 
 std::string humanBytes(uint64_t bytes);

@@ -437,6 +437,12 @@ class Caches(Case):
         self.assertTrue((self.cache / "tuning" / "a.jsonl").exists())
 
     def test_interrupted_precompile_leaves_whole_entries(self):
+        self.interrupted_precompile(signal.SIGINT)
+
+    def test_ended_precompile_leaves_whole_entries(self):
+        self.interrupted_precompile(signal.SIGTERM)
+
+    def interrupted_precompile(self, how):
         specs = [f"{recipe}:n={n},d={d}" for recipe in ("manifold", "dynamic") for n in (2, 3, 4) for d in (64, 65, 66)]
         process = subprocess.Popen([COMMAND, "precompile", *specs, "--jobs", "1", "--json"], env=self.environment(),
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder)
@@ -444,7 +450,7 @@ class Caches(Case):
             if len(list(self.cache.glob("v1/*/*.hjk"))) > 2 or process.poll() is not None:
                 break
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         out, err = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 1, err)
         answer = json.loads(out)

@@ -278,7 +278,8 @@ private:
 } // namespace
 
 int serveTuning(int channel) {
-  std::signal(SIGINT, SIG_IGN); // the parent decides what Ctrl-C means
+  for (int signal : {SIGINT, SIGTERM}) // the parent decides what they mean
+    std::signal(signal, SIG_IGN);
   Server server;
   std::string received;
   char block[4096];
