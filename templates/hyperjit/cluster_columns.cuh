@@ -476,7 +476,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if (firstOwn >= 0 && firstOwn < S::tile) {
       Token<float, L> token{launch, 0, nullptr, scratch(preparers + mine), self, uniform(), fetched(mine)};
 #pragma unroll 1
-      for (int i = (mine + owners - sequence * owned % owners) % owners; i < ownedHere(); i += owners) {
+      for (int i = (mine + owners - sequence * ownedHere() % owners) % owners; i < ownedHere(); i += owners) {
         const int index = firstOwn + i * cluster;
         token.token = firstToken(k) + index;
         token.record = record(place, index);

@@ -390,21 +390,24 @@ std::vector<Case> offsetCases(const std::string &recipe) {
 std::vector<Case> mixedDtypeCases(const std::string &recipe) {
   const std::string n = excluded(recipe, 4, 1, 96) ? "1" : "4";
   const std::string head = recipe + ":n=" + n + ",d=96,";
+  const std::string wide = recipe + ":n=" + (n == "1" ? "1" : "2") + ",d=1024,"; // on clusters: rows of two sizes in one block's memory
   return {{head + "dtype=fp32,branch=bf16", {37}, 1},
           {head + "dtype=fp32,branch_out=bf16", {70}, 2},
           {head + "dtype=bf16,weight=bf16", {37}, 3},
           {head + "dtype=bf16,branch=fp32", {70}, 4},
+          {wide + "dtype=bf16,branch=fp32", {21}, 6},
+          {wide + "dtype=fp32,branch=bf16", {21}, 7},
           {head + "dtype=fp64,weight=fp64", {37}, 5}};
 }
 
 std::vector<Chain> chains(const std::string &recipe, bool all) {
-  // Sizes that some path of a boundary kernel depends on; 0 and null: drawn. Wide rows of 16 bits are what tensor cores
-  // multiply on CUDA, whole and in several parts.
+  // Sizes that some path of a boundary kernel depends on; 0 and null: drawn. Wide rows are what tensor cores and clusters take on
+  // CUDA, whole and in several parts.
   struct Named {
     int64_t n, m, d, tokens;
     const char *dtype;
   };
-  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 320, 127, "bf16"}, {8, 1, 48, 0, nullptr},
+  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 2048, 37, "fp32"}, {4, 1, 320, 127, "bf16"}, {8, 1, 48, 0, nullptr},
                                 {16, 1, 48, 0, nullptr},  {1, 8, 1000, 0, nullptr}, {4, 1, 1, 1000, nullptr}};
   const std::vector<Factor> factors = factorsOf(recipe);
   auto indexOf = [&](size_t factor, const std::string &value) { // n, m and dtype are the first three factors

@@ -108,6 +108,12 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   // The same in two rounds of warps over a block's channels, of rows of 32 bits, too.
   {"manifold:n=1,d=1024,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
   {"manifold:n=2,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+  // Streams and branch of different types, whose rows take places of other sizes.
+  {"deepseek:n=2,d=1024,dtype=bf16,branch=fp32", Role::Boundary, 13},
+  {"manifold:n=4,d=1024,dtype=fp32,branch=bf16", Role::Boundary, 37},
+  {"dynamic:n=2,d=1024,dtype=fp16,branch=fp32", Role::Boundary, 37},
+  // In fp32 throughout.
+  {"dynamic:n=4,d=1024,dtype=fp32", Role::Boundary, 21, "rows:planes=0"},
   // Blocks of a cluster that own different numbers of a tile's tokens.
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=5"},
   {"dynamic:n=2,d=384,dtype=bf16", Role::Boundary, 133, "columns:cluster=3"},

@@ -347,7 +347,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       }
       entries.push_back({value, reference, use.first, last, at, rowsOf(value), bytesOf(value, reference), true});
     }
-  llvm::DenseMap<Value, size_t> replaced; // a stored value: the entry whose place it takes
+  // A stored value: the entry whose place it takes. Numbers of one size: a lane writes where it has read, and nowhere else.
+  llvm::DenseMap<Value, size_t> replaced;
   for (auto &[value, use] : uses) {
     if (!value.getDefiningOp())
       continue;
@@ -360,7 +361,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     auto taken = [&](size_t i) { return llvm::any_of(replaced, [&](auto &pair) { return pair.second == i; }); };
     for (size_t i = 0; i < entries.size() && !replaced.count(value); ++i)
       if (entries[i].loaded && entries[i].position <= store.position && entries[i].first <= store.stage &&
-          entries[i].bytes == bytes && !taken(i)) {
+          entries[i].bytes == bytes && storedBytes(entries[i].reference) == storedBytes(store.reference) && !taken(i)) {
         replaced[value] = i;
         entries[i].last = std::max(entries[i].last, use.last);
       }

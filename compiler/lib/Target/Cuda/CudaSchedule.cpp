@@ -35,8 +35,8 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   struct Candidate {
     Choice choice;
-    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, bytes of one row
-    bool held = false, expands = false;         // few enough channels
+    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, of a row in bytes; of a block
+    bool held = false, expands = false;                    // few enough channels to hold rows
   };
   auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag) -> std::optional<Candidate> {
     Choice choice;

@@ -42,16 +42,17 @@ int64_t SourceBuilder::tileBytes(Operation *op, int64_t channels, int64_t vector
   return 16 * ((plan.columnSize ? 4 * recordStride(plan.columnSize) : 0) + rows * plan.widestStorage * (channels + 4 * vector));
 }
 
-/// Whether all rows that a weight gradient reads are of one width of storage: a slot of a tile has one.
+/// Whether a weight gradient reads rows, all of the widest numbers: a slot of a tile has one size of them.
 bool SourceBuilder::readsOneStorage(Operation *op) {
   llvm::SetVector<Value> read;
   rowsOf(op->getOperand(0), plan, read);
-  return llvm::all_of(read, [&](Value value) { return storedBytes(plan.memory.memory.lookup(value)) == plan.widestStorage; });
+  return !read.empty() && llvm::all_of(read, [&](Value value) { return storedBytes(plan.memory.memory.lookup(value)) == plan.widestStorage; });
 }
 
 void SourceBuilder::emitColumns() {
   // Weight gradients go to tensor cores where they fit, the rest to one lane a channel.
   std::vector<Operation *> tiles, plain;
+  const int64_t least = 16 / plan.widestStorage; // channels of a lane
   int64_t uniform = 0;
   for (Value value : plan.columnUniforms)
     uniform += llvm::alignTo(hc::elementCount(value.getType()), 4);
@@ -62,7 +63,7 @@ void SourceBuilder::emitColumns() {
     bool fits = weight && !plan.wide() && readsOneStorage(op) && choice.planes != 0 && plan.width % 4 == 0 &&
                 weight.getRows() * 4 <= columnRegisters &&
                 plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
-                tileBytes(op, 32, 8) + besideSlots(uniform) <= leastShared;
+                tileBytes(op, 4 * least, least) + besideSlots(uniform) <= leastShared;
     (fits ? tiles : plain).push_back(op);
   }
   if (!tiles.empty())

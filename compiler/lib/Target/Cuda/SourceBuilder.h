@@ -61,7 +61,10 @@ std::string writeRows(const Choice &choice);
 /// Sums that one sweep makes at most.
 int64_t slotsOf(hc::FuncOp kernel);
 /// Bytes of a number of rows that lie at "Operand<i, storage, stride>" of a kernel that computes in fp32.
-inline int64_t storedBytes(StringRef reference) { return reference.split(", ").second.split(',').first == "float" ? 4 : 2; }
+inline int64_t storedBytes(StringRef reference) {
+  assert(reference.starts_with("Operand<") && "rows lie in operands");
+  return reference.split(", ").second.split(',').first == "float" ? 4 : 2;
+}
 /// Numbers of a record in shared memory: 4 mod 8, so that neighbouring records begin in different banks.
 int64_t recordStride(int64_t size);
 
