@@ -316,29 +316,35 @@ int bench(const BenchOptions &options) {
     rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward", mode, tokens, one.us,
                     std::nullopt, one.u, one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
+  // What was under way when the process was asked to end has too few repeats: it is no row.
   for (const SiteSpec &spec : specs) {
     for (int64_t tokens : few) {
+      const AloneTiming one = timeDecode(spec, tokens, device, target, options.repeats);
       if (interrupted())
         break;
-      addKernel(spec, timeDecode(spec, tokens, device, target, options.repeats), "decode", tokens);
+      addKernel(spec, one, "decode", tokens);
       progress.advance(++done, spec.text());
     }
     for (int64_t tokens : options.tokens) {
       if (interrupted())
         break;
       const double bytes = bytesOf(spec, tokens);
+      std::vector<AloneTiming> kernels;
       if (alone)
-        for (const AloneTiming &one : timeAlone(spec, tokens, device, target, options.repeats))
-          addKernel(spec, one, "alone", tokens);
+        kernels = timeAlone(spec, tokens, device, target, options.repeats);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
-      if (chains) {
+      if (chains && !interrupted()) {
         Chain chain(spec, options.sites, tokens, device);
         counted = countTraffic(spec, options.sites, tokens, target);
         mine = measure(chain, false, options, tokens, device);
-        if (eager)
+        if (eager && !interrupted())
           theirs = measure(chain, true, options, tokens, device);
       }
+      if (interrupted())
+        break;
+      for (const AloneTiming &one : kernels)
+        addKernel(spec, one, "alone", tokens);
       for (std::vector<Row> *list : {&mine, &theirs})
         for (size_t i = 0; i < list->size(); ++i) {
           Row &row = (*list)[i];
@@ -349,6 +355,8 @@ int bench(const BenchOptions &options) {
         }
       progress.advance(++done, spec.text());
     }
+    if (interrupted())
+      break;
   }
   progress.finish();
 
@@ -356,6 +364,7 @@ int bench(const BenchOptions &options) {
   answer["copy_gbps"] = copy;
   answer["sites"] = options.sites;
   answer["allocator"] = options.allocator;
+  answer["interrupted"] = interrupted();
   answer["rows"] = Json::array();
   Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "u", "share", "speedup"});
   auto json = [](const Timing &timing) { return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}}; };
@@ -429,6 +438,8 @@ int bench(const BenchOptions &options) {
     writeFileWhole(options.plot, plot.svg());
   }
   writeJson(answer, options.json);
+  if (interrupted())
+    fmt::print(stderr, "hyperjit: interrupted: {} of {} measured\n", done, specs.size() * (options.tokens.size() + few.size()));
   return interrupted() ? exitProblem : exitOk;
 }
 
@@ -437,5 +448,6 @@ int bench(const BenchOptions &options) {
 } // namespace hyperjit::tools
 
 extern "C" __attribute__((visibility("default"))) int hyperjit_tools_bench(const hyperjit::tools::BenchOptions &options) {
+  hyperjit::tools::watchInterrupt();
   return hyperjit::tools::bench(options);
 }

@@ -133,12 +133,14 @@ static std::atomic<bool> interruptSeen{false};
 bool interrupted() { return interruptSeen.load(std::memory_order_relaxed); }
 
 void watchInterrupt() {
-  auto note = [](int signal) {
+  auto note = [](int) {
     interruptSeen.store(true, std::memory_order_relaxed);
-    std::signal(signal, SIG_DFL);
+    for (int each : {SIGINT, SIGTERM})
+      std::signal(each, SIG_DFL);
   };
-  std::signal(SIGINT, note);
-  std::signal(SIGTERM, note);
+  for (int each : {SIGINT, SIGTERM})
+    if (std::signal(each, note) == SIG_IGN) // nohup, a shell's background
+      std::signal(each, SIG_IGN);
 }
 
 std::string humanBytes(uint64_t bytes) {

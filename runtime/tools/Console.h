@@ -73,7 +73,7 @@ private:
 /// True once Ctrl-C was pressed or the process was asked to end (SIGTERM: timeout, a batch system); long work looks at it between
 /// steps, finishes what it holds and prints it.
 bool interrupted();
-/// Installs the handler behind `interrupted`. A second signal of the kind ends the process at once.
+/// Installs the handler behind `interrupted`, of this library or program: each has its own. A second signal ends the process at once.
 void watchInterrupt();
 
 std::string humanBytes(uint64_t bytes);

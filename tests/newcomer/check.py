@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -217,6 +218,24 @@ def bench():
     check(counted == {("before", "forward"): n + 1, ("boundary", "forward"): 2 * n + 2, ("after", "forward"): 2 * n + 1,
                       ("before", "backward"): 3 * n + 1, ("boundary", "backward"): 3 * n + 3, ("after", "backward"): 3 * n + 2},
           f"traffic of kernels by themselves: {counted}")
+    for how in (signal.SIGINT, signal.SIGTERM):
+        ended_bench(how)
+
+
+def ended_bench(how):
+    """Ctrl-C, or a batch system: what was measured is printed, the rest left, and the exit says so."""
+    environment = {**os.environ, "HYPERJIT_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([arguments.hyperjit, "bench", *(f"static:n=2,d={width}" for width in range(32, 832, 8)), "--tokens", "64", "--repeats", "3",
+                                "--device", "cpu", "--against", "none", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=environment, cwd=folder)
+    for line in process.stderr:  # progress
+        if re.match(r"bench: [1-9]", line):
+            break
+    process.send_signal(how)
+    out, err = process.communicate(timeout=120)
+    check(process.returncode == 1 and "interrupted" in err, f"bench ended by {how}: exit {process.returncode}\n{err}")
+    answer = json.loads(out)
+    check(answer["interrupted"] and 0 < len(answer["rows"]) < 300 and len(answer["rows"]) % 3 == 0, f"{len(answer['rows'])} rows of a bench ended by {how}")
 
 
 def measured_peers(*options, environment=None):

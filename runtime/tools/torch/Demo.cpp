@@ -380,5 +380,6 @@ int demo(const DemoOptions &options) {
 } // namespace hyperjit::tools
 
 extern "C" __attribute__((visibility("default"))) int hyperjit_tools_demo(const hyperjit::tools::DemoOptions &options) {
+  hyperjit::tools::watchInterrupt();
   return hyperjit::tools::demo(options);
 }
