@@ -138,8 +138,8 @@ def measure_recipe(name, dim, arguments, device, dtype, peers):
                     raise
                 missing.append({"implementation": implementation.name, "spec": chain.spec, "unsupported": False,
                                 "reason": why(error)})
-            free(device)
             yield chain, outcomes, missing
+            free(device)
         made = None
         free(device)
 
@@ -149,7 +149,7 @@ def rows_of(chain, outcomes, arguments, copy):
     u_bytes = arguments.tokens * chain.d * chain.x.element_size()
     for implementation, outcome in outcomes.items():
         best = outcome["graph"] or outcome["launched"]
-        own_best = (own["graph"] if outcome["graph"] else None) or own["launched"]
+        kind = "graph" if outcome["graph"] and own["graph"] else "launched"  # like with like
         for direction in DIRECTIONS:
             timing, floor = outcome["launched"][direction], floor_u(chain.n, direction)
             rows.append({
@@ -157,7 +157,7 @@ def rows_of(chain, outcomes, arguments, copy):
                 "mode": "chain", "us": timing, "speedup": eager and eager["launched"][direction]["median"] / timing["median"],
                 "graph_us": outcome["graph"] and outcome["graph"][direction], "graph_failure": outcome["graph_failure"],
                 "floor_u": floor, "share": floor * u_bytes / (best[direction]["median"] * 1e3) / copy,
-                "of_hyperjit": best[direction]["median"] / own_best[direction]["median"],
+                "of_hyperjit": outcome[kind][direction]["median"] / own[kind][direction]["median"],
                 **{key: outcome[key] for key in ("saved_u", "output_difference", "gradient_difference", "error", "wrong",
                                                  "first_call_s", "peak_x", "varying", "maths")},
                 "bit_equal": not outcome["varying"]})
@@ -184,6 +184,15 @@ def tell(chain, implementation, outcome, own, runs):
         print(f"  !! {implementation}: no CUDA graph: {outcome['graph_failure']}")
     if outcome["maths"]:
         print(f"  {implementation}: {outcome['maths']}")
+
+
+def finite(value):
+    """JSON has no infinity: null, where a result is so wrong (`wrong` says it)."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def tell_missing(chain, failure):
@@ -262,9 +271,9 @@ def run(arguments, device):
 
     def save(rows, missing):
         if arguments.json:
-            text = json.dumps({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
+            text = json.dumps(finite({"schema": "hyperjit.bench/1", "device": device_name(device), "torch": torch.__version__,
                                "copy_gbps": copy, "sites": arguments.sites, "peers": peers, "not_measured": missing,
-                               "rows": rows}, indent=2)
+                               "rows": rows}), indent=2, allow_nan=False)
             with open(arguments.json, "w") as file:
                 file.write(text)
 
