@@ -180,18 +180,28 @@ HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
     }
 }
 
-/// Dots of bf16 rows: products of 8 tokens with 8 tokens, of which the diagonal counts. Rows 0-7 of A are the left operand of an
+/// Two numbers of rows that are all of one type of 16 bits, and the product of tiles of them, which is exact.
+template <class X> HYPERJIT_DEVICE unsigned packExactly(float x, float y) { return Pair<typename X::Exact>::packExact(x, y); }
+template <class X>
+HYPERJIT_DEVICE void multiplyExactly(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  if constexpr (Same<typename X::Exact, bfloat16>::value)
+    mma16816(sums, a0, a1, a2, a3, b0, b1);
+  else
+    mma16816Half(sums, a0, a1, a2, a3, b0, b1);
+}
+/// Dots of such rows: products of 8 tokens with 8 tokens, of which the diagonal counts. Rows 0-7 of A are the left operand of an
 /// even slot, rows 8-15 that of the odd one after it.
 template <int Slot, int I, int J, class N, class A, class B> HYPERJIT_DEVICE void square(N &lane, int t, const A &a, const B &b) {
+  static_assert(Same<typename A::Exact, typename B::Exact>::value, "rows of two types");
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
     const auto &x = a.v[t][I], &y = b.v[t][J];
-    const unsigned x0 = packPlane<A>(x[4 * h], x[4 * h + 1]), x1 = packPlane<A>(x[4 * h + 2], x[4 * h + 3]);
-    const unsigned y0 = packPlane<B>(y[4 * h], y[4 * h + 1]), y1 = packPlane<B>(y[4 * h + 2], y[4 * h + 3]);
+    const unsigned x0 = packExactly<A>(x[4 * h], x[4 * h + 1]), x1 = packExactly<A>(x[4 * h + 2], x[4 * h + 3]);
+    const unsigned y0 = packExactly<B>(y[4 * h], y[4 * h + 1]), y1 = packExactly<B>(y[4 * h + 2], y[4 * h + 3]);
     if constexpr (Slot % 2 == 0)
-      mma16816(lane.square[t][Slot / 2], x0, 0, x1, 0, y0, y1);
+      multiplyExactly<A>(lane.square[t][Slot / 2], x0, 0, x1, 0, y0, y1);
     else
-      mma16816(lane.square[t][Slot / 2], 0, x0, 0, x1, y0, y1);
+      multiplyExactly<A>(lane.square[t][Slot / 2], 0, x0, 0, x1, y0, y1);
   }
 }
 /// Two of them with one right operand, at an even slot.
@@ -200,9 +210,9 @@ HYPERJIT_DEVICE void squarePair(N &lane, int t, const A &a, const B &b) {
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
     const auto &x = a.v[t][I], &z = a.v[t][I + 1], &y = b.v[t][J];
-    mma16816(lane.square[t][Slot / 2], packPlane<A>(x[4 * h], x[4 * h + 1]), packPlane<A>(z[4 * h], z[4 * h + 1]),
-             packPlane<A>(x[4 * h + 2], x[4 * h + 3]), packPlane<A>(z[4 * h + 2], z[4 * h + 3]),
-             packPlane<B>(y[4 * h], y[4 * h + 1]), packPlane<B>(y[4 * h + 2], y[4 * h + 3]));
+    multiplyExactly<A>(lane.square[t][Slot / 2], packExactly<A>(x[4 * h], x[4 * h + 1]), packExactly<A>(z[4 * h], z[4 * h + 1]),
+                       packExactly<A>(x[4 * h + 2], x[4 * h + 3]), packExactly<A>(z[4 * h + 2], z[4 * h + 3]),
+                       packExactly<B>(y[4 * h], y[4 * h + 1]), packExactly<B>(y[4 * h + 2], y[4 * h + 3]));
   }
 }
 /// slots [Slot + i S + j] += <a_{I0+i}, b_j> for i < IN. The product is symmetric: with several b, they are the pairs.

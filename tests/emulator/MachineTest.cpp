@@ -15,7 +15,7 @@ namespace {
 [[maybe_unused]] const bool emulated = (useEmulator(), true);
 
 TEST(Machine, TileProductsAreMatrixProducts) {
-  // a[i, k] = i - 2 k, b[k, j] = k + 3 j: small integers, exact in bf16.
+  // a[i, k] = i - 2 k, b[k, j] = k + 3 j: small integers, exact in bf16 and fp16.
   Program program(R"(
     const int g = self / 4, q = self % 4;
     auto a = [](int i, int k) { return float(i - 2 * k); };
@@ -26,8 +26,13 @@ TEST(Machine, TileProductsAreMatrixProducts) {
              floatsToBfloats(b(2 * q, g), b(2 * q + 1, g)), floatsToBfloats(b(2 * q + 8, g), b(2 * q + 9, g)));
     mma1688(e, floatsToBfloats(a(g, 2 * q), a(g, 2 * q + 1)), floatsToBfloats(a(g + 8, 2 * q), a(g + 8, 2 * q + 1)),
             floatsToBfloats(b(2 * q, g), b(2 * q + 1, g)));
+    float f[4] = {1, 1, 1, 1};
+    mma16816Half(f, floatsToHalves(a(g, 2 * q), a(g, 2 * q + 1)), floatsToHalves(a(g + 8, 2 * q), a(g + 8, 2 * q + 1)),
+                 floatsToHalves(a(g, 2 * q + 8), a(g, 2 * q + 9)), floatsToHalves(a(g + 8, 2 * q + 8), a(g + 8, 2 * q + 9)),
+                 floatsToHalves(b(2 * q, g), b(2 * q + 1, g)), floatsToHalves(b(2 * q + 8, g), b(2 * q + 9, g)));
     for (int i = 0; i < 4; ++i) {
       out[(g + i / 2 * 8) * 8 + 2 * q + i % 2] = d[i];
+      out[320 + (g + i / 2 * 8) * 8 + 2 * q + i % 2] = f[i];
       out[128 + (g + i / 2 * 8) * 8 + 2 * q + i % 2] = e[i];
     }
     const unsigned turned = transposeBlock(2 * g * 8 + 4 * q | (2 * g * 8 + 4 * q + 2) << 16); // 2 (8 row + column)
@@ -43,6 +48,7 @@ TEST(Machine, TileProductsAreMatrixProducts) {
         e += k < 8 ? float(i - 2 * k) * float(k + 3 * j) : 0;
       }
       EXPECT_EQ(out[8 * i + j], d) << i << ' ' << j;
+      EXPECT_EQ(out[320 + 8 * i + j], d) << i << ' ' << j;
       EXPECT_EQ(out[128 + 8 * i + j], e) << i << ' ' << j;
     }
   for (int row = 0; row < 8; ++row)

@@ -94,9 +94,14 @@ HYPERJIT_DEVICE int fromHere(int number) { return number; }
 struct Fragments {
   unsigned a[4], b[2];
 };
-HYPERJIT_DEVICE float bfloatOf(unsigned pair, int half) { return __uint_as_float(half ? pair & 0xffff0000u : pair << 16); }
+struct OfBfloat {
+  static float at(unsigned pair, int half) { return __uint_as_float(half ? pair & 0xffff0000u : pair << 16); }
+};
+struct OfHalf {
+  static float at(unsigned pair, int half) { return halfToFloat(static_cast<unsigned short>(half ? pair >> 16 : pair)); }
+};
 /// `Steps` pairs of columns of eight.
-template <int Steps> HYPERJIT_DEVICE void multiplyTiles(float (&d)[4], const Fragments &mine) {
+template <int Steps, class Of = OfBfloat> HYPERJIT_DEVICE void multiplyTiles(float (&d)[4], const Fragments &mine) {
   const unsigned char *all = emulator::meetWarp(&mine, sizeof mine);
   auto of = [&](int lane) { return reinterpret_cast<const Fragments *>(all + 64 * lane); };
   const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
@@ -104,12 +109,15 @@ template <int Steps> HYPERJIT_DEVICE void multiplyTiles(float (&d)[4], const Fra
     const int upper = i / 2, column = 2 * q + i % 2;
     float sum = 0;
     for (int k = 0; k < 8 * Steps; ++k)
-      sum += bfloatOf(of(4 * g + k % 8 / 2)->a[2 * (k / 8) + upper], k % 2) * bfloatOf(of(4 * column + k % 8 / 2)->b[k / 8], k % 2);
+      sum += Of::at(of(4 * g + k % 8 / 2)->a[2 * (k / 8) + upper], k % 2) * Of::at(of(4 * column + k % 8 / 2)->b[k / 8], k % 2);
     d[i] += sum;
   }
 }
 HYPERJIT_DEVICE void mma16816(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
   multiplyTiles<2>(d, {{a0, a1, a2, a3}, {b0, b1}});
+}
+HYPERJIT_DEVICE void mma16816Half(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+  multiplyTiles<2, OfHalf>(d, {{a0, a1, a2, a3}, {b0, b1}});
 }
 HYPERJIT_DEVICE void mma1688(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) { multiplyTiles<1>(d, {{a0, a1}, {b0}}); }
 HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {

@@ -37,6 +37,8 @@ llvm::StringRef storageName(mlir::Type type);
 std::string literal(double value);
 /// Numbers of scratch for each token that the op needs where `lanes` (1 or 32) work for it; 0 for ops that need none.
 int64_t scratchOf(mlir::Operation *op, int64_t lanes);
+/// The type of 16 bits that a token's rows are numbers of, or null: tensor cores multiply two rows of one such type exactly.
+mlir::Type halfTypeOf(mlir::Value rows);
 /// bf16 planes that hold a token's rows: 1 if every number is a bf16, else 2 (16 bits).
 int64_t planesOf(mlir::Value rows);
 /// Ops that only move or repeat numbers: reading them again costs less than storing them.

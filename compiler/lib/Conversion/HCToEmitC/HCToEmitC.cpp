@@ -47,17 +47,20 @@ bool cuda::isMovement(Operation *op) {
   return isa_and_present<hc::ConstantOp, hc::ReshapeOp, hc::SliceOp, hc::TransposeOp, hc::BroadcastOp>(op);
 }
 
-int64_t cuda::planesOf(Value rows) {
+Type cuda::halfTypeOf(Value rows) {
+  Type type;
   if (auto round = rows.getDefiningOp<hc::RoundOp>())
-    return round.getType() && isa<BFloat16Type>(*round.getType()) ? 1 : 2;
-  if (auto gather = rows.getDefiningOp<hc::GatherRowsOp>())
-    return planesOf(gather.getInput());
-  if (auto argument = dyn_cast<BlockArgument>(rows))
+    type = round.getType().value_or(Type());
+  else if (auto gather = rows.getDefiningOp<hc::GatherRowsOp>())
+    return halfTypeOf(gather.getInput());
+  else if (auto argument = dyn_cast<BlockArgument>(rows))
     if (auto function = dyn_cast<hc::FuncOp>(argument.getOwner()->getParentOp()))
-      if (auto type = function.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName))
-        return isa<BFloat16Type>(type.getValue()) ? 1 : 2;
-  return 2;
+      if (auto dtype = function.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName))
+        type = dtype.getValue();
+  return isa_and_present<BFloat16Type, Float16Type>(type) ? type : Type();
 }
+
+int64_t cuda::planesOf(Value rows) { return isa_and_present<BFloat16Type>(halfTypeOf(rows)) ? 1 : 2; }
 
 //===----------------------------------------------------------------------===//
 // Emission

@@ -402,8 +402,12 @@ void KernelPlan::markSquares() {
   for (StagePlan &stagePlan : stagePlans)
     for (SweepPass &pass : stagePlan.passes)
       pass.squares = pass.slots > 0 && llvm::all_of(pass.parts, [](const ReductionPart &part) {
-                       return part.tiled || (isa<hc::DotOp, hc::DotRowsOp>(part.op) && planesOf(part.op->getOperand(0)) == 1 &&
-                                             planesOf(part.op->getOperand(1)) == 1);
+                       if (part.tiled)
+                         return true;
+                       if (!isa<hc::DotOp, hc::DotRowsOp>(part.op))
+                         return false;
+                       Type left = halfTypeOf(part.op->getOperand(0));
+                       return left && left == halfTypeOf(part.op->getOperand(1));
                      });
 }
 

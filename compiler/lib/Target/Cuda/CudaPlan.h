@@ -44,7 +44,7 @@ struct SweepPass {
   std::vector<ReductionPart> parts;
   std::vector<RecordSegment> segments;
   int64_t slots = 0; ///< plain sums
-  bool squares = false; ///< which are all dots of bf16 rows: tensor cores make them
+  bool squares = false; ///< which are all dots of rows of one type of 16 bits: tensor cores make them
   int64_t tiles = 0; ///< mma tiles of 8 sums
   int64_t sums() const { return slots + 8 * tiles; }
 };
