@@ -87,8 +87,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   const L &launch;
   unsigned char *memory;
   unsigned base;
-  int warp, self, rank, part, slice; // slice: of the channels, among all CTAs that share a row
-  int tiles, firstTile, tileStride;
+  int warp, self, rank, part, slice, tiles, firstTile, tileStride; // slice: of the channels, among all CTAs that share a row
 
   HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory)
       : launch(launch), memory(memory), base(sharedAddress(memory)), warp(threadIdx.x / 32), self(threadIdx.x % 32),

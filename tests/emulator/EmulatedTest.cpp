@@ -127,6 +127,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
   {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},
   {"deepseek:n=4,d=512,dtype=fp16", Role::Before, 37, "columns:cluster=2,parts=2,vector=4"},
+  {"manifold:n=6,d=512,dtype=bf16", Role::Boundary, 37, "columns:cluster=4,parts=2,vector=4"},
 })));
 
 TEST(Shared, MoreClustersThanFitAreRefused) {

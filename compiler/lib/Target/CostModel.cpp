@@ -175,10 +175,10 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
           numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag, numbers.vector = vector;
           all.push_back(numbers);
         }
-  // Parts of a row that several clusters share, where one cluster has no room for it.
+  // Parts of a row that several clusters share, where one cluster has no room for it: narrow ones of many streams.
   for (int64_t cluster : {4, 8, 16})
     for (int64_t parts = 2; parts <= std::min<int64_t>(8, clustersAtOnce(shape.processors, cluster)); ++parts)
-      if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 160 && channels <= 320)
+      if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 64 && channels <= 320)
         for (int64_t vector : {8, 4})
           for (int64_t lag : {2, 1}) {
             RowNumbers numbers;
