@@ -4,6 +4,7 @@
 #include "Pack.h"
 #include "Tool.h"
 #include "TorchTools.h"
+#include "autotune/Machine.h"
 
 #include <fmt/format.h>
 
@@ -86,10 +87,27 @@ std::vector<size_t> orderOfWork(const std::vector<KernelRequest> &requests) {
   return order;
 }
 
+/// Without a manifest a run looks for the exact target of its machine: says so of others that would run here.
+void nameUnused(const std::vector<Target> &targets) {
+  const Target here = targetHere();
+  for (const Target &target : targets) {
+    const bool cuda = target.device == DeviceType::Cuda;
+    if (cuda && here.device != DeviceType::Cuda)
+      continue;
+    const Target own = cuda ? here : Target::hostLevel();
+    if (target.text() != own.text() && (cuda ? target.isa == own.isa : target.runsHere()))
+      fmt::print(stderr, "hyperjit: this machine is {}, and finds kernels for {} only in a folder with a manifest (--out DIR, then "
+                         "HYPERJIT_CACHE_PATH=DIR); for its own cache, name --target {}\n",
+                 own.text(), target.text(), own.text());
+  }
+}
+
 int run(const Options &options) {
   auto begin = std::chrono::steady_clock::now();
   std::vector<Target> targets = targetsOf(options.targets);
   Work work = collect(options, targets);
+  if (options.out.empty())
+    nameUnused(targets);
   int jobs = options.jobs > 0 ? options.jobs : std::max(1, int(std::thread::hardware_concurrency()));
   KernelManagerOptions managerOptions;
   managerOptions.settings.compileJobs = jobs;

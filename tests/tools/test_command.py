@@ -436,6 +436,15 @@ class Caches(Case):
         self.assertEqual((shard / "notes.txt").read_text(), "mine")
         self.assertTrue((self.cache / "tuning" / "a.jsonl").exists())
 
+    def test_precompile_names_targets_that_this_cache_does_not_serve(self):
+        own = json.loads(self.good("precompile", "static:n=2,d=64", "--json"))["entries"][0]["target"]
+        for target in ("x86-64-v3", "x86-64-v4", "sm_80"):
+            done = self.run_command("precompile", "static:n=2,d=64", "--target", target)
+            serves = target == own or target.startswith("sm_") or (own, target) == ("x86-64-v3", "x86-64-v4")
+            self.assertEqual("only in a folder with a manifest" in done.stderr, not serves, done.stderr)
+        packed = self.run_command("precompile", "static:n=2,d=64", "--target", "x86-64-v3", "--out", "pack")
+        self.assertNotIn("manifest", packed.stderr)
+
     def test_interrupted_precompile_leaves_whole_entries(self):
         self.interrupted_precompile(signal.SIGINT)
 
