@@ -207,6 +207,15 @@ TEST(Kernels, WideNumbersWithoutSpills) {
         expectNoSpills(std::string(site) + ",dtype=fp32", backward, "sm_90a", role);
 }
 
+// Two planes for projections and weight gradients, exact products for dots.
+TEST(Kernels, HalfsWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *site : {"manifold:n=4,d=4096", "permutation:n=4,d=4096", "dynamic:n=4,d=2048"})
+    for (const char *role : {"before", "boundary"})
+      for (bool backward : {false, true})
+        expectNoSpills(std::string(site) + ",dtype=fp16", backward, "sm_90a", role);
+}
+
 TEST(Kernels, EveryRecipeWithoutSpills) {
   NEEDS_NVRTC();
   for (const std::string &recipe : ProgramSource::global().recipes())

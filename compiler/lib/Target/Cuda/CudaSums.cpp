@@ -109,7 +109,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
     auto [rows, columns] = extents(op);
     if (onTiles) {
       int64_t sums = std::min<int64_t>(columnRegisters, rows * vector * llvm::divideCeil(columns, 8));
-      if (plan.width % 8 || rows * 8 > columnRegisters || plan.pressure(op) * 2 * 8 + sums > 200)
+      int64_t most = planesOf(op->getOperand(0)) == 1 ? 200 : 150; // two planes of rows take registers
+      if (plan.width % 8 || rows * 8 > columnRegisters || plan.pressure(op) * 2 * 8 + sums > most)
         vector = 4;
     } else {
       vector = std::min(vector, columnVector(plan.pressure(op) + std::min(rows * columns, columnRegisters)));
