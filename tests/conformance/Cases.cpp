@@ -407,7 +407,7 @@ std::vector<Chain> chains(const std::string &recipe, bool all) {
     int64_t n, m, d, tokens;
     const char *dtype;
   };
-  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 2048, 37, "fp32"}, {4, 1, 320, 127, "bf16"}, {8, 1, 48, 0, nullptr},
+  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 4096, 37, "fp32"}, {4, 1, 320, 127, "bf16"}, {8, 1, 48, 0, nullptr},
                                 {16, 1, 48, 0, nullptr},  {1, 8, 1000, 0, nullptr}, {4, 1, 1, 1000, nullptr}};
   const std::vector<Factor> factors = factorsOf(recipe);
   auto indexOf = [&](size_t factor, const std::string &value) { // n, m and dtype are the first three factors
