@@ -9,6 +9,7 @@
 
 namespace hyperjit {
 
+/// Bytes of a number of the first rows.
 template <class First, class...> struct StorageOfFirst {
   static constexpr int value = static_cast<int>(sizeof(typename First::Place::Storage));
 };
