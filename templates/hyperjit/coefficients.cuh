@@ -133,7 +133,7 @@ HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N, W::lane
 #pragma unroll
   for (int j = 0; j < fours; j += 4) {
     const T four[4] = {x.v[j], x.v[j + 1], x.v[j + 2], x.v[j + 3]};
-    storeVector(target + j, four);
+    storeVector<false, true>(target + j, four);
   }
 #pragma unroll
   for (int j = fours; j < x.registers; ++j)

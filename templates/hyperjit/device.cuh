@@ -50,10 +50,17 @@ HYPERJIT_DEVICE unsigned char *dynamicShared() {
 HYPERJIT_DEVICE unsigned sharedAddress(const void *pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
-/// In one piece: a compiler splits some stores of a struct into four.
-HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) {
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(target)), "r"(v.x), "r"(v.y), "r"(v.z),
-               "r"(v.w)
+/// In one piece (a compiler splits some stores of a struct into four), and without a branch, which would part what can overlap.
+HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v, bool exists) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(
+                   __cvta_generic_to_global(target)),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(static_cast<int>(exists))
+               : "memory");
+}
+HYPERJIT_DEVICE void storeGlobal(uint2 *target, uint2 v, bool exists) {
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %3, 0;\n@p st.global.v2.b32 [%0], {%1, %2};\n}" ::"l"(
+                   __cvta_generic_to_global(target)),
+               "r"(v.x), "r"(v.y), "r"(static_cast<int>(exists))
                : "memory");
 }
 /// Keeps reads near their use: read ahead without bound, they fill the registers and spill.

@@ -48,7 +48,7 @@ HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
               a[0][2 * t + i] = transposeBlock(high);
               a[XPlanes - 1][2 * t + i] = transposeBlock(low);
             } else {
-              a[0][2 * t + i] = transposeBlock(packBfloat16(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]));
+              a[0][2 * t + i] = transposeBlock(packPlane<X>(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]));
             }
           }
 #pragma unroll
@@ -92,19 +92,19 @@ HYPERJIT_DEVICE void sweptGradient(N &lane, const X &x) {
           if constexpr (XPlanes == 2)
             splitPair(v[4 * m + 2 * i], v[4 * m + 2 * i + 1], pair[0], pair[1]);
           else
-            pair[0] = packBfloat16(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]);
+            pair[0] = packPlane<X>(v[4 * m + 2 * i], v[4 * m + 2 * i + 1]);
 #pragma unroll
           for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
             a[xPlane][i] = transposeBlock(lane.live[0] ? pair[xPlane] : 0);
         }
-        // The product of two low planes is below what planes lose.
+        // Both planes of p at once; the product of two low planes is below what planes lose.
 #pragma unroll
-        for (int j = 0; j < JN; ++j)
-#pragma unroll
-          for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
-#pragma unroll
-            for (int plane = 0; plane < 2 - xPlane; ++plane)
-              mma1688(lane.gradient[At + (r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], b[j][plane]);
+        for (int j = 0; j < JN; ++j) {
+          float(&sum)[4] = lane.gradient[At + (r * (V / 4) + m) * JN + j];
+          mma16816(sum, a[0][0], a[0][1], a[0][0], a[0][1], b[j][0], b[j][1]);
+          if constexpr (XPlanes == 2)
+            mma1688(sum, a[XPlanes - 1][0], a[XPlanes - 1][1], b[j][0]);
+        }
       }
   }
 }

@@ -132,10 +132,14 @@ HYPERJIT_DEVICE void loadVector(const S *source, T (&target)[V]) {
       target[i] = convert<T>(raw.element[i]);
 }
 
-template <class W> HYPERJIT_DEVICE void storeGlobal(W *target, W v) { *target = v; }
+template <class W> HYPERJIT_DEVICE void storeGlobal(W *target, W v, bool exists) {
+  if (exists)
+    *target = v;
+}
 
-/// `Exact`: the numbers are S's already. `Global`: the target is no shared memory.
-template <bool Exact = false, bool Global = false, class S, class T, int V> HYPERJIT_DEVICE void storeVector(S *target, const T (&source)[V]) {
+/// `Exact`: the numbers are S's already. `Global`: the target is no shared memory, and is written to if it exists.
+template <bool Exact = false, bool Global = false, class S, class T, int V>
+HYPERJIT_DEVICE void storeVector(S *target, const T (&source)[V], bool exists = true) {
   constexpr int bytes = V * static_cast<int>(sizeof(S));
   constexpr int word = bytes >= 16 ? 16 : bytes;
   constexpr int words = bytes / word;
@@ -157,7 +161,7 @@ template <bool Exact = false, bool Global = false, class S, class T, int V> HYPE
 #pragma unroll
   for (int i = 0; i < words; ++i)
     if constexpr (Global)
-      storeGlobal(reinterpret_cast<Word *>(target) + i, raw.whole[i]);
+      storeGlobal(reinterpret_cast<Word *>(target) + i, raw.whole[i], exists);
     else
       reinterpret_cast<Word *>(target)[i] = raw.whole[i];
 }

@@ -178,13 +178,17 @@ template <class Ref, int R, class N> HYPERJIT_DEVICE auto loadRows(N &lane) {
 }
 
 template <class Place, class N, class X> HYPERJIT_DEVICE void storeRowsAt(N &lane, const X &x) {
+  constexpr bool exact = Same<typename X::Exact, typename Place::Storage>::value;
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
     auto *target = Place::at(lane, t);
+    const bool exists = lane.active && lane.live[t];
 #pragma unroll
     for (int r = 0; r < X::R; ++r)
-      if (lane.active && lane.live[t])
-        storeVector<Same<typename X::Exact, typename Place::Storage>::value, !Place::staged>(target + r * Place::template stride<N>(), x.v[t][r]);
+      if constexpr (!Place::staged)
+        storeVector<exact, true>(target + r * Place::template stride<N>(), x.v[t][r], exists);
+      else if (exists)
+        storeVector<exact>(target + r * Place::template stride<N>(), x.v[t][r]);
   }
 }
 template <class Ref, class N, class X> HYPERJIT_DEVICE void storeRows(N &lane, const X &x) {

@@ -258,10 +258,13 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
     splitPair(at(t, g, k), at(t, g, k + 1), f[0], f[1]);
     splitPair(at(t, g, k + 8), at(t, g, k + 9), f[2], f[3]);
   };
-  auto tailFragment = [&](int t, int g, unsigned (&f)[2]) {
+  // Twice, for both planes of W. A copy that is seen through is made again for each mma.
+  auto tailFragment = [&](int t, int g, unsigned (&f)[4]) {
     splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
+    f[2] = __shfl_sync(0xffffffffu, f[0], self);
+    f[3] = __shfl_sync(0xffffffffu, f[1], self);
   };
-  unsigned a[N::tokens][G][held && P::steps > 0 ? P::steps : 1][4], tail[N::tokens][G][2];
+  unsigned a[N::tokens][G][held && P::steps > 0 ? P::steps : 1][4], tail[N::tokens][G][4];
   if constexpr (held) {
 #pragma unroll
     for (int t = 0; t < N::tokens; ++t)
@@ -328,8 +331,8 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
           for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
             for (int g = 0; g < G; ++g) {
-              mma1688(sum[j][t][g], tail[t][g][0], tail[t][g][1], b.x);
-              mma1688(sum[j][t][g], tail[t][g][0], tail[t][g][1], b.y);
+              const unsigned(&f)[4] = tail[t][g];
+              mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.x, b.y); // both planes of W at once
             }
         }
       }

@@ -87,7 +87,14 @@ HYPERJIT_DEVICE unsigned floatsToBfloats(float low, float high) {
 
 HYPERJIT_DEVICE unsigned char *dynamicShared() { return emulator::thread->shared; }
 HYPERJIT_DEVICE unsigned sharedAddress(const void *pointer) { return emulator::sharedAddress(pointer); }
-HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v) { *target = v; }
+HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v, bool exists) {
+  if (exists)
+    *target = v;
+}
+HYPERJIT_DEVICE void storeGlobal(uint2 *target, uint2 v, bool exists) {
+  if (exists)
+    *target = v;
+}
 HYPERJIT_DEVICE void orderReads() {}
 HYPERJIT_DEVICE int fromHere(int number) { return number; }
 

@@ -557,6 +557,22 @@ struct ScaleByOne : OpRewritePattern<ScaleRowsOp> {
   }
 };
 
+/// <a_i, y> of one row y that is repeated for each a_i is a dot with that row.
+struct DotOfRepeated : OpRewritePattern<DotRowsOp> {
+  using OpRewritePattern::OpRewritePattern;
+  LogicalResult matchAndRewrite(DotRowsOp op, PatternRewriter &rewriter) const override {
+    for (auto [rows, other] : {std::pair(op.getRhs(), op.getLhs()), std::pair(op.getLhs(), op.getRhs())}) {
+      auto gather = rows.getDefiningOp<GatherRowsOp>();
+      if (!gather || gather.getInput().getType().getRows() != 1 || rows.getType().getRows() < 2)
+        continue;
+      HCBuilder b(rewriter, op.getLoc());
+      rewriter.replaceOp(op, b.reshape(b.dot(other, gather.getInput()), {rows.getType().getRows()}));
+      return success();
+    }
+    return rewriter.notifyMatchFailure(op, "neither side repeats one row");
+  }
+};
+
 /// project(scale_rows(c, x), W) = c * project(x, W) where a group is one row:
 /// the row stays as it came from memory.
 struct ProjectOfScaled : OpRewritePattern<ProjectOp> {
@@ -579,6 +595,9 @@ void AddOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext
 }
 void MixOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
   patterns.add<MixOfOneRow>(context);
+}
+void DotRowsOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
+  patterns.add<DotOfRepeated>(context);
 }
 void ScaleRowsOp::getCanonicalizationPatterns(RewritePatternSet &patterns, MLIRContext *context) {
   patterns.add<ScaleByOne>(context);

@@ -222,6 +222,7 @@ def HC_DotRowsOp : HC_MathOp<"dot_rows"> {
   let arguments = (ins HC_Rows:$lhs, HC_Rows:$rhs);
   let results = (outs HC_Coeffs:$result);
   let hasVerifier = 1;
+  let hasCanonicalizer = 1;
 }
 
 def HC_RowSumOp : HC_MathOp<"row_sum"> {
