@@ -179,16 +179,17 @@ template <class Ref, int R, class N> HYPERJIT_DEVICE auto loadRows(N &lane) {
 
 template <class Place, class N, class X> HYPERJIT_DEVICE void storeRowsAt(N &lane, const X &x) {
   constexpr bool exact = Same<typename X::Exact, typename Place::Storage>::value;
+  constexpr bool few = N::tokens * X::R * N::V <= 32; // more would all be worked out before any is stored, and spill
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
     auto *target = Place::at(lane, t);
     const bool exists = lane.active && lane.live[t];
 #pragma unroll
     for (int r = 0; r < X::R; ++r)
-      if constexpr (!Place::staged)
+      if constexpr (!Place::staged && few)
         storeVector<exact, true>(target + r * Place::template stride<N>(), x.v[t][r], exists);
       else if (exists)
-        storeVector<exact>(target + r * Place::template stride<N>(), x.v[t][r]);
+        storeVector<exact, !Place::staged && N::V * sizeof(typename Place::Storage) >= 16>(target + r * Place::template stride<N>(), x.v[t][r]);
   }
 }
 template <class Ref, class N, class X> HYPERJIT_DEVICE void storeRows(N &lane, const X &x) {

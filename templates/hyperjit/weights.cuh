@@ -140,6 +140,11 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U
 
 //===-- use, in sweeps ----------------------------------------------------===//
 
+/// A copy for another place among the registers of an mma. One that the assembler sees through is made again for each mma.
+template <class N> HYPERJIT_DEVICE unsigned ownCopy(const N &lane, unsigned word) {
+  return word ^ static_cast<unsigned>(lane.launch.tokens >> 62); // there are no 2^62 tokens
+}
+
 /// tile [Tile + (g - G0) JN + j] += the products of row groups G0 .. G0 + GN - 1 with coefficients 8 (J0 + j) ..
 template <int Tile, class P, int G0, int GN, int J0, int JN, int XPlanes, class N, class X>
 HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
@@ -234,14 +239,37 @@ HYPERJIT_DEVICE void dotSquares(N &lane, const A &a, const B &b) {
   if constexpr (next < IN * B::R)
     dotSquares<Slot, I0, IN, next / B::R, next % B::R>(lane, a, b);
 }
+/// Dots of rows I and I + 1 with their own right operands, at an even slot: two products, of each of which one half counts, take fewer
+/// registers moved than two with zeros.
+template <int Slot, int I, class N, class A, class B> HYPERJIT_DEVICE void squareRows(N &lane, int t, const A &a, const B &b) {
+  float products[2][4] = {};
+#pragma unroll
+  for (int h = 0; h < N::V / 4; ++h) {
+    const auto &x = a.v[t][I], &z = a.v[t][I + 1];
+    const unsigned x0 = ownCopy(lane, packExactly<A>(x[4 * h], x[4 * h + 1])), x1 = ownCopy(lane, packExactly<A>(x[4 * h + 2], x[4 * h + 3]));
+    const unsigned z0 = ownCopy(lane, packExactly<A>(z[4 * h], z[4 * h + 1])), z1 = ownCopy(lane, packExactly<A>(z[4 * h + 2], z[4 * h + 3]));
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const auto &y = b.v[t][I + i];
+      multiplyExactly<A>(products[i], x0, z0, x1, z1, packExactly<B>(y[4 * h], y[4 * h + 1]), packExactly<B>(y[4 * h + 2], y[4 * h + 3]));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    lane.square[t][Slot / 2][i] += products[i / 2][i];
+}
 /// slots [Slot + i] += <a_{I0+i}, b_{I0+i}>
 template <int Slot, int I0, int IN, int I = 0, class N, class A, class B>
 HYPERJIT_DEVICE void dotRowsSquares(N &lane, const A &a, const B &b) {
+  constexpr bool both = (Slot + I) % 2 == 0 && I + 1 < IN;
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t)
-    square<Slot + I, I0 + I, I0 + I>(lane, t, a, b);
-  if constexpr (I + 1 < IN)
-    dotRowsSquares<Slot, I0, IN, I + 1>(lane, a, b);
+    if constexpr (both)
+      squareRows<Slot + I, I0 + I>(lane, t, a, b);
+    else
+      square<Slot + I, I0 + I, I0 + I>(lane, t, a, b);
+  if constexpr (I + (both ? 2 : 1) < IN)
+    dotRowsSquares<Slot, I0, IN, I + (both ? 2 : 1)>(lane, a, b);
 }
 
 /// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
@@ -258,7 +286,7 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
     splitPair(at(t, g, k), at(t, g, k + 1), f[0], f[1]);
     splitPair(at(t, g, k + 8), at(t, g, k + 9), f[2], f[3]);
   };
-  // Twice, for both planes of W. A copy that is seen through is made again for each mma.
+  // Twice, for both planes of W: copies of their own, too, but two at a time when registers are scarce.
   auto tailFragment = [&](int t, int g, unsigned (&f)[4]) {
     splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
     f[2] = __shfl_sync(0xffffffffu, f[0], self);
