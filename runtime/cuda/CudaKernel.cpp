@@ -35,6 +35,7 @@ struct LoadedModule {
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
+  int64_t moreBlocks = 0; ///< beside those of tokens
   int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool yIsChunks = false;
@@ -123,6 +124,7 @@ public:
         extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
         extra.clustersAreChunks = json.value("clusters_are_chunks", false);
         extra.parts = json.value("parts", int64_t(1));
+        extra.moreBlocks = json.value("more_blocks", int64_t(0));
       }
       extras.push_back(extra);
     }
@@ -242,7 +244,7 @@ private:
         x = (launch.extent + launch.perBlock - 1) / launch.perBlock;
         break;
       case GridKind::Tokens:
-        x = (tokens + launch.perBlock - 1) / launch.perBlock;
+        x = extra.moreBlocks + (tokens + launch.perBlock - 1) / launch.perBlock;
         break;
       case GridKind::Fixed:
         x = launch.blocks;

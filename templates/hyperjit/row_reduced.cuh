@@ -38,15 +38,16 @@ template <class S, class Uniform, class OnlyStage, class L> HYPERJIT_DEVICE void
   }
 }
 
-/// Coefficient maths of every token off the path of the wide kernels, by one warp or one lane a token: S::tokenLanes is 1 or 32.
-template <class S, class Maths, class L> HYPERJIT_DEVICE void tokenwise(const L &launch) {
+/// Coefficient maths of every token off the path of the wide kernels, by one warp or one lane a token: S::tokenLanes is 1 or 32. The
+/// last `Others` blocks of the grid do something else.
+template <class S, class Maths, int Others = 0, class L> HYPERJIT_DEVICE void tokenwise(const L &launch) {
   using T = typename S::T;
   constexpr int block = S::warps * S::tokenLanes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T *scratch = reinterpret_cast<T *>(dynamicShared()) + warp * S::tokenLanes * S::scratch;
   auto all = [&](auto &&token, int place) {
     for (token.token = static_cast<long long>(blockIdx.x) * block + place; token.token < launch.tokens;
-         token.token += static_cast<long long>(gridDim.x) * block)
+         token.token += static_cast<long long>(gridDim.x - Others) * block)
       Maths::run(token);
   };
   if constexpr (S::channelLanes == 1)

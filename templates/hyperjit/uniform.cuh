@@ -15,7 +15,7 @@ template <class T_, class L, int Width_> struct Uniform {
   using T = T_;
   static constexpr int width = Width_;
   const L &launch;
-  int blocks; // of the grid that share it
+  int blocks, block; // how many share it, and which this is
 };
 
 #define HYPERJIT_ROWS_AT HYPERJIT_METHOD typename U::T at(const U &u, int r, int c) const
@@ -38,6 +38,12 @@ template <class U, class Ref, int R_, int K_> struct UniformWeight {
 template <class Ref, int R, class U> HYPERJIT_DEVICE auto uniformRows(U &) { return UniformRows<U, Ref, R>(); }
 template <class Ref, int R, int K, class U> HYPERJIT_DEVICE auto uniformWeight(U &) { return UniformWeight<U, Ref, R, K>(); }
 
+/// Coefficients that are all one number, which the program knows: by the bits of a double.
+template <unsigned long long Bits> struct KnownNumber {
+  template <class T, class L> HYPERJIT_METHOD static T read(const L &, long long, long long) {
+    return static_cast<T>(__builtin_bit_cast(double, Bits));
+  }
+};
 template <class Ref, class U> HYPERJIT_DEVICE typename U::T number(const U &u, int index) {
   return Ref::template read<typename U::T>(u.launch, 0, index);
 }
@@ -231,7 +237,7 @@ template <int R, class U, class X> HYPERJIT_DEVICE auto uniformWeightFromRows(U 
 
 template <class Ref, class U, class X> HYPERJIT_DEVICE void uniformStoreRows(U &u, const X &x) {
   auto *target = Ref::at(u.launch, 0);
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < static_cast<long long>(X::R) * U::width;
+  for (long long i = static_cast<long long>(u.block) * blockDim.x + threadIdx.x; i < static_cast<long long>(X::R) * U::width;
        i += static_cast<long long>(u.blocks) * blockDim.x)
     target[i] = convert<typename Ref::Storage>(x.at(u, static_cast<int>(i / U::width), static_cast<int>(i % U::width)));
 }
@@ -239,29 +245,30 @@ template <class Ref, class U, class X> HYPERJIT_DEVICE void uniformStoreRows(U &
 template <class Ref, class U, class W> HYPERJIT_DEVICE void uniformStoreWeight(U &u, const W &w) {
   auto *target = Ref::at(u.launch, 0);
   constexpr long long count = static_cast<long long>(W::R) * U::width * W::K;
-  for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+  for (long long i = static_cast<long long>(u.block) * blockDim.x + threadIdx.x; i < count;
        i += static_cast<long long>(u.blocks) * blockDim.x) {
     const int k = static_cast<int>(i % W::K), c = static_cast<int>(i / W::K % U::width);
     target[i] = convert<typename Ref::Storage>(w.at(u, static_cast<int>(i / W::K / U::width), c, k));
   }
 }
 
-/// target[o] = sum over Terms of term(o, i), outputs shared by the CTAs of the grid, 256 threads summed in fixed order.
+/// target[o] = sum over Terms of term(o, i), outputs shared by the CTAs of the grid, a CTA's threads summed in fixed order.
 template <class Ref, int Outputs, int Terms, class U, class F> HYPERJIT_DEVICE void uniformReduce(U &u, const F &term) {
   using T = typename U::T;
   __shared__ T partial[256];
-  for (int o = blockIdx.x; o < Outputs; o += u.blocks) {
+  const int self = threadIdx.x, threads = blockDim.x; // a power of two
+  for (int o = u.block; o < Outputs; o += u.blocks) {
     T sum = 0;
-    for (int i = threadIdx.x; i < Terms; i += 256)
+    for (int i = self; i < Terms; i += threads)
       sum += term(o, i);
-    partial[threadIdx.x] = sum;
+    partial[self] = sum;
     __syncthreads();
-    for (int half = 128; half > 0; half /= 2) {
-      if (static_cast<int>(threadIdx.x) < half)
-        partial[threadIdx.x] += partial[threadIdx.x + half];
+    for (int half = threads / 2; half > 0; half /= 2) {
+      if (self < half)
+        partial[self] += partial[self + half];
       __syncthreads();
     }
-    if (threadIdx.x == 0)
+    if (self == 0)
       Ref::at(u.launch, 0)[o] = convert<typename Ref::Storage>(partial[0]);
     __syncthreads();
   }
@@ -284,7 +291,7 @@ template <class Ref, class U, class X, class W> HYPERJIT_DEVICE void uniformProj
 }
 
 template <class T, int Width, class Body, class L> HYPERJIT_DEVICE void uniformWide(const L &launch) {
-  Uniform<T, L, Width> u{launch, static_cast<int>(gridDim.x)};
+  Uniform<T, L, Width> u{launch, static_cast<int>(gridDim.x), static_cast<int>(blockIdx.x)};
   Body::run(u);
 }
 
@@ -298,10 +305,22 @@ template <class T, class Body, class L> HYPERJIT_DEVICE void uniformNarrow(const
 /// Both at once where neither needs the other: coefficient maths in the last block, wide work in the rest.
 template <class T, int Width, class Wide, class Narrow, class L> HYPERJIT_DEVICE void uniformBoth(const L &launch) {
   if (blockIdx.x + 1 < gridDim.x) {
-    Uniform<T, L, Width> u{launch, static_cast<int>(gridDim.x) - 1};
+    Uniform<T, L, Width> u{launch, static_cast<int>(gridDim.x) - 1, static_cast<int>(blockIdx.x)};
     Wide::run(u);
   } else if (threadIdx.x < 32) {
     uniformNarrow<T, Narrow>(launch);
+  }
+}
+
+/// Coefficient maths of every token beside wide work that it needs nothing of. The last `Blocks` blocks do that: the maths of a token takes
+/// longer than they all together, so it begins first.
+template <class T, int Width, int Blocks, class Wide, class S, class Maths, class L> HYPERJIT_DEVICE void tokenwiseBeside(const L &launch) {
+  const int first = static_cast<int>(gridDim.x) - Blocks, block = static_cast<int>(blockIdx.x) - first;
+  if (block < 0) {
+    tokenwise<S, Maths, Blocks>(launch);
+  } else {
+    Uniform<T, L, Width> u{launch, Blocks, block};
+    Wide::run(u);
   }
 }
 

@@ -70,7 +70,7 @@ template <class P> struct Packing {
   static constexpr int chunks = P::chunks;
   template <class U> HYPERJIT_METHOD static char *target(const U &u) { return reinterpret_cast<char *>(P::Ref::at(u.launch, 0)); }
   template <class U> HYPERJIT_METHOD static int firstChunk(const U &) { return 0; }
-  template <class U> HYPERJIT_METHOD static int begin(const U &) { return blockIdx.x * blockDim.x + threadIdx.x; }
+  template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.block * blockDim.x + threadIdx.x; }
   template <class U> HYPERJIT_METHOD static int stride(const U &u) { return u.blocks * blockDim.x; }
 };
 /// A CTA's chunks in its shared memory, by all its threads.

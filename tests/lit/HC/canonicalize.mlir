@@ -67,6 +67,21 @@ hc.func @project_of_scaled(%c: !hc.coeffs<4>, %x: !hc.rows<4, d>, %w: !hc.weight
   hc.return %1 : !hc.coeffs<4, 6>
 }
 
+// Dots with one row that is repeated are dots with that row, whichever side it is on; with several rows they stay.
+// CHECK-LABEL: hc.func @dot_of_repeated(
+// CHECK-SAME: %[[X:.*]]: !hc.rows<4, d>, %[[Y:.*]]: !hc.rows<1, d>, %[[Z:.*]]: !hc.rows<2, d>
+// CHECK: %[[L:.*]] = hc.dot %[[X]], %[[Y]] : {{.*}} -> !hc.coeffs<4, 1>
+// CHECK: hc.reshape %[[L]] : (!hc.coeffs<4, 1>) -> !hc.coeffs<4>
+// CHECK: hc.dot_rows
+hc.func @dot_of_repeated(%x: !hc.rows<4, d>, %y: !hc.rows<1, d>, %z: !hc.rows<2, d>) -> (!hc.coeffs<4>, !hc.coeffs<4>, !hc.coeffs<4>) {
+  %0 = hc.gather_rows %y {indices = array<i64: 0, 0, 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<4, d>
+  %1 = hc.gather_rows %z {indices = array<i64: 0, 1, 0, 1>} : (!hc.rows<2, d>) -> !hc.rows<4, d>
+  %2 = hc.dot_rows %x, %0 : (!hc.rows<4, d>, !hc.rows<4, d>) -> !hc.coeffs<4>
+  %3 = hc.dot_rows %0, %x : (!hc.rows<4, d>, !hc.rows<4, d>) -> !hc.coeffs<4>
+  %4 = hc.dot_rows %x, %1 : (!hc.rows<4, d>, !hc.rows<4, d>) -> !hc.coeffs<4>
+  hc.return %2, %3, %4 : !hc.coeffs<4>, !hc.coeffs<4>, !hc.coeffs<4>
+}
+
 // Constants are worked out; what changes nothing goes.
 // CHECK-LABEL: hc.func @constants(
 // CHECK-SAME: %[[A:.*]]: !hc.coeffs<2>)

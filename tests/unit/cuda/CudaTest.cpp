@@ -291,6 +291,34 @@ TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
   }
 }
 
+/// The head's launch does wide work before the tokens, too, where it needs nothing of that; a constant is no launch's result.
+TEST(Source, LaunchesBeforeTheTokensAreFew) {
+  struct {
+    const char *spec;
+    bool backward;
+    std::vector<std::string> before; ///< the main kernel
+  } cases[] = {{"manifold:n=4,d=4096,dtype=bf16", true, {"head"}},
+               {"dynamic:n=4,d=4096,dtype=bf16", true, {"head"}},
+               {"dynamic:n=4,d=4096,dtype=bf16", false, {"prologue0"}},
+               {"frac:n=1,m=2,d=4096,dtype=bf16", true, {"prologue0", "head"}}}; // its head reads sums of parameters
+  for (auto &[spec, backward, before] : cases) {
+    SCOPED_TRACE(std::string(spec) + (backward ? " backward" : " forward"));
+    Built built = build(spec, backward, "sm_90a");
+    ASSERT_TRUE(built.ok);
+    std::vector<std::string> found;
+    for (const llvm::json::Value &launch : built.source.launches) {
+      const llvm::json::Object &object = *launch.getAsObject();
+      const std::string entry = object.getString("entry")->str(), suffix = entry.substr(entry.rfind('_') + 1);
+      if (suffix == "main")
+        break;
+      found.push_back(suffix);
+      const bool beside = built.source.text.find("tokenwiseBeside<") != std::string::npos;
+      EXPECT_EQ(object.getInteger("more_blocks").has_value(), suffix == "head" && beside);
+    }
+    EXPECT_EQ(found, before);
+  }
+}
+
 /// What rows wait for does not wait for memory, and rounded rows of the stage before are not made again.
 TEST(Source, ColumnsKeepMemoryOffTheWayOfSums) {
   Built built = build("manifold:n=4,d=4096,dtype=bf16", true, "sm_90a");

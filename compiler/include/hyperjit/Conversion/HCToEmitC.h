@@ -17,6 +17,7 @@
 #include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/StringRef.h"
 
+#include <optional>
 #include <string>
 
 namespace hyperjit::cuda {
@@ -82,6 +83,8 @@ public:
   // Kind::Wide
   void storeWide(mlir::Value value, llvm::StringRef reference);
   void reduceWide(mlir::Operation *op, llvm::StringRef reference);
+  /// The number that all coefficients of a constant are: wide bodies need no memory for it.
+  static std::optional<double> knownNumber(mlir::Value coefficients);
   /// Packs a weight; `planes` is ProjectionPlanes<...> or ExpansionPlanes<...>.
   void pack(mlir::Value weight, llvm::StringRef planes, int64_t vector);
 

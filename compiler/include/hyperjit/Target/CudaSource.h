@@ -25,7 +25,7 @@ struct CudaSource {
   /// In order; keys as in the artifact's meta, and for grids of more than one
   /// axis "grid_y", "grid_z" (numbers, or "chunks"), for persistent ones
   /// "tokens_per_block" and, where a cluster's sums are a chunk's, "clusters_are_chunks";
-  /// "parts" where so many clusters share a token, and all of the grid must run at once.
+  /// "parts" where so many clusters share a token, and all of the grid must run at once; "more_blocks" beside those of tokens.
   llvm::json::Array launches;
   /// Bytes: workspace = fixed + perChunk * chunks + perToken * tokens.
   int64_t workspaceFixed = 0, workspacePerChunk = 0, workspacePerToken = 0;

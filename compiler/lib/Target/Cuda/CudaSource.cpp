@@ -88,8 +88,11 @@ void SourceBuilder::emitHeader() {
 // Uniform work, level by level
 //===----------------------------------------------------------------------===//
 
+/// Threads of a launch that does wide work.
+static constexpr int64_t wideThreads = 65536;
+
 /// Even levels are wide launches (rows, weights, sums over channels), odd ones are one warp's coefficient maths; one launch does a
-/// wide level and the next where that needs nothing of it.
+/// wide level and the next where that needs nothing of it. The head's launch does the prologue's last level where it needs nothing of it.
 void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phase) {
   if (stores.empty())
     return;
@@ -120,6 +123,8 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
   };
   /// The first level at which a body of the given kind can use the value.
   auto usable = [&](Value value, bool wide) -> int64_t {
+    if (wide && BodyEmitter::knownNumber(value))
+      return 0;
     if (there.count(value))
       return wide ? 0 : 1;
     int64_t level = levelOf(value);
@@ -171,6 +176,19 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
     };
     return llvm::all_of(byLevel[level], [&](const Store &store) { return walk(store.value); });
   };
+  /// Whether the head reads nothing that is made here.
+  auto independentOfHead = [&] {
+    llvm::DenseSet<Value> seen;
+    std::function<bool(Value)> walk = [&](Value value) {
+      if (placed.count(value))
+        return false;
+      Operation *op = value.getDefiningOp();
+      if (!op || !seen.insert(value).second)
+        return true;
+      return llvm::all_of(op->getOperands(), walk);
+    };
+    return !plan.head.empty() && llvm::all_of(plan.head, [&](const Store &store) { return walk(store.value); });
+  };
   std::string withNext; // the wide body that the next level's launch does, too
   for (auto [index, level] : llvm::enumerate(order)) {
     std::string suffix = formatv("{0}{1}", phase, level);
@@ -199,12 +217,14 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
       withNext = className;
     } else if (!wide && !withNext.empty()) {
       entry(suffix, formatv("uniformBoth<{0}, {1}, {2}, {3}>", number(), plan.width, withNext, className).str(), 256, 1,
-            json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", 257}}},
+            json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", wideThreads / 256 + 1}}},
                          {"shared_bytes", emitter.scratch() * plan.elementBytes + 16}});
       withNext.clear();
+    } else if (wide && phase == "prologue" && level == order.back() && independentOfHead()) {
+      besideHead = className;
     } else if (wide) {
       entry(suffix, formatv("uniformWide<{0}, {1}, {2}>", number(), plan.width, className).str(), 256, 1,
-            json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", 256}}}});
+            json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", wideThreads / 256}}}});
     } else {
       entry(suffix, formatv("uniformNarrow<{0}, {1}>", number(), className).str(), 32, 1,
             json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", 1}}},
@@ -262,9 +282,15 @@ void SourceBuilder::emitTokenwise(const std::vector<Store> &stores, StringRef ph
   int64_t tokens = numbers.warps * numbers.tokenLanes;
   while (numbers.warps > 1 && tokens * numbers.scratch * plan.elementBytes > leastShared)
     tokens = numbers.warps /= 2;
-  entry(phase, formatv("tokenwise<{0}, {1}>", shape(numbers), className).str(), 32 * numbers.warps, 1,
-        json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}},
-                     {"shared_bytes", tokens * numbers.scratch * plan.elementBytes}});
+  json::Object launch{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}},
+                      {"shared_bytes", tokens * numbers.scratch * plan.elementBytes}};
+  std::string call = formatv("tokenwise<{0}, {1}>", shape(numbers), className);
+  if (!ofTail && !besideHead.empty()) { // one launch less
+    int64_t blocks = wideThreads / (32 * numbers.warps);
+    call = formatv("tokenwiseBeside<{0}, {1}, {2}, {3}, {4}, {5}>", number(), plan.width, blocks, besideHead, shape(numbers), className);
+    launch["more_blocks"] = blocks;
+  }
+  entry(phase, call, 32 * numbers.warps, 1, std::move(launch));
 }
 
 //===----------------------------------------------------------------------===//
