@@ -137,7 +137,8 @@ template <class W> HYPERJIT_DEVICE void storeGlobal(W *target, W v, bool exists)
     *target = v;
 }
 
-/// `Exact`: the numbers are S's already. `Global`: the target is no shared memory, and is written to if it exists.
+/// `Exact`: the numbers are S's already. `Global`: the target is no shared memory. It is written to if it
+/// exists.
 template <bool Exact = false, bool Global = false, class S, class T, int V>
 HYPERJIT_DEVICE void storeVector(S *target, const T (&source)[V], bool exists = true) {
   constexpr int bytes = V * static_cast<int>(sizeof(S));
@@ -162,7 +163,7 @@ HYPERJIT_DEVICE void storeVector(S *target, const T (&source)[V], bool exists = 
   for (int i = 0; i < words; ++i)
     if constexpr (Global)
       storeGlobal(reinterpret_cast<Word *>(target) + i, raw.whole[i], exists);
-    else
+    else if (exists)
       reinterpret_cast<Word *>(target)[i] = raw.whole[i];
 }
 

@@ -179,7 +179,9 @@ template <class Ref, int R, class N> HYPERJIT_DEVICE auto loadRows(N &lane) {
 
 template <class Place, class N, class X> HYPERJIT_DEVICE void storeRowsAt(N &lane, const X &x) {
   constexpr bool exact = Same<typename X::Exact, typename Place::Storage>::value;
-  constexpr bool few = N::tokens * X::R * N::V <= 32; // more would all be worked out before any is stored, and spill
+  // More rows would all be worked out before any is stored, and spill. Short words are left to the compiler but in clusterColumns
+  // (where dots are squares): static's backward takes 103 registers instead of 96, and has a block a processor less.
+  constexpr bool whole = N::V * sizeof(typename Place::Storage) >= 16, few = N::tokens * X::R * N::V <= 32 && (whole || N::squares > 0);
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
     auto *target = Place::at(lane, t);
@@ -189,7 +191,7 @@ template <class Place, class N, class X> HYPERJIT_DEVICE void storeRowsAt(N &lan
       if constexpr (!Place::staged && few)
         storeVector<exact, true>(target + r * Place::template stride<N>(), x.v[t][r], exists);
       else if (exists)
-        storeVector<exact, !Place::staged && N::V * sizeof(typename Place::Storage) >= 16>(target + r * Place::template stride<N>(), x.v[t][r]);
+        storeVector<exact, !Place::staged && whole>(target + r * Place::template stride<N>(), x.v[t][r]);
   }
 }
 template <class Ref, class N, class X> HYPERJIT_DEVICE void storeRows(N &lane, const X &x) {

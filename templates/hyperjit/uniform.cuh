@@ -252,23 +252,22 @@ template <class Ref, class U, class W> HYPERJIT_DEVICE void uniformStoreWeight(U
   }
 }
 
-/// target[o] = sum over Terms of term(o, i), outputs shared by the CTAs of the grid, a CTA's threads summed in fixed order.
+/// target[o] = sum over Terms of term(o, i), outputs shared by the CTAs of the grid, 256 threads summed in fixed order.
 template <class Ref, int Outputs, int Terms, class U, class F> HYPERJIT_DEVICE void uniformReduce(U &u, const F &term) {
   using T = typename U::T;
   __shared__ T partial[256];
-  const int self = threadIdx.x, threads = blockDim.x; // a power of two
   for (int o = u.block; o < Outputs; o += u.blocks) {
     T sum = 0;
-    for (int i = self; i < Terms; i += threads)
+    for (int i = threadIdx.x; i < Terms; i += 256)
       sum += term(o, i);
-    partial[self] = sum;
+    partial[threadIdx.x] = sum;
     __syncthreads();
-    for (int half = threads / 2; half > 0; half /= 2) {
-      if (self < half)
-        partial[self] += partial[self + half];
+    for (int half = 128; half > 0; half /= 2) {
+      if (static_cast<int>(threadIdx.x) < half)
+        partial[threadIdx.x] += partial[threadIdx.x + half];
       __syncthreads();
     }
-    if (self == 0)
+    if (threadIdx.x == 0)
       Ref::at(u.launch, 0)[o] = convert<typename Ref::Storage>(partial[0]);
     __syncthreads();
   }

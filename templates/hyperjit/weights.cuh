@@ -212,6 +212,7 @@ template <int Slot, int I, int J, class N, class A, class B> HYPERJIT_DEVICE voi
 /// Two of them with one right operand, at an even slot.
 template <int Slot, int I, int J, class N, class A, class B>
 HYPERJIT_DEVICE void squarePair(N &lane, int t, const A &a, const B &b) {
+  static_assert(Same<typename A::Exact, typename B::Exact>::value, "rows of two types");
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
     const auto &x = a.v[t][I], &z = a.v[t][I + 1], &y = b.v[t][J];
@@ -242,6 +243,7 @@ HYPERJIT_DEVICE void dotSquares(N &lane, const A &a, const B &b) {
 /// Dots of rows I and I + 1 with their own right operands, at an even slot: two products, of each of which one half counts, take fewer
 /// registers moved than two with zeros.
 template <int Slot, int I, class N, class A, class B> HYPERJIT_DEVICE void squareRows(N &lane, int t, const A &a, const B &b) {
+  static_assert(Same<typename A::Exact, typename B::Exact>::value, "rows of two types");
   float products[2][4] = {};
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
@@ -286,7 +288,8 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
     splitPair(at(t, g, k), at(t, g, k + 1), f[0], f[1]);
     splitPair(at(t, g, k + 8), at(t, g, k + 9), f[2], f[3]);
   };
-  // Twice, for both planes of W: copies of their own, too, but two at a time when registers are scarce.
+  // Twice, for both planes of W: copies of their own, too. These are two a tile, so a shuffle costs little; ownCopy, which needs its
+  // word in a register, made the order of four channels a lane worse (D=2560: 315 us instead of 308).
   auto tailFragment = [&](int t, int g, unsigned (&f)[4]) {
     splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
     f[2] = __shfl_sync(0xffffffffu, f[0], self);

@@ -291,7 +291,7 @@ TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
   }
 }
 
-/// The head's launch does wide work before the tokens, too, where it needs nothing of that; a constant is no launch's result.
+/// The head's launch also does the prologue's wide work where it needs nothing of that; a constant is no launch's result.
 TEST(Source, LaunchesBeforeTheTokensAreFew) {
   struct {
     const char *spec;
@@ -306,14 +306,19 @@ TEST(Source, LaunchesBeforeTheTokensAreFew) {
     Built built = build(spec, backward, "sm_90a");
     ASSERT_TRUE(built.ok);
     std::vector<std::string> found;
+    const llvm::StringRef text(built.source.text);
+    const size_t beside = text.find("tokenwiseBeside<");
     for (const llvm::json::Value &launch : built.source.launches) {
       const llvm::json::Object &object = *launch.getAsObject();
       const std::string entry = object.getString("entry")->str(), suffix = entry.substr(entry.rfind('_') + 1);
       if (suffix == "main")
         break;
       found.push_back(suffix);
-      const bool beside = built.source.text.find("tokenwiseBeside<") != std::string::npos;
-      EXPECT_EQ(object.getInteger("more_blocks").has_value(), suffix == "head" && beside);
+      const std::optional<int64_t> more = object.getInteger("more_blocks");
+      EXPECT_EQ(more.has_value(), suffix == "head" && beside != llvm::StringRef::npos);
+      if (more) { // tokenwiseBeside<number, width, blocks, ..: else tokens were left out
+        EXPECT_TRUE(text.substr(beside).split(", ").second.split(", ").second.starts_with(std::to_string(*more) + ", "));
+      }
     }
     EXPECT_EQ(found, before);
   }

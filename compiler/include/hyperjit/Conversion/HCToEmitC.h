@@ -83,8 +83,6 @@ public:
   // Kind::Wide
   void storeWide(mlir::Value value, llvm::StringRef reference);
   void reduceWide(mlir::Operation *op, llvm::StringRef reference);
-  /// The number that all coefficients of a constant are: wide bodies need no memory for it.
-  static std::optional<double> knownNumber(mlir::Value coefficients);
   /// Packs a weight; `planes` is ProjectionPlanes<...> or ExpansionPlanes<...>.
   void pack(mlir::Value weight, llvm::StringRef planes, int64_t vector);
 
@@ -101,7 +99,7 @@ private:
   mlir::Value convertCoefficients(mlir::Operation *op);
   mlir::Value convertRows(mlir::Operation *op);
   mlir::Value convertWide(mlir::Operation *op);
-  /// How a map reads its coefficients: "InRecord<8>", "InUniform<0>"; wide bodies: a memory reference.
+  /// How a map reads its coefficients: "InRecord<8>", "InUniform<0>"; wide bodies: a memory reference, or a number that the program knows.
   std::string source(mlir::Value coefficients);
   /// "PlainWeight<Operand<3, float, 0>, 4, 24>"
   std::string weight(mlir::Value value);

@@ -175,17 +175,9 @@ Value BodyEmitter::convert(Value value) {
 // Rows
 //===----------------------------------------------------------------------===//
 
-std::optional<double> BodyEmitter::knownNumber(Value coefficients) {
-  auto constant = coefficients.getDefiningOp<hc::ConstantOp>();
-  auto numbers = constant ? dyn_cast<DenseElementsAttr>(constant.getValue()) : nullptr;
-  if (!numbers || !numbers.isSplat())
-    return std::nullopt;
-  return numbers.getSplatValue<APFloat>().convertToDouble();
-}
-
 std::string BodyEmitter::source(Value coefficients) {
   if (kind == Kind::Wide) {
-    if (std::optional<double> number = knownNumber(coefficients))
+    if (std::optional<double> number = hc::splatOf(coefficients))
       return formatv("KnownNumber<{0}ull>", llvm::bit_cast<uint64_t>(*number));
     auto memory = places.memory.find(coefficients);
     if (memory != places.memory.end())

@@ -92,7 +92,7 @@ void SourceBuilder::emitHeader() {
 static constexpr int64_t wideThreads = 65536;
 
 /// Even levels are wide launches (rows, weights, sums over channels), odd ones are one warp's coefficient maths; one launch does a
-/// wide level and the next where that needs nothing of it. The head's launch does the prologue's last level where it needs nothing of it.
+/// wide level and the next where that needs nothing of it. The head's launch does the prologue's last level, if that is wide and it needs nothing of it.
 void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phase) {
   if (stores.empty())
     return;
@@ -123,7 +123,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
   };
   /// The first level at which a body of the given kind can use the value.
   auto usable = [&](Value value, bool wide) -> int64_t {
-    if (wide && BodyEmitter::knownNumber(value))
+    if (wide && hc::splatOf(value)) // a constant that bodies know
       return 0;
     if (there.count(value))
       return wide ? 0 : 1;
@@ -176,8 +176,8 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
     };
     return llvm::all_of(byLevel[level], [&](const Store &store) { return walk(store.value); });
   };
-  /// Whether the head reads nothing that is made here.
-  auto independentOfHead = [&] {
+  /// Whether the head's launch, whose blocks are as the head needs them, can do the last level: it reads nothing that is made here.
+  auto headIsIndependent = [&] {
     llvm::DenseSet<Value> seen;
     std::function<bool(Value)> walk = [&](Value value) {
       if (placed.count(value))
@@ -187,7 +187,12 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
         return true;
       return llvm::all_of(op->getOperands(), walk);
     };
-    return !plan.head.empty() && llvm::all_of(plan.head, [&](const Store &store) { return walk(store.value); });
+    // Sums over channels are made by 256 threads, in their order.
+    bool reduces = llvm::any_of(byLevel[order.back()], [&](const Store &store) {
+      Operation *op = store.value.getDefiningOp();
+      return op && isReduction(op) && !there.count(store.value);
+    });
+    return !plan.head.empty() && !reduces && llvm::all_of(plan.head, [&](const Store &store) { return walk(store.value); });
   };
   std::string withNext; // the wide body that the next level's launch does, too
   for (auto [index, level] : llvm::enumerate(order)) {
@@ -220,7 +225,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
             json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", wideThreads / 256 + 1}}},
                          {"shared_bytes", emitter.scratch() * plan.elementBytes + 16}});
       withNext.clear();
-    } else if (wide && phase == "prologue" && level == order.back() && independentOfHead()) {
+    } else if (wide && phase == "prologue" && level == order.back() && headIsIndependent()) {
       besideHead = className;
     } else if (wide) {
       entry(suffix, formatv("uniformWide<{0}, {1}, {2}>", number(), plan.width, className).str(), 256, 1,

@@ -114,7 +114,7 @@ private:
 
   void emitHeader();
   void emitUniform(const std::vector<Store> &stores, StringRef phase);
-  std::string besideHead; ///< the prologue's last wide body, which the head's launch does
+  std::string besideHead; ///< set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next
   void emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
   llvm::SetVector<Value> readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made);

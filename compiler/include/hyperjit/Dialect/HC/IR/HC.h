@@ -26,6 +26,8 @@
 #define GET_OP_CLASSES
 #include "hyperjit/Dialect/HC/IR/HCOps.h.inc"
 
+#include <optional>
+
 namespace hyperjit::hc {
 
 /// Width of rows and weights before hc-specialize binds it; printed as `d`.
@@ -43,6 +45,9 @@ private:
 
 /// Numbers in a value of rank >= 1 coefficients, or rows/weights with a bound width.
 int64_t elementCount(mlir::Type type);
+/// The number that all elements of a constant are, if it is a constant of one number.
+std::optional<double> splatOf(mlir::Value value);
+std::optional<double> splatOf(mlir::Attribute attribute);
 
 /// The permutations of 0 .. n-1 in lexicographic order.
 llvm::SmallVector<llvm::SmallVector<int64_t>> permutations(int64_t n);
