@@ -288,8 +288,7 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
     splitPair(at(t, g, k), at(t, g, k + 1), f[0], f[1]);
     splitPair(at(t, g, k + 8), at(t, g, k + 9), f[2], f[3]);
   };
-  // Twice, for both planes of W: copies of their own, too. These are two a tile, so a shuffle costs little; ownCopy, which needs its
-  // word in a register, made the order of four channels a lane worse (D=2560: 315 us instead of 308).
+  // Twice, for both planes of W: copies of their own, too. These are two a tile, so a shuffle costs little; ownCopy made the order of four channels a lane worse (an H200, D=2560: 315 us instead of 308).
   auto tailFragment = [&](int t, int g, unsigned (&f)[4]) {
     splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
     f[2] = __shfl_sync(0xffffffffu, f[0], self);

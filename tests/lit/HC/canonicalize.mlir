@@ -73,6 +73,7 @@ hc.func @project_of_scaled(%c: !hc.coeffs<4>, %x: !hc.rows<4, d>, %w: !hc.weight
 // CHECK: %[[L:.*]] = hc.dot %[[X]], %[[Y]] : {{.*}} -> !hc.coeffs<4, 1>
 // CHECK: hc.reshape %[[L]] : (!hc.coeffs<4, 1>) -> !hc.coeffs<4>
 // CHECK: hc.dot_rows
+// CHECK-NOT: hc.dot_rows
 hc.func @dot_of_repeated(%x: !hc.rows<4, d>, %y: !hc.rows<1, d>, %z: !hc.rows<2, d>) -> (!hc.coeffs<4>, !hc.coeffs<4>, !hc.coeffs<4>) {
   %0 = hc.gather_rows %y {indices = array<i64: 0, 0, 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<4, d>
   %1 = hc.gather_rows %z {indices = array<i64: 0, 1, 0, 1>} : (!hc.rows<2, d>) -> !hc.rows<4, d>
