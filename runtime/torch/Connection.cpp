@@ -310,10 +310,9 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
                                                   "holds none");
       std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end() - std::min<int64_t>(x.dim(), 2));
       shape.push_back(carry.size);
-      value = at::tensor(carry.start, at::kDouble)
-                  .to(x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat))
-                  .expand(shape)
-                  .contiguous();
+      value = at::empty(shape, x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
+      for (int64_t i = 0; i < carry.size; ++i) // no copy from the host: graphs are captured here
+        value.select(-1, i).fill_(carry.start[i]);
     }
     carries.push_back(std::move(value));
   }
