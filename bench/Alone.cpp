@@ -116,11 +116,11 @@ std::unique_ptr<cuda::Device> streamOf(at::Device device) {
 
 } // namespace
 
-std::vector<AloneTiming> timeAlone(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats) {
+std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device, const Target &target, int repeats) {
   torch::NoGradGuard noGradients;
   const std::unique_ptr<cuda::Device> stream = streamOf(device);
   std::vector<AloneTiming> all;
-  for (const KernelSpec &kernel : kernelsOf(site, bucketOf(tokens))) {
+  for (const KernelSpec &kernel : kernels) {
     if (interrupted())
       break;
     all.push_back(timeKernel(kernel, tokens, device, stream.get(), target, repeats));

@@ -12,6 +12,7 @@
 
 #include <hyperjit/core/Error.h>
 #include <hyperjit/core/KernelManager.h>
+#include <hyperjit/core/SpecList.h>
 #include <hyperjit/cuda/Cuda.h>
 #include <hyperjit/torch/Connection.h>
 #include <hyperjit/torch/Ops.h>
@@ -288,16 +289,30 @@ int bench(const BenchOptions &options) {
   const OtherWork otherWork;
   at::Device device = chooseDevice(options.device);
   std::string name = deviceName(device);
+  auto asked = [](const std::vector<std::string> &list, const char *word) { return std::find(list.begin(), list.end(), word) != list.end(); };
+  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"), decode = asked(options.modes, "decode");
   std::vector<SiteSpec> specs;
+  std::vector<std::optional<KernelSpec>> kernelTexts; // of each spec: this kernel and no others
   for (const std::string &text : options.specs) {
-    SiteSpec spec = SiteSpec::parse(text);
-    spec.validate();
+    SiteSpec spec;
+    std::optional<KernelSpec> kernel;
+    if (isKernelText(text)) {
+      if (chains || decode || !alone)
+        throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' is a kernel, and kernels are timed by themselves: write --mode alone, or a site", text));
+      kernel = normalise(KernelSpec::parse(text), ProgramSource::global());
+      for (int64_t tokens : options.tokens)
+        if (bucketOf(tokens) != kernel->bucket)
+          throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' is not the kernel for {} tokens; --tokens says how many", text, tokens));
+      spec = kernel->before ? *kernel->before : *kernel->after;
+    } else {
+      spec = SiteSpec::parse(text);
+      spec.validate();
+    }
     specs.push_back(spec);
+    kernelTexts.push_back(kernel);
     ProgramSource::global().site(spec);
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
-  auto asked = [](const std::vector<std::string> &list, const char *word) { return std::find(list.begin(), list.end(), word) != list.end(); };
-  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"), decode = asked(options.modes, "decode");
   bool eager = asked(options.against, "eager");
   // First of all: CUDA text that this process has compiled already is not compiled again.
   const Json first = firstCall(specs.back(), target);
@@ -317,7 +332,8 @@ int bench(const BenchOptions &options) {
                     std::nullopt, one.u, one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
   // What was under way when the process was asked to end has too few repeats: it is no row.
-  for (const SiteSpec &spec : specs) {
+  for (size_t index = 0; index < specs.size(); ++index) {
+    const SiteSpec &spec = specs[index];
     for (int64_t tokens : few) {
       const AloneTiming one = timeDecode(spec, tokens, device, target, options.repeats);
       if (interrupted())
@@ -331,7 +347,8 @@ int bench(const BenchOptions &options) {
       const double bytes = bytesOf(spec, tokens);
       std::vector<AloneTiming> kernels;
       if (alone)
-        kernels = timeAlone(spec, tokens, device, target, options.repeats);
+        kernels = timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : kernelsOf(spec, bucketOf(tokens)), tokens, device, target,
+                            options.repeats);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
       if (chains && !interrupted()) {
