@@ -38,6 +38,7 @@ struct GridExtra {
   int64_t moreBlocks = 0; ///< beside those of tokens
   int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
+  bool overlaps = false; ///< begins while the launch before it ends, and waits for it itself
   bool yIsChunks = false;
 };
 
@@ -53,6 +54,11 @@ public:
       LaunchAttribute &cooperative = list[count++];
       cooperative.id = kAttributeCooperative;
       cooperative.value.cooperative = 1;
+    }
+    if (extra.overlaps) {
+      LaunchAttribute &overlaps = list[count++];
+      overlaps.id = kAttributeOverlaps;
+      overlaps.value.overlaps = 1;
     }
   }
   LaunchConfig config(const LaunchInfo &launch, int64_t x, int64_t y, int64_t z, void *stream) {
@@ -124,6 +130,7 @@ public:
         extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
         extra.clustersAreChunks = json.value("clusters_are_chunks", false);
         extra.parts = json.value("parts", int64_t(1));
+        extra.overlaps = json.value("overlaps", false);
         extra.moreBlocks = json.value("more_blocks", int64_t(0));
       }
       extras.push_back(extra);

@@ -39,11 +39,11 @@ struct LaunchAttribute {
     struct {
       unsigned x, y, z;
     } cluster;
-    int cooperative;
+    int cooperative, overlaps;
   } value;
 };
 static_assert(sizeof(LaunchAttribute) == 72);
-inline constexpr int kAttributeCooperative = 2, kAttributeCluster = 4;
+inline constexpr int kAttributeCooperative = 2, kAttributeCluster = 4, kAttributeOverlaps = 6; ///< 6: programmatic stream serialization
 
 /// CUlaunchConfig
 struct LaunchConfig {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Split of work. A cluster of `cluster` CTAs owns whole tiles of tokens; each CTA keeps its part of the channels of all rows,
-// and its part of the packed weights stays in shared memory, where all its threads pack it before anything else if no launch did.
+// and its part of the packed weights stays in shared memory, where all warps but the loader pack it before anything else if no launch did.
 // Rows come by rings of slots, one for each span of stages that reads them. Stage s works on tile k - s Lag while stage 0 works on
 // tile k, so sums have the time of Lag tiles to become coefficients.
 //
@@ -27,7 +27,7 @@
 // they may take the place of rows that no later pass reads.
 //
 // Barriers (arrivals): full (lanes of the loader) and empty (compute warps) of each slot; prepared (preparers, or the lanes of
-// the loader) and finished (compute warps and owners) of each record; weights (1 + bytes of what a launch packed); a stage: ready
+// the loader) and finished (compute warps and owners) of each record; weights (all warps, the loader's with bytes that a launch packed); a stage: ready
 // (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k + Records before
@@ -35,132 +35,32 @@
 // `deposited`, which end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has
 // just ended: the parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes
 // from another CTA: of stage 0, after that has finished tile k, with the record that those sums became here; of a later stage, after
-// the record of its own tile has come from here, where all owners had finished tile k.
+// the record of its own tile has come from here, where all owners had finished tile k. Where no sweep waits for stage 1, its owners wait
+// for one another's records, of four numbers of the sums: nothing but the word that they were read.
 // A token's sums depend on the split of channels alone: CTAs in order, in each its warps in order.
 #ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
 #define HYPERJIT_CLUSTER_COLUMNS_CUH
 
-#include "hyperjit/columns_memory.cuh"
-#include "hyperjit/columns_plan.cuh"
+#include "hyperjit/columns_block.cuh"
 #include "hyperjit/gradient_tiles.cuh"
 
 namespace hyperjit {
 
 #if __CUDA_ARCH__ >= 900
 
-template <class S, class F, class L, class... Stages> struct ColumnsKernel {
-  using Rings = RingTable<typename F::Rings>;
-  using Table = StageTable<Stages...>;
-  static constexpr int preparers = F::preparers, owners = F::owners;
-  static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
-  static constexpr int stages = sizeof...(Stages);
-  static constexpr int parts = PartsOf<typename F::Exchange>::value; // clusters that share a row
+template <class S, class F, class L, class... Stages> struct ColumnsKernel : ColumnsBlock<S, F, L, Stages...> {
+  using Block = ColumnsBlock<S, F, L, Stages...>;
+  using typename Block::Rings, typename Block::Table;
+  using Block::launch, Block::memory, Block::base, Block::warp, Block::self, Block::rank, Block::part, Block::slice, Block::tiles;
+  using Block::owners, Block::preparers, Block::helpers, Block::stages, Block::cluster, Block::parts, Block::channels;
+  using Block::hasImage, Block::span, Block::depth, Block::owned, Block::ringsAt, Block::weightsAt, Block::firstTile, Block::tileStride;
+  using Block::moveRegisters, Block::computeRegisters, Block::helperRegisters;
+  using Block::prepared, Block::finished, Block::weights, Block::ready, Block::deposited, Block::taken, Block::arrived;
+  using Block::firstToken, Block::liveTokens, Block::ownedHere, Block::record, Block::uniform, Block::fetched, Block::scratch;
   // Nanoseconds between two looks of a warp that nobody waits for yet. Sums on their way to a record have no pause: every CTA waits.
   static constexpr int pause = 200;
-  // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records, and sums of
-  // several clusters, take more.
-  static constexpr int helpers = 2 + owners + preparers, share = 65536 / (32 * (S::warps + helpers)) / 8 * 8;
-  static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 88 : parts > 1 ? 96 : 72) : share;
-  static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
-  static constexpr int computeRegisters = most > 240 ? 240 : most;
-  static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;
-  static constexpr int cluster = S::cluster, channels = S::width / (cluster * parts);
-  static constexpr int owned = (S::tile + cluster - 1) / cluster; // tokens of a tile that a CTA owns; the last CTAs may have one less
-  static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
-  HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
-  static constexpr int depth = (F::records + span - 1) / span; // of an exchange, in tiles of which the CTA owns some
-  static constexpr int allSlots = Rings::slotsBefore(Rings::count);
-  static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
-  static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = depth * cluster * owned * 4; // bytes a sum
-  static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
-  static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
-  static constexpr int ringsAt = weightsAt + F::weightBytes, recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
-  static constexpr int partialsAt = recordsAt + F::records * S::tile * S::record * 4;
-  static constexpr int exchangeAt = partialsAt + partialsOf * Table::sumsBefore(stages);
-  static constexpr int scratchAt = exchangeAt + exchangeOf * Table::sumsBefore(stages);
-  static constexpr int fetchedAt = scratchAt + 4 * S::scratch * (owners + preparers);
-  static_assert(fetchedAt + 4 * F::fetched * owners == F::shared, "the compiler plans another amount of shared memory");
-  static_assert(cluster <= S::tile || cluster % S::tile == 0, "blocks own tokens of different numbers of tiles");
-  static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
-  static_assert(F::heldWords == 0 || channels / S::chunk == S::warps, "rows are held in registers by lanes of one chunk");
 
-  const L &launch;
-  unsigned char *memory;
-  unsigned base;
-  int warp, self, rank, part, slice, tiles, firstTile, tileStride; // slice: of the channels, among all CTAs that share a row
-
-  HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory)
-      : launch(launch), memory(memory), base(sharedAddress(memory)), warp(threadIdx.x / 32), self(threadIdx.x % 32),
-        rank(cluster > 1 ? clusterRank() : 0), part(parts > 1 ? blockIdx.x / cluster % parts : 0), slice(part * cluster + rank) {
-    firstTile = blockIdx.x / (cluster * parts);
-    tileStride = gridDim.x / (cluster * parts);
-    // Tiles are counted in 32 bits: 2^34 tokens are more than any memory holds.
-    const int all = static_cast<int>((launch.tokens + S::tile - 1) / S::tile);
-    tiles = firstTile < all ? (all - firstTile + tileStride - 1) / tileStride : 0;
-  }
-
-  // What is asked for by a template argument is a constant; by an argument, a table in local memory may be looked up.
-  template <int Ring> HYPERJIT_METHOD unsigned full(int slot) const {
-    constexpr int before = Rings::slotsBefore(Ring);
-    return base + 8 * (before + slot);
-  }
-  template <int Ring> HYPERJIT_METHOD unsigned empty(int slot) const { return full<Ring>(slot) + 8 * allSlots; }
-  HYPERJIT_METHOD unsigned prepared(int place) const { return base + 8 * (2 * allSlots + place); }
-  HYPERJIT_METHOD unsigned finished(int place) const { return base + 8 * (2 * allSlots + F::records + place); }
-  HYPERJIT_METHOD unsigned weights() const { return base + 8 * (2 * allSlots + 2 * F::records); }
-  HYPERJIT_METHOD unsigned ofStage(int stage, int index) const { return base + 8 * (firstOfStages + stage * barriersOfStage + index); }
-  HYPERJIT_METHOD unsigned ready(int stage, int place) const { return ofStage(stage, place); }
-  HYPERJIT_METHOD unsigned deposited(int stage, int turn) const { return ofStage(stage, F::records + turn); }
-  HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + 2 + turn); }
-  HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 4 + turn); }
-
-  HYPERJIT_METHOD float *fetched(int owner) const { return reinterpret_cast<float *>(memory + fetchedAt) + owner * F::fetched; }
-  HYPERJIT_METHOD const float *uniform() const { return reinterpret_cast<const float *>(memory + uniformAt); }
-  HYPERJIT_METHOD int ownedHere() const { return span == 1 && S::tile % cluster && rank >= S::tile % cluster ? owned - 1 : owned; }
-  HYPERJIT_METHOD long long firstToken(int k) const { return static_cast<long long>(firstTile + k * tileStride) * S::tile; }
-  HYPERJIT_METHOD float *record(int place, int token) const {
-    return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
-  }
-  template <int I> HYPERJIT_METHOD float *partials(int turn) const {
-    constexpr int at = partialsAt + partialsOf * Table::sumsBefore(I), numbers = S::warps * S::tile * Table::sums(I);
-    return reinterpret_cast<float *>(memory + at) + turn * numbers;
-  }
-  /// Sums of the token with index `own` among those that the owner has of a tile, from `source`.
-  template <int I> HYPERJIT_METHOD static int exchange(int turn, int source, int own) {
-    constexpr int at = exchangeAt + exchangeOf * Table::sumsBefore(I), bytes = Table::sums(I) * 4;
-    return at + ((turn * cluster + source) * owned + own) * bytes;
-  }
-
-  template <int I, class First, class... Rest> HYPERJIT_METHOD void initStage(First, Rest... rest) {
-    for (int i = 0; i < F::records; ++i)
-      initBarrier(ready(I, i), 1);
-    for (int i = 0; i < 2; ++i) {
-      initBarrier(deposited(I, i), S::warps);
-      initBarrier(taken(I, i), 1);
-    }
-    for (int i = 0; i < depth; ++i) {
-      initBarrier(arrived(I, i), 1);
-      if constexpr (First::sums > 0)
-        arriveAndExpect(arrived(I, i), cluster * ownedHere() * First::sums * 4);
-    }
-    if constexpr (sizeof...(Rest) > 0)
-      initStage<I + 1>(rest...);
-  }
-  HYPERJIT_METHOD void init() {
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < allSlots; ++i) {
-        initBarrier(full<0>(i), 32);
-        initBarrier(empty<0>(i), S::warps);
-      }
-      for (int i = 0; i < F::records; ++i) {
-        initBarrier(prepared(i), hasImage ? 32 : preparers);
-        initBarrier(finished(i), S::warps + owners);
-      }
-      initBarrier(weights(), 1);
-      initStage<0>(Stages()...);
-      publishBarriers();
-    }
-  }
+  HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory) : Block(launch, memory) {}
 
   //===-- loader ----------------------------------------------------------===//
 
@@ -180,47 +80,44 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (sizeof...(Rest) > 0)
       loadRings<Index + 1>(turn, List<Rest...>());
   }
-  HYPERJIT_METHOD int liveTokens(long long first) const {
-    return launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
-  }
   template <int Index, class R, class... I> HYPERJIT_METHOD void loadTile(int k, List<I...>) {
     const int slot = k % R::slots;
     const long long first = firstToken(k);
     if (k >= R::slots)
-      waitFor<false, pause>(empty<Index>(slot), (k / R::slots - 1) & 1);
+      waitFor<false, pause>(Block::template empty<Index>(slot), (k / R::slots - 1) & 1);
     constexpr int before = Rings::bytesBefore(Index);
     const unsigned target = base + ringsAt + S::tile * (before + slot * R::tokenBytes);
     (copyRows<I, S::tile, R::tokenBytes, S::width, channels>(launch, target + I::Place::offset, first, liveTokens(first), slice * channels, self),
      ...);
-    arriveWithCopies(full<Index>(slot));
+    arriveWithCopies(Block::template full<Index>(slot));
   }
   /// The tile's records as they lie in memory.
-  template <class Image> HYPERJIT_METHOD void loadRecords(int k, Image) {
-    constexpr int unit = Image::unit, pieces = Image::count / unit;
+  template <class... Copies> HYPERJIT_METHOD void loadRecords(int k, List<Copies...>) {
     const int place = k % F::records;
-    const long long first = firstToken(k);
-    const int live = liveTokens(first);
     if (k >= F::records)
       waitFor<false, pause>(finished(place), (k / F::records - 1) & 1);
     if (self == 0)
       expectRecords<0>(place, Stages()...);
+    (copyRecords<Copies>(place, firstToken(k)), ...);
+    arriveWithCopies(prepared(place));
+  }
+  template <class Copy> HYPERJIT_METHOD void copyRecords(int place, long long first) {
+    constexpr int unit = Copy::unit, pieces = Copy::count / unit;
+    const int live = liveTokens(first);
 #pragma unroll
     for (int i = self; i < S::tile * pieces; i += 32) {
       const int token = i / pieces, piece = i % pieces;
       if (token < live)
-        copyAsync<4 * unit>(sharedAddress(record(place, token) + Image::first + unit * piece),
-                            Image::Ref::at(launch, first + token) + Image::skip + unit * piece);
+        copyAsync<4 * unit>(sharedAddress(record(place, token) + Copy::first + unit * piece),
+                            Copy::Ref::at(launch, first + token) + Copy::skip + unit * piece);
     }
-    arriveWithCopies(prepared(place));
   }
   template <class... W> HYPERJIT_METHOD void loadWeights(List<W...>) {
-    if constexpr (sizeof...(W) > 0) {
-      if (self == 0) {
-        arriveAndExpect(weights(), (0 + ... + W::stagedBytes));
-        (loadWeight<W>(), ...);
-      }
-      __syncwarp();
+    if (self == 0) {
+      arriveAndExpect(weights(), (0 + ... + W::stagedBytes));
+      (loadWeight<W>(), ...);
     }
+    __syncwarp();
   }
   template <class W> HYPERJIT_METHOD void loadWeight() {
     constexpr int bytes = W::stagedBytes / W::R;
@@ -262,7 +159,6 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         arrive(prepared(place));
     }
   }
-  HYPERJIT_METHOD float *scratch(int helper) const { return reinterpret_cast<float *>(memory + scratchAt) + helper * S::scratch; }
 
   //===-- compute warps ---------------------------------------------------===//
 
@@ -309,7 +205,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (Ring < Rings::count) {
       using R = typename Rings::template At<Ring>;
       if constexpr (R::first == I)
-        waitFor(full<Ring>(k % R::slots), (k / R::slots) & 1);
+        waitFor(Block::template full<Ring>(k % R::slots), (k / R::slots) & 1);
       waitForRings<I, Ring + 1>(k);
     }
   }
@@ -317,14 +213,14 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (Ring < Rings::count) {
       using R = typename Rings::template At<Ring>;
       if constexpr (R::last == I && !R::early)
-        arrive(empty<Ring>(k % R::slots));
+        arrive(Block::template empty<Ring>(k % R::slots));
       giveBack<I, Ring + 1>(k);
     }
   }
   template <int I, class P, class Maths, class... Passes> HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
     const int place = k % F::records, parity = (k / F::records) & 1;
     if constexpr (I == 0) {
-      if (k == 0 && !Same<typename F::Weights, List<>>::value)
+      if (k == 0)
         waitFor(weights(), 0);
       waitFor(prepared(place), parity);
     } else if constexpr (P::count > 0) {
@@ -346,7 +242,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (Ring < Rings::count) {
       using R = typename Rings::template At<Ring>;
       constexpr int before = Rings::bytesBefore(Ring);
-      lane.empty[Ring] = empty<Ring>(k % R::slots);
+      lane.empty[Ring] = Block::template empty<Ring>(k % R::slots);
       lane.staged[Ring][t] = memory + ringsAt + S::tile * before + (k % R::slots * S::tile + index) * R::tokenBytes;
       placeRings<Ring + 1>(lane, t, index, k);
     }
@@ -392,7 +288,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     if constexpr (P::slots > 0) {
       if (before == 0 && k >= 2)
         waitFor(taken(I, k & 1), (k / 2 - 1) & 1);
-      depositSums<S, P>(lane, partials<I>(k & 1) + before * S::warps * S::tile);
+      depositSums<S, P>(lane, Block::template partials<I>(k & 1) + before * S::warps * S::tile);
       before += P::slots;
     }
   }
@@ -421,7 +317,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
   template <int I, int Before, class P, class... Rest> HYPERJIT_METHOD void sendPasses(int k, List<P, Rest...>) {
     if constexpr (P::slots > 0) {
       constexpr int group = P::slots % 4 == 0 && Before % 4 == 0 ? 4 : 1, groups = S::tile * P::slots / group;
-      const float *source = partials<I>(k & 1) + Before * S::warps * S::tile;
+      const float *source = Block::template partials<I>(k & 1) + Before * S::warps * S::tile;
       const int turn = k / span % depth;
 #pragma unroll
       for (int i = self; i < groups; i += 32) {
@@ -439,7 +335,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
         }
         const int token = i * group / P::slots, slot = Before + i * group % P::slots;
         const int owner = span > 1 ? token + S::tile * (k % span) : token % cluster, own = span > 1 ? 0 : token / cluster;
-        const unsigned target = remoteAddress(base + exchange<I>(turn, rank, own) + 4 * slot, owner);
+        const unsigned target = remoteAddress(base + Block::template exchange<I>(turn, rank, own) + 4 * slot, owner);
         const unsigned barrier = remoteAddress(arrived(I, turn), owner);
         if constexpr (group == 4)
           storeRemote(target, sum, barrier);
@@ -514,15 +410,27 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     }
     if constexpr (I + 2 == stages) {
       __syncwarp();
-      if (self == 0)
+      if constexpr (Second::passes == 0 && Second::count > 0) { // a tile later, when all blocks have long read their sums
+        if (k > 0)
+          finish<I + 1>(k - 1);
+        if (k + 1 == tiles)
+          finish<I + 1>(k);
+      } else if (self == 0) {
         arrive(finished(place));
+      }
     }
+  }
+  /// Of a tile whose records no sweep waits for.
+  template <int I> HYPERJIT_METHOD void finish(int k) {
+    waitFor<true>(ready(I, k % F::records), (k / F::records) & 1);
+    if (self == 0)
+      arrive(finished(k % F::records));
   }
   template <int I> HYPERJIT_METHOD float sumOfCluster(int turn, int own, int slot) const {
     float sum = 0;
 #pragma unroll
     for (int source = 0; source < cluster; ++source)
-      sum += reinterpret_cast<const float *>(memory + exchange<I>(turn, source, own))[slot];
+      sum += reinterpret_cast<const float *>(memory + Block::template exchange<I>(turn, source, own))[slot];
     return sum;
   }
   template <int I, class P> HYPERJIT_METHOD void addSums(const Token<float, L> &token, int turn, int own, int &before) {
@@ -547,21 +455,48 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel {
     }
   }
 
+  /// A lane a token: long maths that no sweep waits for, of the tokens whose sums this block has added.
+  template <class Maths> HYPERJIT_METHOD void end(Maths) {
+    if (part > 0)
+      return;
+    const int of = ownedHere(), first = span > 1 ? rank / S::tile : 0, own = tiles > first ? (tiles - first + span - 1) / span * of : 0;
+    for (int i = threadIdx.x; i < own; i += 32 * S::warps) {
+      const int index = span > 1 ? rank % S::tile : rank + i % of * cluster;
+      TokenOfLaunch<float, L> token{{launch, firstToken(i / of * span + first) + index, nullptr}};
+      if (token.token < launch.tokens)
+        Maths::run(token);
+    }
+  }
+
   HYPERJIT_METHOD void run() {
+    constexpr bool ends = !IsNothing<typename F::Ends>::value;
     const int role = warp - S::warps;
-    if (role < 0) {
+    if (role >= 0) {
+      if constexpr (moveRegisters)
+        giveUpRegisters<helperRegisters>();
+      help(role);
+      __syncwarp();
+      if constexpr (ends)
+        __syncthreads();
+    } else {
       if constexpr (moveRegisters)
         takeRegisters<computeRegisters>();
-      return compute();
+      compute();
+      __syncwarp();
+      if constexpr (ends) { // here, where lanes have registers for it
+        __syncthreads();
+        end(typename F::Ends());
+      }
     }
-    if constexpr (moveRegisters)
-      giveUpRegisters<helperRegisters>();
+  }
+  HYPERJIT_METHOD void help(int role) {
     if (role == 0) {
       loadWeights(typename F::Weights());
       return load();
     }
     if (role == 1)
       return send();
+    waitFor(weights(), 0); // and numbers that all tokens share
     if (role < 2 + owners)
       return own(role - 2);
     if constexpr (preparers > 0)
@@ -578,17 +513,27 @@ template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DE
   using Kernel = ColumnsKernel<S, F, L, Stages...>;
   Kernel kernel(launch, memory);
   kernel.init();
-  if constexpr (!IsNothing<typename F::Pack>::value) {
-    Packer<float, L, S::width, 32 * (S::warps + Kernel::helpers)> packer{launch, memory + Kernel::weightsAt, kernel.slice};
-    F::Pack::run(packer);
-  }
-  if constexpr (!IsNothing<Uniform>::value)
-    if (threadIdx.x < 32) {
-      Token<float, L> token{launch, 0, reinterpret_cast<float *>(memory + Kernel::uniformAt), kernel.scratch(0), kernel.self};
-      Uniform::run(token);
-    }
-  __syncthreads();
   clusterBarrier();
+  waitForLaunchesBefore();
+  // Rows are on their way while the other warps make what the first sweep needs beside them.
+  if (kernel.warp != S::warps) {
+    if constexpr (!IsNothing<Uniform>::value)
+      if (kernel.warp == S::warps + 1) {
+        Token<float, L> token{launch, 0, reinterpret_cast<float *>(memory + Kernel::uniformAt), kernel.scratch(0), kernel.self};
+        Uniform::run(token);
+      }
+    if constexpr (!IsNothing<typename F::Pack>::value) {
+      constexpr int threads = 32 * (S::warps + Kernel::helpers - 1);
+      Packer<float, L, S::width, threads> packer{launch, memory + Kernel::weightsAt, kernel.slice,
+                                                 static_cast<int>(threadIdx.x) - (kernel.warp > S::warps ? 32 : 0)};
+      F::Pack::run(packer);
+    }
+    __syncwarp();
+    if (kernel.self == 0)
+      arrive(kernel.weights());
+  }
+  if constexpr (IsNothing<typename F::Pack>::value)
+    __syncthreads(); // little to wait for; where warps come one by one, the assembler spills words of full lanes
   kernel.run();
   __syncwarp();
   clusterBarrier(); // no CTA leaves while others may write to it

@@ -25,6 +25,7 @@ template <class T_, int N_, int Lanes_ = 32> struct Coefficients {
 template <class T_, class L, int Lanes = 32> struct Token {
   using T = T_;
   static constexpr int lanes = Lanes;
+  static constexpr bool earlier = true; // what it reads from memory was written by earlier launches
   const L &launch;
   long long token;
   T *record;
@@ -38,9 +39,16 @@ template <class T_, class L, int Lanes = 32> struct Token {
 template <class T_, class L> struct Token<T_, L, 1> {
   using T = T_;
   static constexpr int lanes = 1, lane = 0;
+  static constexpr bool earlier = true;
   const L &launch;
   long long token;
   T *scratch;
+  const T *record = nullptr, *uniform = nullptr; // as above
+};
+
+/// The same, where some of it was written by this launch.
+template <class T, class L> struct TokenOfLaunch : Token<T, L, 1> {
+  static constexpr bool earlier = false;
 };
 
 /// How far a loop over `Count` elements is unrolled: wholly where one lane has them all.
@@ -113,7 +121,7 @@ template <class Ref, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T,
 #pragma unroll
   for (int j = 0; j < fours; j += 4) {
     typename W::T four[4];
-    loadVector<true>(Ref::at(warp.launch, warp.token) + j, four);
+    loadVector<W::earlier>(Ref::at(warp.launch, warp.token) + j, four);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       x.v[j + i] = four[i];
@@ -121,7 +129,10 @@ template <class Ref, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T,
 #pragma unroll
   for (int j = fours; j < x.registers; ++j) {
     int index = warp.lane + W::lanes * j;
-    x.v[j] = index < N ? Ref::template read<typename W::T>(warp.launch, warp.token, index) : typename W::T(0);
+    if constexpr (W::earlier)
+      x.v[j] = index < N ? Ref::template read<typename W::T>(warp.launch, warp.token, index) : typename W::T(0);
+    else
+      x.v[j] = convert<typename W::T>(Ref::at(warp.launch, warp.token)[index]);
   }
   return x;
 }
@@ -141,26 +152,27 @@ HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N, W::lane
       target[warp.lane + W::lanes * j] = convert<typename Ref::Storage>(x.v[j]);
 }
 
-template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> readRecord(W &warp) {
-  __syncwarp();
-  Coefficients<typename W::T, N> x;
+template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> readRecord(W &warp) {
+  if constexpr (W::lanes > 1)
+    __syncwarp();
+  Coefficients<typename W::T, N, W::lanes> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j) {
-    int index = warp.lane + 32 * j;
+    int index = warp.lane + W::lanes * j;
     x.v[j] = index < N ? warp.record[Offset + index] : typename W::T(0);
   }
   return x;
 }
 
-template <int N, class T> HYPERJIT_DEVICE Coefficients<T, N> readNumbers(const T *source, int lane) {
-  Coefficients<T, N> x;
+template <int N, int Lanes = 32, class T> HYPERJIT_DEVICE Coefficients<T, N, Lanes> readNumbers(const T *source, int lane) {
+  Coefficients<T, N, Lanes> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j)
-    x.v[j] = lane + 32 * j < N ? source[lane + 32 * j] : T(0);
+    x.v[j] = lane + Lanes * j < N ? source[lane + Lanes * j] : T(0);
   return x;
 }
 template <int Offset, int N, class W> HYPERJIT_DEVICE auto readUniform(W &warp) {
-  return readNumbers<N>(warp.uniform + Offset, warp.lane);
+  return readNumbers<N, W::lanes>(warp.uniform + Offset, warp.lane);
 }
 template <int Offset, int N, class W> HYPERJIT_DEVICE auto readFetched(W &warp) {
   return readNumbers<N>(static_cast<const typename W::T *>(warp.fetched) + Offset, warp.lane);

@@ -15,7 +15,7 @@ template <int Slots, int First, int Last, bool Early, int TokenBytes, class... I
   static constexpr bool early = Early;
 };
 /// Entries [First, First + Count) of a token's record, as they lie in memory from number Skip on, copied by Unit.
-template <class Ref_, int Skip, int First, int Count, int Unit> struct RecordImage {
+template <class Ref_, int Skip, int First, int Count, int Unit> struct RecordCopy {
   using Ref = Ref_;
   static constexpr int skip = Skip, first = First, count = Count, unit = Unit;
 };
@@ -57,20 +57,30 @@ template <> struct PartsOf<Nothing> {
   static constexpr int value = 1;
 };
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
-/// record begins with (RecordImage, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
+/// record begins with (RecordCopy's, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
 /// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, what
-/// packs others, weight gradients, and what several clusters share.
+/// packs others, weight gradients, long maths of tokens when all sweeps are done, and what several clusters share.
 template <int Lag, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
-          int Shared, class Rings_, class Weights_, class Pack_, class Gradients_, class Exchange_ = Nothing>
+          int Shared, class Rings_, class Weights_, class Pack_, class Gradients_, class Ends_, class Exchange_ = Nothing>
 struct Flow {
   using Exchange = Exchange_;
   using Gradients = Gradients_;
+  using Ends = Ends_;
   using Image = Image_;
   using Rings = Rings_;
   using Weights = Weights_;
   using Pack = Pack_;
   static constexpr int lag = Lag, records = Records, preparers = Preparers, owners = Owners, fetched = Fetched,
                        heldFrom = HeldFrom, heldWords = HeldWords, weightBytes = WeightBytes, shared = Shared;
+};
+
+/// Maths of a token by one lane.
+template <class Maths> struct OneLane {
+  template <class T, class L> HYPERJIT_METHOD static void run(const Token<T, L> &token) {
+    Token<T, L, 1> one{token.launch, token.token, token.scratch, token.record, token.uniform};
+    if (token.lane == 0)
+      Maths::run(one);
+  }
 };
 
 /// Coefficient maths, what of the record sweeps wait for, maths that they do not wait for, what the maths needs of memory, and sweeps.

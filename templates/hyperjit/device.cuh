@@ -180,6 +180,16 @@ HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+//===-- launches --------------------------------------------------------===//
+
+/// Where a launch may begin before the one before it in its stream has ended (launch key `overlaps`), nothing that lies in global memory
+/// may be touched before this: then all that earlier launches read and wrote is done. The next launch may begin as well.
+HYPERJIT_DEVICE void waitForLaunchesBefore() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 //===-- a cluster ---------------------------------------------------------===//
 
 /// All threads of all CTAs; what they stored before it is seen after it.

@@ -73,12 +73,12 @@ template <class P> struct Packing {
   template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.block * blockDim.x + threadIdx.x; }
   template <class U> HYPERJIT_METHOD static int stride(const U &u) { return u.blocks * blockDim.x; }
 };
-/// A CTA's chunks in its shared memory, by all its threads.
+/// A CTA's chunks in its shared memory, by some of its threads.
 template <class P, int Offset, int Chunks> struct Packing<StagedPlanes<P, Offset, Chunks>> {
   static constexpr int chunks = Chunks;
   template <class U> HYPERJIT_METHOD static char *target(const U &u) { return reinterpret_cast<char *>(u.weights) + Offset; }
   template <class U> HYPERJIT_METHOD static int firstChunk(const U &u) { return u.rank * Chunks; }
-  template <class U> HYPERJIT_METHOD static int begin(const U &) { return threadIdx.x; }
+  template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.thread; }
   template <class U> HYPERJIT_METHOD static int stride(const U &) { return U::threads; }
 };
 /// The launch seen by a thread that packs for its CTA.
@@ -87,7 +87,7 @@ template <class T_, class L, int Width_, int Threads_> struct Packer {
   static constexpr int width = Width_, threads = Threads_;
   const L &launch;
   unsigned char *weights;
-  int rank;
+  int rank, thread; // of `Threads`
 };
 
 template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(U &u, const W &w) {
@@ -95,7 +95,7 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(
   static_assert(P::count < 1ll << 31, "fragments are counted by an int");
   uint4 *target = reinterpret_cast<uint4 *>(Range::target(u));
   // Numbers of several fragments on their way together.
-#pragma unroll 4
+#pragma unroll 8
   for (int i = Range::begin(u); i < P::R * Range::chunks * P::steps * P::tiles * 32; i += Range::stride(u)) {
     const int lane = i % 32, tile = i / 32 % P::tiles, step = i / 32 / P::tiles % P::steps;
     const int chunk = i / 32 / P::tiles / P::steps % Range::chunks, row = i / 32 / P::tiles / P::steps / Range::chunks;

@@ -48,6 +48,17 @@ void expectEqualSides(const Case &given, Direction direction) {
   EXPECT_EQ(sides.repeat(), "") << sides.meta().schedule;
 }
 
+/// A token's bits do not depend on how many there are, so neither on which kernel is made for so many.
+void expectEqualBuckets(const Case &given, Direction direction) {
+  SCOPED_TRACE(fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given), seedOfRun()));
+  const Target target = Target::parse(given.target);
+  Sides sides(kernelOf(given.site, given.role, direction), given.tokens, Schedule::parse(given.schedule), target);
+  KernelSpec few = kernelOf(given.site, given.role, direction);
+  few.bucket = Bucket::Small;
+  EXPECT_EQ(sides.repeat(), "");
+  EXPECT_EQ(sides.sameBits(*KernelManager::global().get(few, target, Schedule::parse(given.schedule))), "") << sides.meta().schedule;
+}
+
 /// HYPERJIT_EMULATED_CASE: this one instead, "site role tokens schedule target", ends left out.
 std::vector<Case> orOwn(std::vector<Case> cases) {
   if (const char *text = std::getenv("HYPERJIT_EMULATED_CASE")) {
@@ -78,6 +89,13 @@ std::vector<Case> everyRecipe() {
   return orOwn(cases);
 }
 INSTANTIATE_TEST_SUITE_P(Recipes, Emulated, testing::ValuesIn(everyRecipe()));
+
+class Buckets : public testing::TestWithParam<Case> {};
+TEST_P(Buckets, GiveTheSameBits) {
+  for (Direction direction : {Direction::Forward, Direction::Backward})
+    expectEqualBuckets(GetParam(), direction);
+}
+INSTANTIATE_TEST_SUITE_P(Recipes, Buckets, testing::ValuesIn(everyRecipe()));
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 1},
@@ -118,6 +136,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=5"},
   {"dynamic:n=2,d=384,dtype=bf16", Role::Boundary, 133, "columns:cluster=3"},
   {"manifold:n=4,d=768,dtype=bf16", Role::Boundary, 77, "columns:cluster=6,parts=2,vector=4"},
+  // No sweep waits for sums: owners tell each other that they have read them.
+  {"delayed-pre:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16"},
+  {"delayed-pre:n=2,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
+  {"delayed-pre:n=3,d=1280,dtype=fp32", Role::Before, 37},
   // Four channels a lane.
   {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
   // Rows that several clusters share: some have tails, more tokens than records, clusters wider than a tile, sums of gradients.

@@ -26,7 +26,9 @@ public:
   /// Runs both; each writes to memory of NaNs of its own. Empty, or what differs.
   std::string compare();
   /// Runs the CUDA kernel again with warps in another order. Empty, or where its bits differ.
-  std::string repeat();
+  std::string repeat() { return sameBits(*gpu); }
+  /// Runs another kernel of the same operands. Empty, or where its bits differ from those of the first run here.
+  std::string sameBits(const Kernel &other);
   const ArtifactMeta &meta() const { return gpu->meta(); }
 
 private:

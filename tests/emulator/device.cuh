@@ -145,6 +145,7 @@ HYPERJIT_DEVICE bool hear(const unsigned long long *word, float &value) {
   return true;
 }
 
+HYPERJIT_DEVICE void waitForLaunchesBefore() {}
 HYPERJIT_DEVICE void clusterBarrier() { emulator::meetCluster(); }
 HYPERJIT_DEVICE int clusterRank() { return emulator::thread->clusterRank; }
 HYPERJIT_DEVICE unsigned remoteAddress(unsigned address, int rank) { return emulator::remoteAddress(address, rank); }

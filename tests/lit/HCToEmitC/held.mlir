@@ -10,7 +10,7 @@
 // CHECK: holdRows<Held<Rounded<bfloat16>, 0>>
 // CHECK: class Rows2_0 {
 // CHECK: loadRows<Held<Rounded<bfloat16>, 0>, 1>
-// CHECK: using MainFlow = Flow<1, {{[0-9]+}}, 0, {{[0-9]+}}, 0, RecordImage<Operand<1, float, 4>, 0, {{[0-9]+}}, 4, 4>, 1, 4,
+// CHECK: using MainFlow = Flow<1, {{[0-9]+}}, 0, {{[0-9]+}}, 0, List<RecordCopy<Operand<1, float, 4>, 0, {{[0-9]+}}, 4, 4>>, 1, 4,
 // PREPARERS: preparers is 2, but the first records are copied from memory
 hc.func @boundary(%x: !hc.rows<4, 1280> {hc.dtype = bf16, hc.operand = "streams"},
                   %h: !hc.coeffs<4> {hc.dtype = f32, hc.operand = "coefficients"},

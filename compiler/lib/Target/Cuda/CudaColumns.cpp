@@ -72,7 +72,7 @@ LogicalResult SourceBuilder::chooseColumns() {
   if (tiled)
     placePlanes();
   prepareRecords();
-  if (choice.preparers && columns.image.count)
+  if (choice.preparers && !columns.image.empty())
     return kernel.emitError() << "schedule: preparers is " << choice.preparers
                               << ", but the first records are copied from memory";
   countWarps();
@@ -92,9 +92,9 @@ void SourceBuilder::countWarps() {
   columns.owners = std::clamp<int64_t>(llvm::divideCeil((few ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
-  columns.preparers = columns.image.count ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
+  columns.preparers = !columns.image.empty() ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
   int64_t spare = llvm::alignTo(others + columns.owners + columns.preparers, 4) - others - columns.owners - columns.preparers;
-  (prepares && !columns.image.count && !choice.preparers ? columns.preparers : columns.owners) += spare;
+  (prepares && columns.image.empty() && !choice.preparers ? columns.preparers : columns.owners) += spare;
 }
 
 /// The operand that a value is a contiguous part of, and its first element there.
@@ -119,31 +119,36 @@ static std::pair<Value, int64_t> partOf(Value value) {
   }
 }
 
-/// Every CTA of a cluster needs the first record of every token. Where its numbers lie in an operand as they will in the record,
-/// they are copied; where they are more than moved, they are made once, in the head, and copied.
+/// Every CTA of a cluster needs the first record of every token. Where its numbers lie in operands as they will in the record, they are
+/// copied; where they are more than moved, they are made once, in the head, and copied.
 void SourceBuilder::prepareRecords() {
   StagePlan &first = plan.stagePlans.front();
-  Value operand;
-  int64_t shift = 0, begin = plan.recordSize, end = 0;
-  bool lies = !first.recordWrites.empty() && first.stores.empty();
-  for (Value value : first.recordWrites) {
+  auto copyOf = [&](Value value) -> std::optional<RecordCopy> {
     auto [source, offset] = partOf(value);
-    int64_t place = plan.record.lookup(value), size = hc::elementCount(value.getType());
-    lies = lies && source && (!operand || (source == operand && place - offset == shift));
-    operand = source, shift = place - offset;
-    begin = std::min(begin, place), end = std::max(end, place + size);
-  }
-  if (lies) {
-    auto argument = cast<BlockArgument>(operand);
-    auto dtype = kernel.getArgAttrOfType<TypeAttr>(argument.getArgNumber(), hc::HCDialect::dtypeAttrName);
-    lies = dtype && dtype.getValue().isF32() && !plan.isUniform(operand);
-    if (lies) {
-      int64_t common = (begin - shift) | begin | (end - begin) | hc::elementCount(operand.getType());
-      int64_t unit = common % 4 == 0 ? 4 : common % 2 == 0 ? 2 : 1; // by which all is aligned
-      columns.image = {plan.memory.memory.lookup(operand), begin - shift, begin, end - begin, unit};
-      return;
+    if (!source || plan.isUniform(source))
+      return std::nullopt;
+    unsigned argument = cast<BlockArgument>(source).getArgNumber();
+    auto dtype = kernel.getArgAttrOfType<TypeAttr>(argument, hc::HCDialect::dtypeAttrName);
+    if (!dtype || !dtype.getValue().isF32())
+      return std::nullopt;
+    return RecordCopy{plan.memory.memory.lookup(source), offset, plan.record.lookup(value), hc::elementCount(value.getType()),
+                      hc::elementCount(source.getType())};
+  };
+  SmallVector<RecordCopy> copies;
+  for (Value value : first.recordWrites) {
+    std::optional<RecordCopy> copy = copyOf(value);
+    if (!copy || !first.stores.empty()) {
+      copies.clear();
+      break;
     }
+    copies.push_back(*copy);
   }
+  llvm::sort(copies, [](const RecordCopy &a, const RecordCopy &b) { return std::tie(a.reference, a.skip) < std::tie(b.reference, b.skip); });
+  for (const RecordCopy &copy : copies)
+    if (columns.image.empty() || !columns.image.back().extend(copy))
+      columns.image.push_back(copy);
+  if (!columns.image.empty())
+    return;
   llvm::DenseSet<Value> seen;
   std::function<bool(Value)> isMoved = [&](Value value) {
     Operation *op = value.getDefiningOp();
@@ -153,21 +158,17 @@ void SourceBuilder::prepareRecords() {
   };
   if (first.recordWrites.empty() || llvm::all_of(first.recordWrites, isMoved))
     return;
-  auto &image = columns.image;
-  image.first = plan.recordSize;
+  int64_t begin = plan.recordSize, end = 0;
   for (Value value : first.recordWrites) {
     int64_t place = plan.record.lookup(value);
-    image.first = std::min(image.first, place);
-    image.count =
-        std::max(image.count, place + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
+    begin = std::min(begin, place);
+    end = std::max(end, place + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
   }
-  image.count -= image.first;
   int64_t offset = plan.tokenBytes;
-  image.reference = formatv("Space::PerToken<{0}>", offset);
-  plan.tokenBytes += llvm::alignTo(image.count * 4, 16);
+  columns.image.push_back({formatv("Space::PerToken<{0}>", offset), 0, begin, end - begin, 4});
+  plan.tokenBytes += llvm::alignTo((end - begin) * 4, 16);
   for (Value value : first.recordWrites)
-    plan.head.push_back(
-        {value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - image.first))});
+    plan.head.push_back({value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - begin))});
   plan.head.insert(plan.head.end(), first.stores.begin(), first.stores.end());
   first.stores.clear();
 }
@@ -198,6 +199,10 @@ int64_t SourceBuilder::laneRegisters() const {
   return registersOf(mainShape.warps, 2 + columns.owners + columns.preparers, mainShape.record, mainShape.parts);
 }
 
+int64_t SourceBuilder::sweepingStages() const {
+  return llvm::count_if(plan.stagePlans, [](const StagePlan &stage) { return !stage.passes.empty(); });
+}
+
 int64_t SourceBuilder::sumRegisters(hc::WeightGradOp gradient) {
   auto type = cast<hc::WeightType>(gradient.getType());
   return type.getRows() * mainShape.vector * llvm::divideCeil(type.getColumns(), 8);
@@ -223,26 +228,30 @@ const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
 }
 
 /// Weight gradients whose sums fit the greater part of the registers that sweeps leave need no launch, and no reading of rows, of their
-/// own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us instead of 370 and 135.)
+/// own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us instead of 370 and 135.) One stage of sweeps
+/// holds no rows, and leaves more (of four streams of 4096 channels, on an H100, 450 us instead of 498).
 LogicalResult SourceBuilder::chooseSweptGradients() {
   if (mainShape.tokens != 1 || blockChannels() % (4 * mainShape.vector * mainShape.warps))
     return success(); // a lane's sums are those of 8 tokens at a time, and of the same channels for the whole kernel
   if (choice.chunks && choice.chunks * mainShape.blocksOfRow() < processorsOfH100)
     return success(); // clusters would be no more than chunks
-  int64_t room = (laneRegisters() - sweepRegisters()) * 3 / 5;
+  const bool alone = sweepingStages() == 1;
+  int64_t room = alone ? laneRegisters() - 48 - 8 * mainShape.vector : (laneRegisters() - sweepRegisters()) * 3 / 5;
   llvm::SetVector<Operation *> swept;
   for (Operation *op : plan.columnOps) {
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
     if (!gradient || plan.isUniform(gradient.getCoefficients()) || !sweepOf(gradient) ||
-        rounds() * sumRegisters(gradient) > room - (planesOf(gradient.getInput()) > 1 ? 8 : 0)) // two planes of a row take some, too
+        rounds() * sumRegisters(gradient) > room - (planesOf(gradient.getInput()) > 1 ? (alone ? 96 : 8) : 0)) // two planes of a row take some, too
       continue;
     room -= rounds() * sumRegisters(gradient);
     swept.insert(op);
   }
   if (swept.empty())
     return success();
+  bool late = plan.lateInMain;
   plan = KernelPlan(kernel, slots);
   plan.sweptGradients = swept;
+  plan.lateInMain = late;
   mainShape = {};
   columns = {};
   projection.clear();
@@ -466,10 +475,9 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   const ShapeNumbers &numbers = mainShape;
   int64_t tile = numbers.tokenLanes * numbers.tokens, count = stages.size(), cluster = numbers.cluster,
           lag = columns.lag;
-  // Blocks wait for each other's sums by the records that sweeps wait for.
+  // Blocks wait for each other's sums by the records of stage 1.
   if (count < 2 || published[1] == 0)
-    return kernel.emitError() << "schedule: columns is for kernels whose sweeps wait for sums; 'rows' takes others";
-  const auto &image = columns.image;
+    return kernel.emitError() << "schedule: columns is for kernels whose first sweeps make sums; 'rows' takes others";
   int64_t owners = columns.owners, preparers = columns.preparers;
   int64_t owned = llvm::divideCeil(tile, cluster);
   int64_t records = lag * (count - 1) + (columns.late ? 4 : 3);
@@ -547,17 +555,20 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     entry("clear", formatv("clearWords<Space::PerToken<{0}>, {1}>", offset, words / 2).str(), threads, 1,
           json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}}});
   }
+  std::string image;
+  for (const RecordCopy &copy : columns.image)
+    image += formatv("{0}RecordCopy<{1}, {2}, {3}, {4}, {5}>", image.empty() ? "" : ", ", copy.reference, copy.skip, copy.first, copy.count,
+                     copy.unit())
+                 .str();
   add(formatv("using Main = {0};", shape(numbers)).str());
   add(formatv(
-          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}{14}>;", lag, records,
+          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}, {15}{14}>;", lag, records,
           preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
           owners,
-          image.count
-              ? formatv("RecordImage<{0}, {1}, {2}, {3}, {4}>", image.reference, image.skip, image.first, image.count, image.unit).str()
-              : "Nothing",
+          image.empty() ? "Nothing" : "List<" + image + ">",
           pack, columns.fetched,
           columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str() : "Nothing",
-          exchange)
+          exchange, columns.ends)
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -567,7 +578,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   launch["grid"] = json::Object{{"kind", "persistent"}, {"per_sm", 1}};
   launch["tokens_per_block"] = tile;
   if (numbers.parts > 1)
-    launch["parts"] = numbers.parts;
+    launch["parts"] = numbers.parts, launch["overlaps"] = false; // all of its clusters must be there at once
   if (columns.gradientTiles) { // a cluster's sums are a chunk's
     launch["clusters_are_chunks"] = true;
     if (!choice.chunks)
@@ -580,7 +591,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   entry("main", call, 32 * (numbers.warps + helpers), 1, std::move(launch), cluster);
   used = choice;
   used.columns = true, used.cluster = cluster, used.parts = numbers.parts, used.lag = lag, used.ring = most;
-  used.preparers = image.count ? -1 : preparers;
+  used.preparers = !columns.image.empty() ? -1 : preparers;
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
   used.slots = slots, used.tokens = tile, used.vector = numbers.vector, used.warps = numbers.warps;
   columns.ahead = fewest;

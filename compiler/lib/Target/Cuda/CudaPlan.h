@@ -67,8 +67,9 @@ public:
   /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored.
   mlir::LogicalResult run(int64_t tiles);
 
-  /// Set before `run`: weight gradients whose sums the sweeps of main keep in registers.
+  /// Set before `run`: weight gradients whose sums the sweeps of main keep in registers; whether main does long maths that no row waits for.
   llvm::SetVector<mlir::Operation *> sweptGradients;
+  bool lateInMain = false;
 
   /// Weights that projections and expansions of tokens use.
   llvm::SetVector<mlir::Value> projected, expanded;

@@ -115,7 +115,8 @@ private:
   void emitHeader();
   void emitUniform(const std::vector<Store> &stores, StringRef phase);
   std::string besideHead; ///< set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next
-  void emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
+  bool isForLanes(const BodyEmitter &emitter, llvm::ArrayRef<Store> stores, const Places &places) const;
+  std::function<void()> emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
   llvm::SetVector<Value> readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made);
   void emitColumns();
@@ -145,6 +146,7 @@ private:
     return own + (mainShape.record > 200 && (mainShape.vector == 8 || laneRegisters() <= 128) ? 24 : 0);
   }
   int64_t laneRegisters() const;
+  int64_t sweepingStages() const;
   static bool isEmpty(const StagePlan &stage) {
     return stage.recordWrites.empty() && stage.stores.empty() && stage.passes.empty();
   }
@@ -166,13 +168,27 @@ private:
   int64_t slots; ///< sums of one sweep at most
   KernelPlan plan;
   std::string name;
-  bool tiled = false;
+  bool tiled = false, few = false; ///< on tensor cores; for few tokens
   Choice used; ///< the numbers of the schedule, complete
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
   bool mainReduces = false, sumsTaken = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
   /// Of the skeleton clusterColumns.
+  struct RecordCopy {
+    std::string reference;
+    int64_t skip, first, count, ofToken; ///< numbers: before it, and in all, in memory; in the record
+    /// Of one copy: by which all is aligned.
+    int64_t unit() const {
+      int64_t common = skip | first | count | ofToken;
+      return common % 4 == 0 ? 4 : common % 2 == 0 ? 2 : 1;
+    }
+    bool extend(const RecordCopy &next) {
+      bool follows = reference == next.reference && skip + count == next.skip && first + count == next.first;
+      count += follows ? next.count : 0;
+      return follows;
+    }
+  };
   struct ColumnRing {
     int64_t first, last, tokenBytes, slots;
     std::string inputs;
@@ -185,6 +201,7 @@ private:
     int64_t fetched = 0;               ///< numbers that an owner fetches ahead for a token
     int64_t gradientTiles = 0;         ///< of mma, in each lane and round, for the sums of swept weight gradients
     std::string gradientSweeps;        ///< classes of sweeps that make them
+    std::string ends = "Nothing";      ///< long maths of tokens, when all sweeps are done
     bool late = false; ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
     llvm::SetVector<Value> packed;             ///< weights that the main kernel packs itself
@@ -195,10 +212,7 @@ private:
       std::string place;
       const SweepPass *by;
     };
-    struct {
-      std::string reference;
-      int64_t skip = 0, first = 0, count = 0, unit = 4; ///< numbers, of a copy
-    } image; ///< where the first record's numbers lie, which of them; none: the main kernel makes them
+    SmallVector<RecordCopy> image; ///< where the first record's numbers lie; none: the main kernel makes them
     std::vector<HeldRows> held;              ///< operands that the next stage reads from registers, and the pass that loads them
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
   } columns;
