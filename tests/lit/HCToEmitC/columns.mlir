@@ -11,8 +11,13 @@
 
 // A block has 32 of 64 channels, one warp's chunk: rows come from a slot that is given back at once, next streams stay in
 // registers, the first record is copied from the operand that holds it, the block packs its part of the weight, sums come before stores. What
-// no row waits for follows what rows wait for in the same kernel; where it is long, a kernel of its own makes it, one lane a token.
+// no row waits for follows what rows wait for in the same kernel; where it is long, lanes of its warps make it, one a token, when all sweeps
+// are done.
 // CHECK: #include "hyperjit/cluster_columns.cuh"
+// CHECK: class Tail {
+// CHECK:   loadCoefficients<Space::PerToken<[[SUMS:[0-9]+]]>, 20>
+// CHECK:   sinkhorn<
+// CHECK:   storeCoefficients<Operand<5, float, 16>>
 // CHECK: class Rows0_0 {
 // CHECK:   [[X:v[0-9]+]] = loadRows<Staged<Operand<0, bfloat16, 256>, 0, 0, 32>, 4>
 // CHECK:   releaseRing<0>
@@ -26,23 +31,28 @@
 // CHECK-NOT: sinkhorn
 // CHECK: class Late1 {
 // CHECK-NOT: sinkhorn
-// CHECK:   storeCoefficients<Space::PerToken<[[SUMS:[0-9]+]]>>
+// CHECK:   storeCoefficients<Space::PerToken<[[SUMS]]>>
 // CHECK: class Rows1_0 {
 // CHECK:   loadRows<Held<Operand<3, bfloat16, 256>, 0>, 4>
 // CHECK: class Weights {
 // CHECK:   packProjection<StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 8>, 0, 1>, 8>
-// CHECK: using MainFlow = Flow<2, 6, 0, {{[0-9]+}}, 0, List<RecordCopy<Operand<1, float, 16>, 0, [[H]], 16, 4>>, 0, 16, 12288, {{[0-9]+}}, List<Ring<6, 0, 0, true, 320,
+// CHECK: using MainFlow = Flow<2, 6, 0, {{[0-9]+}}, 0, List<RecordCopy<Operand<1, float, 16>, 0, [[H]], 16, 4>>, 0, 16, 12288, {{[0-9]+}}, List<Ring<6, 0, 0, true, 320,{{.*}} Tail>;
 // CHECK: clusterColumns<Main, MainFlow, Nothing,
 // CHECK:   Publish<0, 0, Stage<Nothing, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>>,
 // CHECK:   Publish<[[Q]], 4, Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>, Late1>>(launch);
-// CHECK: class Tail {
-// CHECK:   loadCoefficients<Space::PerToken<[[SUMS]]>, 20>
-// CHECK:   sinkhorn<
-// CHECK:   storeCoefficients<Operand<5, float, 16>>
-// CHECK: tokenwise<Shape<float, 64, 1, 32, 1, 1, 4, 0, 0>, Tail>(launch);
 // CHECK: // schedule columns:
 // CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
-// CHECK: // launch {"block":32,{{.*}}"entry":"boundary_tail","grid":{"kind":"tokens","tokens_per_block":32},"shared_bytes":0}
+// CHECK-NOT: // launch
+
+// Of few tokens, owners make it at once, a lane each, and a launch begins while the one before it ends.
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s --check-prefix=FEW
+// FEW-NOT: class Tail
+// FEW: class Late1 {
+// FEW:   sinkhorn<
+// FEW:   storeCoefficients<Operand<5, float, 16>>
+// FEW: OneLane<Late1>>>(launch);
+// FEW: // launch {{.*}}"overlaps":true
+// FEW-NOT: // launch
 
 // Where lanes do not keep one chunk, next streams take the place of the streams in the slot, which stays until they are read.
 // SLOT: class Rows0_0 {

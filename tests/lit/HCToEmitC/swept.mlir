@@ -6,7 +6,7 @@
 // CHECK: class Rows1_0 {
 // CHECK: sweptGradient<InRecord<[[AT:[0-9]+]]>, 1, 8, 1, 1, 0>
 // CHECK: storeSweptGradient<Space::PerChunk<0>, 1, 8, 1, 0>
-// CHECK: Weights, Gradients<2, Rows1_0>>;
+// CHECK: Weights, Gradients<2, Rows1_0>, Nothing>;
 // CHECK-NOT: columnTiles
 // CHECK: uniformStoreWeight
 // CHECK: // launch {{.*}}"clusters_are_chunks":true
