@@ -75,7 +75,7 @@ public:
   }
 
 private:
-  std::array<LaunchAttribute, 2> list{};
+  std::array<LaunchAttribute, 3> list{};
   unsigned count = 0;
 };
 
@@ -130,7 +130,7 @@ public:
         extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
         extra.clustersAreChunks = json.value("clusters_are_chunks", false);
         extra.parts = json.value("parts", int64_t(1));
-        extra.overlaps = json.value("overlaps", false);
+        extra.overlaps = json.value("overlaps", false) && Driver::get().overlaps;
         extra.moreBlocks = json.value("more_blocks", int64_t(0));
       }
       extras.push_back(extra);

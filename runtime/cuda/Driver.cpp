@@ -58,6 +58,7 @@ struct OpenDriver {
     need("cuOccupancyMaxActiveClusters", table.activeClusters);
     need("cuStreamIsCapturing", table.streamIsCapturing);
     need("cuLaunchKernelEx", table.launchKernelEx);
+    need("cuDriverGetVersion", table.driverGetVersion);
     need("cuMemAlloc_v2", table.memoryAllocate);
     need("cuMemFree_v2", table.memoryFree);
     need("cuMemcpyHtoD_v2", table.copyToDevice);
@@ -78,6 +79,8 @@ struct OpenDriver {
     need("cuEventElapsedTime", table.eventElapsed);
     if (error.empty() && table.init(0) != 0)
       error = "the NVIDIA driver finds no usable device (cuInit failed)";
+    if (int version = 0; error.empty() && table.driverGetVersion(&version) == 0)
+      table.overlaps = version >= 12030;
   }
 };
 

@@ -75,6 +75,7 @@ struct Driver {
   Status (*activeClusters)(int *, Function, const LaunchConfig *);
   Status (*streamIsCapturing)(StreamHandle, int *);
   Status (*launchKernelEx)(const LaunchConfig *, Function, void **, void **);
+  Status (*driverGetVersion)(int *);
   // For Device.h.
   Status (*memoryAllocate)(DevicePointer *, size_t);
   Status (*memoryFree)(DevicePointer);
@@ -94,6 +95,7 @@ struct Driver {
   Status (*eventRecord)(EventHandle, StreamHandle);
   Status (*eventSynchronize)(EventHandle);
   Status (*eventElapsed)(float *, EventHandle, EventHandle);
+  bool overlaps = false; ///< graphs may hold launches that begin before the one before them has ended: since CUDA 12.3
 
   /// Opens libcuda.so.1 once. Throws UserError (LibraryMissing).
   static const Driver &get();

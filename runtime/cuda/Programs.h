@@ -1,5 +1,5 @@
-// Programs.h - the texts that this process has compiled. Kernels of several keys often have one text: few tokens and many,
-// with and without what backward needs, recipes that end alike.
+// Programs.h - the texts that this process has compiled. Kernels of several keys often have one text: with and without
+// what backward needs, recipes that end alike; few tokens and many, where launches of few do not overlap.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CUDA_PROGRAMS_H
 #define HYPERJIT_CUDA_PROGRAMS_H

@@ -405,6 +405,13 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
         if constexpr (Second::late)
           if (part == 0 && token.token < launch.tokens)
             Second::Late::run(token);
+        if constexpr (I + 2 == stages && IsAtOnce<typename F::Ends>::value) {
+          __syncwarp();
+          if (part == 0 && self == 0 && token.token < launch.tokens) {
+            TokenOfLaunch<float, L> one{{launch, token.token, nullptr}};
+            F::Ends::Long::run(one);
+          }
+        }
         __syncwarp();
       }
     }
@@ -469,7 +476,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
   }
 
   HYPERJIT_METHOD void run() {
-    constexpr bool ends = !IsNothing<typename F::Ends>::value;
+    constexpr bool ends = !IsNothing<typename F::Ends>::value && !IsAtOnce<typename F::Ends>::value;
     const int role = warp - S::warps;
     if (role >= 0) {
       if constexpr (moveRegisters)
@@ -485,7 +492,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
       __syncwarp();
       if constexpr (ends) { // here, where lanes have registers for it
         __syncthreads();
-        end(typename F::Ends());
+        ColumnsKernel(launch, memory).end(typename F::Ends()); // anew: no number is kept for it through all sweeps
       }
     }
   }

@@ -43,7 +43,6 @@ template <class T_, class L> struct Token<T_, L, 1> {
   const L &launch;
   long long token;
   T *scratch;
-  const T *record = nullptr, *uniform = nullptr; // as above
 };
 
 /// The same, where some of it was written by this launch.
@@ -152,27 +151,26 @@ HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N, W::lane
       target[warp.lane + W::lanes * j] = convert<typename Ref::Storage>(x.v[j]);
 }
 
-template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> readRecord(W &warp) {
-  if constexpr (W::lanes > 1)
-    __syncwarp();
-  Coefficients<typename W::T, N, W::lanes> x;
+template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> readRecord(W &warp) {
+  __syncwarp();
+  Coefficients<typename W::T, N> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j) {
-    int index = warp.lane + W::lanes * j;
+    int index = warp.lane + 32 * j;
     x.v[j] = index < N ? warp.record[Offset + index] : typename W::T(0);
   }
   return x;
 }
 
-template <int N, int Lanes = 32, class T> HYPERJIT_DEVICE Coefficients<T, N, Lanes> readNumbers(const T *source, int lane) {
-  Coefficients<T, N, Lanes> x;
+template <int N, class T> HYPERJIT_DEVICE Coefficients<T, N> readNumbers(const T *source, int lane) {
+  Coefficients<T, N> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j)
-    x.v[j] = lane + Lanes * j < N ? source[lane + Lanes * j] : T(0);
+    x.v[j] = lane + 32 * j < N ? source[lane + 32 * j] : T(0);
   return x;
 }
 template <int Offset, int N, class W> HYPERJIT_DEVICE auto readUniform(W &warp) {
-  return readNumbers<N, W::lanes>(warp.uniform + Offset, warp.lane);
+  return readNumbers<N>(warp.uniform + Offset, warp.lane);
 }
 template <int Offset, int N, class W> HYPERJIT_DEVICE auto readFetched(W &warp) {
   return readNumbers<N>(static_cast<const typename W::T *>(warp.fetched) + Offset, warp.lane);

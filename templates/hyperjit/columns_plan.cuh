@@ -59,7 +59,7 @@ template <> struct PartsOf<Nothing> {
 /// Tiles between stages, records in shared memory, preparing warps, owning warps, numbers that each of those fetches ahead, what the
 /// record begins with (RecordCopy's, or Nothing where stage 0 has maths), words of a lane that stage `HeldFrom` leaves in registers for
 /// the next one, bytes of all staged weights, bytes of shared memory, rings, weights that are copied as they were packed, what
-/// packs others, weight gradients, long maths of tokens when all sweeps are done, and what several clusters share.
+/// packs others, weight gradients, long maths of tokens when all sweeps are done (or AtOnce), and what several clusters share.
 template <int Lag, int Records, int Preparers, int Owners, int Fetched, class Image_, int HeldFrom, int HeldWords, int WeightBytes,
           int Shared, class Rings_, class Weights_, class Pack_, class Gradients_, class Ends_, class Exchange_ = Nothing>
 struct Flow {
@@ -74,13 +74,15 @@ struct Flow {
                        heldFrom = HeldFrom, heldWords = HeldWords, weightBytes = WeightBytes, shared = Shared;
 };
 
-/// Maths of a token by one lane.
-template <class Maths> struct OneLane {
-  template <class T, class L> HYPERJIT_METHOD static void run(const Token<T, L> &token) {
-    Token<T, L, 1> one{token.launch, token.token, token.scratch, token.record, token.uniform};
-    if (token.lane == 0)
-      Maths::run(one);
-  }
+/// Long maths that owners do as soon as a token's numbers are stored, one lane each: of few tokens, that is the sooner.
+template <class Maths> struct AtOnce {
+  using Long = Maths;
+};
+template <class> struct IsAtOnce {
+  static constexpr bool value = false;
+};
+template <class Maths> struct IsAtOnce<AtOnce<Maths>> {
+  static constexpr bool value = true;
 };
 
 /// Coefficient maths, what of the record sweeps wait for, maths that they do not wait for, what the maths needs of memory, and sweeps.

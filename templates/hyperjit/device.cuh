@@ -183,10 +183,11 @@ HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
 //===-- launches --------------------------------------------------------===//
 
 /// Where a launch may begin before the one before it in its stream has ended (launch key `overlaps`), nothing that lies in global memory
-/// may be touched before this: then all that earlier launches read and wrote is done. The next launch may begin as well.
+/// may be touched before this: then all that earlier launches read and wrote is done. The next launch may begin then, and not before: never
+/// are more than two there, so no cache holds what the launch before last has read and the last one has written.
 HYPERJIT_DEVICE void waitForLaunchesBefore() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
 

@@ -55,7 +55,7 @@ void expectEqualBuckets(const Case &given, Direction direction) {
   Sides sides(kernelOf(given.site, given.role, direction), given.tokens, Schedule::parse(given.schedule), target);
   KernelSpec few = kernelOf(given.site, given.role, direction);
   few.bucket = Bucket::Small;
-  EXPECT_EQ(sides.repeat(), "");
+  EXPECT_EQ(sides.compare(), "") << sides.meta().schedule;
   EXPECT_EQ(sides.sameBits(*KernelManager::global().get(few, target, Schedule::parse(given.schedule))), "") << sides.meta().schedule;
 }
 

@@ -44,15 +44,17 @@
 // CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
 // CHECK-NOT: // launch
 
-// Of few tokens, owners make it at once, a lane each, and a launch begins while the one before it ends.
+// Of few tokens, owners do it as soon as a token's numbers are stored, and a launch begins while the one before it ends.
 // RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s --check-prefix=FEW
-// FEW-NOT: class Tail
-// FEW: class Late1 {
-// FEW:   sinkhorn<
-// FEW:   storeCoefficients<Operand<5, float, 16>>
-// FEW: OneLane<Late1>>>(launch);
+// FEW: class Tail {
+// FEW: using MainFlow = {{.*}} AtOnce<Tail>>;
 // FEW: // launch {{.*}}"overlaps":true
 // FEW-NOT: // launch
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,parts=2,vector=4 | FileCheck %s --check-prefix=TOGETHER
+// TOGETHER: boundary_clear({{.*}} {
+// TOGETHER-NEXT: waitForLaunchesBefore();
+// TOGETHER: // launch {{.*}}"entry":"boundary_clear"{{.*}}"overlaps":true
+// TOGETHER: // launch {{.*}}"entry":"boundary_main"{{.*}}"overlaps":false
 
 // Where lanes do not keep one chunk, next streams take the place of the streams in the slot, which stays until they are read.
 // SLOT: class Rows0_0 {

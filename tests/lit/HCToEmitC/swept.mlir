@@ -11,6 +11,16 @@
 // CHECK: uniformStoreWeight
 // CHECK: // launch {{.*}}"clusters_are_chunks":true
 // MANY-NOT: sweptGradient
+// Launches of few tokens overlap: each waits before it touches memory, the main one by itself.
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=FEW
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_80 --schedule=rows | FileCheck %s --check-prefix=OLD
+// FEW: boundary_main({{.*}} {
+// FEW-NEXT: clusterColumns<
+// FEW: boundary_epilogue0({{.*}} {
+// FEW-NEXT: waitForLaunchesBefore();
+// OLD-NOT: waitForLaunchesBefore
+// OLD-NOT: "overlaps"
+// CHECK-NOT: waitForLaunchesBefore
 // MANY: columnTiles
 hc.func @boundary(%x: !hc.rows<1, 1280> {hc.dtype = bf16, hc.operand = "streams"},
                   %phi: !hc.weight<1, 1280, 8> {hc.dtype = f32, hc.operand = "parameter", hc.uniform})

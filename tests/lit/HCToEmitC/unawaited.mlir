@@ -1,7 +1,7 @@
 // RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 %s | FileCheck %s
 
 // No sweep waits for the sums, so no record comes back to say that they were read: four of their numbers do. The first record is copied from
-// two operands, the second of which numbers of the first do not line up with.
+// two operands, number by number, because nine numbers and three are not whole pieces of 16 bytes.
 // CHECK: class Rows0_0 {
 // CHECK:   projectTiles<
 // CHECK: class Late1 {

@@ -192,7 +192,7 @@ Value BodyEmitter::convertCoefficients(Operation *op) {
 void BodyEmitter::loadSources(Value value) {
   if (!sought.insert(value).second)
     return;
-  if (places.memory.count(value) || places.record.count(value) || places.uniform.count(value))
+  if (places.memory.count(value))
     convert(value);
   else if (Operation *op = value.getDefiningOp())
     for (Value operand : op->getOperands())

@@ -88,8 +88,8 @@ void SourceBuilder::countWarps() {
   int64_t expanded = 0;
   for (Value weight : plan.expanded)
     expanded = std::max(expanded, cast<hc::WeightType>(weight.getType()).getRows());
-  bool few = expanded >= 3 && (mainShape.parts == 1 || mainShape.vector == 4);
-  columns.owners = std::clamp<int64_t>(llvm::divideCeil((few ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
+  bool fewOwners = expanded >= 3 && (mainShape.parts == 1 || mainShape.vector == 4);
+  columns.owners = std::clamp<int64_t>(llvm::divideCeil((fewOwners ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
   columns.preparers = !columns.image.empty() ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
@@ -248,10 +248,8 @@ LogicalResult SourceBuilder::chooseSweptGradients() {
   }
   if (swept.empty())
     return success();
-  bool late = plan.lateInMain;
   plan = KernelPlan(kernel, slots);
   plan.sweptGradients = swept;
-  plan.lateInMain = late;
   mainShape = {};
   columns = {};
   projection.clear();
@@ -568,7 +566,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
           image.empty() ? "Nothing" : "List<" + image + ">",
           pack, columns.fetched,
           columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str() : "Nothing",
-          exchange, columns.ends)
+          exchange, columns.ends == "Nothing" || !few ? columns.ends : "AtOnce<" + columns.ends + ">")
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)

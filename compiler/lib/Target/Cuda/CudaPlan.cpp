@@ -440,7 +440,7 @@ LogicalResult KernelPlan::run(int64_t tiles) {
   for (const Store &store : lateStores)
     late.push_back(store.value);
   late.append(columnRecords.begin(), columnRecords.end());
-  useTail = !(lateInMain && mainRows) && llvm::any_of(late, [&](Value value) { return hasLongMaths(value); });
+  useTail = llvm::any_of(late, [&](Value value) { return hasLongMaths(value); });
 
   if (mainRows) {
     for (Operation *op : liveOps)

@@ -8,7 +8,8 @@
 //   head        token coefficients that need no row and are long (Sinkhorn, ...)
 //   main        C, M, R of all stages: one sweep a pass; W: weight gradients
 //               that its sweeps sum
-//   tail        long coefficient maths that no row waits for
+//   tail        long coefficient maths that no row waits for; clusterColumns
+//               may do it in lanes of main
 //   columns     W: sums of rows, other weight gradients
 //   sums        W: sums of coefficients
 //   epilogue    E: uniform work on the sums
@@ -67,9 +68,8 @@ public:
   /// `tiles`: projections run on tensor cores, with at most this many tiles a pass; 0: on weights as stored.
   mlir::LogicalResult run(int64_t tiles);
 
-  /// Set before `run`: weight gradients whose sums the sweeps of main keep in registers; whether main does long maths that no row waits for.
+  /// Set before `run`: weight gradients whose sums the sweeps of main keep in registers.
   llvm::SetVector<mlir::Operation *> sweptGradients;
-  bool lateInMain = false;
 
   /// Weights that projections and expansions of tokens use.
   llvm::SetVector<mlir::Value> projected, expanded;

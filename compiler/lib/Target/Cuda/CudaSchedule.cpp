@@ -40,14 +40,20 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   };
   // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280 channels 74 and 107,
   // of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight gradients, too; three of 2560 241 and 304.
-  const int64_t expanded = streams == 1 ? 640 : streams == 3 ? 320 : 256;
+  const int64_t expanded = streams == 1 ? 768 : streams == 3 ? 320 : 256;
   auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag) -> std::optional<Candidate> {
     Choice choice;
     choice.columns = true;
     choice.cluster = cluster, choice.parts = parts, choice.vector = vector, choice.lag = lag;
     CudaSource source;
     SourceBuilder builder(kernel, target, choice, source);
-    if (!builder.run() || !builder.tensorCores() || builder.tilesAhead() < 1 || builder.computeWarps() < leastWarps)
+    if (!builder.run() || builder.tilesAhead() < 1)
+      return std::nullopt;
+    // Without weights it is dots of four rows and more that tensor cores pay for, with four tiles ahead and warps in fours, which take
+    // registers from others (of 4096 channels, an H200: after, backward, 233 us instead of 291; a boundary of constant coefficients 259
+    // instead of 286, of four fracs 119 instead of about 150).
+    if (builder.tensorCores() ? builder.computeWarps() < leastWarps
+                              : streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
       return std::nullopt;
     int64_t channels = builder.blockChannels();
     Candidate made = {choice,  builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
@@ -79,8 +85,6 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
           wide = one;
       }
     }
-  if (held && held->ahead >= 2)
-    return later(*held);
   if (wide)
     return wide->choice;
   for (int64_t parts = 2; parts <= 8; ++parts)

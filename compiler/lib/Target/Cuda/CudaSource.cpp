@@ -26,10 +26,8 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
     kernel.emitError() << "schedule: planes needs streams of at most 32 bits, a row width that is a multiple of 4, and a weight";
     return nullptr;
   }
-  // A launch more takes longer than the maths of a few tokens.
   auto bucket = kernel->getAttrOfType<StringAttr>("hc.bucket");
   few = bucket && bucket.getValue() == "small";
-  plan.lateInMain = choice.columns && few;
   if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))
     return nullptr;
   if (plan.hasMain() && (mlir::failed(chooseMain()) || (choice.columns && mlir::failed(chooseSweptGradients()))))
@@ -265,7 +263,7 @@ bool SourceBuilder::isForLanes(const BodyEmitter &emitter, llvm::ArrayRef<Store>
   llvm::DenseSet<Value> seen;
   std::function<bool(Value)> isLongBehind = [&](Value value) {
     Operation *op = value.getDefiningOp();
-    return op && !places.memory.count(value) && !places.record.count(value) && seen.insert(value).second &&
+    return op && !places.memory.count(value) && seen.insert(value).second &&
            (isLong(op) || llvm::any_of(op->getOperands(), isLongBehind));
   };
   bool isLongMaths = llvm::any_of(stores, [&](const Store &store) { return isLongBehind(store.value); });
@@ -306,7 +304,7 @@ std::function<void()> SourceBuilder::emitTokenwise(const std::vector<Store> &sto
     numbers.scratch = emitter.scratch();
   }
   if (ofTail && plan.hasMain() && choice.columns && numbers.tokenLanes == 32 && numbers.scratch == 0) {
-    columns.ends = className; // in the lanes of main, a launch less
+    columns.ends = className; // in lanes of main, a launch less
     return [] {};
   }
   int64_t tokens = numbers.warps * numbers.tokenLanes;
@@ -402,7 +400,6 @@ void SourceBuilder::emitMain() {
       continue;
     // Where owners make a token's coefficients, what no row waits for comes behind what rows wait for.
     llvm::MapVector<Value, int64_t> fetched;
-    bool lanes = false; // the last maths is of a lane each
     auto emitMaths = [&](StringRef className, llvm::ArrayRef<Value> writes, llvm::ArrayRef<Store> stores) -> std::string {
       if (writes.empty() && stores.empty())
         return "Nothing";
@@ -413,9 +410,6 @@ void SourceBuilder::emitMain() {
       for (Value value : made)
         coefficientPlaces.record[value] = plan.record.lookup(value);
       BodyEmitter emitter = body(maths, BodyEmitter::Kind::Coefficients, coefficientPlaces);
-      if (plan.lateInMain && writes.empty())
-        for (const Store &store : stores)
-          emitter.loadSources(store.value);
       for (Value value : writes)
         emitter.writeRecord(value, plan.record.lookup(value));
       llvm::StringSet<> references;
@@ -423,9 +417,7 @@ void SourceBuilder::emitMain() {
         if (references.insert(store.reference).second)
           emitter.storeCoefficients(store.value, store.reference);
       close(emitter);
-      // As in a launch of its own: a token's bits do not depend on how many there are.
-      lanes = plan.lateInMain && writes.empty() && isForLanes(emitter, stores, coefficientPlaces);
-      numbers.scratch = std::max(numbers.scratch, lanes ? 32 * emitter.laneScratch() : emitter.scratch());
+      numbers.scratch = std::max(numbers.scratch, emitter.scratch());
       made.insert(writes.begin(), writes.end());
       return maths;
     };
@@ -453,7 +445,7 @@ void SourceBuilder::emitMain() {
       maths = emitMaths("Coefficients", writes, {});
       late = emitMaths("Late", {}, stagePlan.stores);
       columns.late |= late != "Nothing";
-      late = formatv(lanes ? ", OneLane<{0}>" : ", {0}", late).str() + (fetch == "Nothing" ? "" : ", " + fetch);
+      late = ", " + late + (fetch == "Nothing" ? "" : ", " + fetch);
     } else {
       maths = emitMaths("Coefficients", writes, stagePlan.stores);
     }
@@ -527,7 +519,7 @@ void SourceBuilder::emitMain() {
         rowPlaces.memory[held.value] = held.place;
     std::string text = formatv("Stage<{0}{1}>", maths, passText);
     auto [first, count] = choice.columns && stage > 0 ? publishedRange(stage) : std::pair<int64_t, int64_t>();
-    if (choice.columns && stages.size() == 1 && stagePlan.passes.empty() && sums.front() > 0)
+    if (choice.columns && stages.size() == 1 && stagePlan.passes.empty() && count == 0 && sums.front() > 0)
       first = firstSum, count = 4; // no sweep waits: the owners' word that they have read the sums
     if (stages.empty() && !stagePlan.passes.empty() && !stagePlan.passes.front().segments.empty())
       firstSum = stagePlan.passes.front().segments.front().record;

@@ -78,6 +78,12 @@ public:
   OwningOpRef<ModuleOp> run();
   /// Whether projections or expansions run on tensor cores; after `run`.
   bool tensorCores() const { return tiled; }
+  /// Whether they make dots of rows; after `run`, of clusterColumns.
+  bool dotsRows() const {
+    return llvm::any_of(plan.stagePlans, [](const StagePlan &stage) {
+      return llvm::any_of(stage.passes, [](const SweepPass &pass) { return pass.squares; });
+    });
+  }
   /// Tiles that every ring of clusterColumns fetches ahead; after `run`.
   int64_t tilesAhead() const { return columns.ahead; }
   /// Channels of a row that one block has; after `run`.
