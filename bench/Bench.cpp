@@ -314,8 +314,10 @@ int bench(const BenchOptions &options) {
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
   bool eager = asked(options.against, "eager");
-  // First of all: CUDA text that this process has compiled already is not compiled again.
-  const Json first = firstCall(specs.back(), target);
+  // What a call of a layer costs is asked of sites; a kernel by its text needs no other one (HYPERJIT_JIT=off). First of all: CUDA text that
+  // this process has compiled already is not compiled again.
+  const bool calls = !kernelTexts.back();
+  const Json first = calls ? firstCall(specs.back(), target) : Json();
   double copy = copyBandwidth(device);
   std::vector<Row> rows;
   std::vector<int64_t> few; // tokens of a decoding step
@@ -394,14 +396,17 @@ int bench(const BenchOptions &options) {
                               {"us", json(row.us)}, {"launched_us", row.launched ? json(*row.launched) : Json()}, {"u", row.u},
                               {"share", row.share}, {"speedup", row.speedup}});
   }
-  answer["first_call_ms"] = first;
-  answer["host_us_per_call"] = hostMicroseconds(specs.back(), device);
-  const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const LaunchCost launch = launchCost(specs.back());
-  at::set_num_threads(threads);
-  answer["launch_us"] = {{"call", launch.call}, {"dispatch", launch.dispatch}, {"results", launch.results},
-                         {"kernel", launch.kernel}, {"own", launch.own()}};
+  LaunchCost launch;
+  if (calls) {
+    answer["first_call_ms"] = first;
+    answer["host_us_per_call"] = hostMicroseconds(specs.back(), device);
+    const int threads = at::get_num_threads();
+    at::set_num_threads(1);
+    launch = launchCost(specs.back());
+    at::set_num_threads(threads);
+    answer["launch_us"] = {{"call", launch.call}, {"dispatch", launch.dispatch}, {"results", launch.results},
+                           {"kernel", launch.kernel}, {"own", launch.own()}};
+  }
   answer["peak_bytes"] = peakBytes();
   const double others = otherWork.share();
   answer["other_work"] = others;
@@ -413,14 +418,16 @@ int bench(const BenchOptions &options) {
                                                      : "; all as launched by the host: this build has no CUDA graphs (install a toolkit or nvidia-cuda-crt, build again)";
   if (options.json != "-") {
     fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel{}\n\n{}\n", name, copy, options.sites, graphs, table.text());
-    fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
-    if (first["disk"].is_number())
-      fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
-    fmt::print(", from memory {:.2f} us; host {:.1f} us a call at 1 token\n", 1e3 * first["memory"].get<double>(),
-               answer["host_us_per_call"].get<double>());
-    fmt::print("boundary operator at 1 token on the CPU: {:.2f} us; dispatcher {:.2f}, making results {:.2f}, kernel {:.2f}, hyperjit's "
-               "own {:.2f}\n",
-               launch.call, launch.dispatch, launch.results, launch.kernel, launch.own());
+    if (calls) {
+      fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
+      if (first["disk"].is_number())
+        fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
+      fmt::print(", from memory {:.2f} us; host {:.1f} us a call at 1 token\n", 1e3 * first["memory"].get<double>(),
+                 answer["host_us_per_call"].get<double>());
+      fmt::print("boundary operator at 1 token on the CPU: {:.2f} us; dispatcher {:.2f}, making results {:.2f}, kernel {:.2f}, hyperjit's "
+                 "own {:.2f}\n",
+                 launch.call, launch.dispatch, launch.results, launch.kernel, launch.own());
+    }
   }
   if (!options.plot.empty()) {
     Plot plot;

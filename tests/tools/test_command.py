@@ -66,6 +66,20 @@ class Case(unittest.TestCase):
             self.skipTest("no NVRTC: " + checks["nvrtc"]["found"])
 
 
+class OneKernel(Case):
+    KERNEL = "before(dynamic:n=2,m=1,d=64,dtype=fp32):forward:save:tokens=large"
+
+    def test_is_timed_from_a_pack_alone(self):
+        pack = os.path.join(self.folder, "pack")
+        self.good("precompile", self.KERNEL, "--target", "native", "--out", pack)
+        timed = ["bench", self.KERNEL, "--device", "cpu", "--mode", "alone", "--repeats", "1"]
+        answer = self.json(*timed, "--tokens", "128", HYPERJIT_JIT="off", HYPERJIT_CACHE_PATH=pack)
+        self.assertEqual([(row["mode"], row["tokens"]) for row in answer["rows"]], [("alone", 128)])
+        self.assertGreater(answer["rows"][0]["us"]["median"], 0)
+        self.fails(2, "is not the kernel for 12 tokens; --tokens says how many", *timed, "--tokens", "12")
+        self.fails(2, "is a kernel, and kernels are timed by themselves: write --mode alone, or a site", "bench", self.KERNEL, "--device", "cpu")
+
+
 class Usage(Case):
     def test_version_and_help(self):
         self.assertRegex(self.good("--version"), r"^hyperjit \d+\.\d+\.\d+\n$")
