@@ -134,9 +134,9 @@ std::string Sides::compare() {
 }
 
 std::string Sides::sameBits(const Kernel &other) {
-  std::vector<void *> again = run(other, {0, nullptr});
   if (lastOutputs.empty())
-    lastOutputs = again;
+    return "nothing has been run to compare with: call compare() first";
+  std::vector<void *> again = run(other, {0, nullptr});
   const std::vector<OperandInfo> &list = gpu->meta().operands;
   for (size_t i = 0; i < list.size(); ++i)
     if (list[i].output && std::memcmp(lastOutputs[i], again[i], bytesOf(list[i])))

@@ -27,7 +27,7 @@ public:
   std::string compare();
   /// Runs the CUDA kernel again with warps in another order. Empty, or where its bits differ.
   std::string repeat() { return sameBits(*gpu); }
-  /// Runs another kernel of the same operands. Empty, or where its bits differ from those of the first run here.
+  /// Runs another kernel of the same operands. Empty, or where its bits differ from those of `compare`.
   std::string sameBits(const Kernel &other);
   const ArtifactMeta &meta() const { return gpu->meta(); }
 

@@ -51,7 +51,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       return std::nullopt;
     // Without weights it is dots of four rows and more that tensor cores pay for, with four tiles ahead in one cluster and warps in fours, which
     // take registers from others (of 4096 channels, an H200: after, backward, 233 us instead of 291; a boundary of constant coefficients 259
-    // instead of 286, of four fracs 119 instead of about 150).
+    // instead of 286, of four fracs 119, where a site of a chain took 158).
     if (builder.tensorCores() ? builder.computeWarps() < leastWarps
                               : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
       return std::nullopt;
