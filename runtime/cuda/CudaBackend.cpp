@@ -21,12 +21,10 @@ using namespace hyperjit::cuda;
 
 namespace {
 
-constexpr const char *splitOption = "--split-compile=2";
-
 std::vector<std::string> options(const Target &target) {
-  // -v makes ptxas report registers and spills in the log; generic lambdas of the templates carry no annotation. The kernels of
-  // a text are optimised on two threads, on any machine: the number shows in the cubin.
-  std::vector<std::string> list{"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa, "--ptxas-options=-v", splitOption};
+  // -v makes ptxas report registers and spills in the log; generic lambdas of the templates carry no annotation. Not
+  // --split-compile: which of its threads is first decides the code, so that one text has several cubins.
+  std::vector<std::string> list{"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa, "--ptxas-options=-v"};
   if (environment("HYPERJIT_CHECK_WAITS") == "1")
     list.push_back("-DHYPERJIT_CHECK_WAITS");
   return list;
@@ -121,11 +119,8 @@ std::string compileText(ProgramHolder &holder, const std::string &text, const st
   check(nvrtc.createProgram(&holder.program, text.c_str(), "kernel.cu", static_cast<int>(names.size()), texts.data(),
                             names.data()),
         "nvrtcCreateProgram", reproducer);
-  int major = 0, minor = 0;
-  nvrtc.version(&major, &minor);
   for (const std::string &flag : flags)
-    if (major >= 13 || flag != splitOption) // the key has it everywhere: it is read without NVRTC, too
-      arguments.push_back(flag.c_str());
+    arguments.push_back(flag.c_str());
   int status = nvrtc.compileProgram(holder.program, static_cast<int>(arguments.size()), arguments.data());
   size_t size = 0;
   check(nvrtc.getLogSize(holder.program, &size), "nvrtcGetProgramLogSize", reproducer);
