@@ -58,8 +58,7 @@ template <class S, class Records, int Size, class P, class L> struct TileLoader 
   /// Of a whole tile, all distances are constants.
   template <class I, bool Whole> HYPERJIT_METHOD void loadInput(unsigned target, long long first) const {
     const auto *source = I::Place::Ref::at(launch, first + firstToken) + channel;
-#pragma unroll
-    for (int t = 0; t < 16; t += together)
+    auto copyTokens = [&](int t) {
 #pragma unroll
       for (int r = 0; r < I::rows; ++r) {
         const unsigned to = target + ((I::Place::index + r) * 16 + t) * rowStride * size;
@@ -71,6 +70,16 @@ template <class S, class Records, int Size, class P, class L> struct TileLoader 
           copyOrClear<piece * size>(to, exists ? from : I::Place::Ref::at(launch, 0), exists);
         }
       }
+    };
+    if constexpr (Whole) {
+#pragma unroll
+      for (int t = 0; t < 16; t += together)
+        copyTokens(t);
+    } else {
+#pragma unroll 1
+      for (int t = 0; t < 16; t += together)
+        copyTokens(t);
+    }
   }
 };
 

@@ -329,16 +329,25 @@ class Show(Case):
         def text(spec, *more, target="sm_90a"):
             return self.good("show", spec, "--stage", "cuda", "--target", target, *more)
 
-        manifold = "manifold:n=4,d=4096,dtype=bf16"
-        for direction in (["--direction", "forward"], ["--direction", "backward"]):
-            self.assertEqual(text(manifold, *direction, target="sm_80"), text(manifold, "--tokens", "small", *direction, target="sm_80"))
-            # Launches of few tokens overlap where the GPU can do that.
-            self.assertNotEqual(text(manifold, *direction), text(manifold, "--tokens", "small", *direction))
+        manifold, dynamic = "manifold:n=4,d=4096,dtype=bf16", "dynamic:n=4,d=4096,dtype=bf16"
+        forward, backward, few = ["--direction", "forward"], ["--direction", "backward"], ["--tokens", "small"]
+        for spec, direction, target in ((manifold, forward, "sm_80"), (manifold, backward, "sm_80"), (manifold, backward, "sm_90a"),
+                                        (dynamic, forward, "sm_90a"), (dynamic, backward, "sm_90a")):
+            self.assertEqual(text(spec, *direction, target=target), text(spec, *few, *direction, target=target))
+        # Long maths of a token that nothing waits for comes at once where tokens are few, and after all sweeps where they are many.
+        self.assertNotEqual(text(manifold, *forward), text(manifold, *few, *forward))
         self.assertEqual(text(manifold, "--role", "after"), text("dynamic:n=4,d=4096,dtype=bf16", "--role", "after"))
         # Others have other names, so that a profile tells them apart.
         names = [re.findall(r"void __launch.* (\w+)_main\(", text(spec)) for spec in (manifold, "manifold:n=4,d=2048,dtype=bf16")]
         self.assertRegex(names[0][0], r"^hc_boundary_forward_[0-9a-f]{8}$")
         self.assertNotEqual(names[0], names[1])
+
+    def test_a_text_has_one_code(self):
+        self.nvrtc()
+        kernel = ("boundary(delayed-pre:n=4,m=1,d=4096,dtype=bf16|delayed-pre:n=4,m=1,d=4096,dtype=bf16)"
+                  ":backward:given=xuc:want=xycp:tokens=large")
+        # One of two by chance with NVRTC's --split-compile, of which one spills registers.
+        self.assertEqual(len({self.good("show", kernel, "--stage", "ptx", "--target", "sm_100a") for _ in range(5)}), 1)
 
     def test_ptx(self):
         self.nvrtc()
