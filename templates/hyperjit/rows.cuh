@@ -217,6 +217,8 @@ template <class Source, int R, class N, class X> HYPERJIT_DEVICE auto mix(N &lan
 #pragma unroll
     for (int r0 = 0; r0 < R; r0 += block) {
       typename N::T c[block * X::R];
+      if constexpr (X::R > 4 && block == 1)
+        orderReads();
       readShared<Source::aligned && (block == R || X::R % 4 == 0)>(source + r0 * X::R, c);
 #pragma unroll
       for (int r = 0; r < block; ++r)

@@ -60,14 +60,19 @@ std::string cuda::writeRows(const Choice &choice) {
 }
 
 /// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
-/// sweeps.
-int64_t cuda::slotsOf(hc::FuncOp kernel) {
-  int64_t sums = 0;
+/// sweeps. Each sweep makes an expansion anew, for which it reads wide weights: that is worth registers, for a matrix of dots
+/// of up to eight streams as a whole. (Kernels in columns have their weights at hand, and few sums.)
+int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
+  int64_t sums = 0, most = 0;
   hc::Uniformity uniformity;
   for (Operation &op : kernel.getEntry().without_terminator())
-    if (isReduction(&op) && !uniformity.isUniform(op.getResult(0)))
-      sums += hc::elementCount(op.getResult(0).getType());
-  return sums > 384 ? 96 : 32;
+    if (isReduction(&op) && !uniformity.isUniform(op.getResult(0))) {
+      int64_t count = hc::elementCount(op.getResult(0).getType());
+      sums += count;
+      if (!isa<hc::ProjectOp>(op))
+        most = std::max(most, count);
+    }
+  return sums > 384 ? 96 : expands ? std::clamp<int64_t>(most, 48, 64) : 32;
 }
 
 int64_t cuda::recordStride(int64_t size) {

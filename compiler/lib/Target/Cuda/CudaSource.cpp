@@ -26,6 +26,8 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
     kernel.emitError() << "schedule: planes needs streams of at most 32 bits, a row width that is a multiple of 4, and a weight";
     return nullptr;
   }
+  if (tiled && !choice.columns && !choice.slots && !probe.expanded.empty())
+    plan = KernelPlan(kernel, slots = slotsOf(kernel, /*expands=*/true));
   auto bucket = kernel->getAttrOfType<StringAttr>("hc.bucket");
   few = bucket && bucket.getValue() == "small";
   if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))

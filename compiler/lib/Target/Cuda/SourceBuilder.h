@@ -59,7 +59,7 @@ LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice);
 /// The text of complete numbers.
 std::string writeRows(const Choice &choice);
 /// Sums that one sweep makes at most.
-int64_t slotsOf(hc::FuncOp kernel);
+int64_t slotsOf(hc::FuncOp kernel, bool expands = false);
 /// Bytes of a number of rows that lie at "Operand<i, storage, stride>" of a kernel that computes in fp32.
 inline int64_t storedBytes(StringRef reference) {
   assert(reference.starts_with("Operand<") && "rows lie in operands");
