@@ -320,9 +320,10 @@ std::optional<Artifact> KernelManager::State::findShipped(const ResolvedKernel &
   if (target.device == DeviceType::Cuda)
     targets.push_back(target.isa);
   else if (target.runsHere())
-    for (const char *level : {"x86-64-v4", "x86-64-v3"})
-      if (Target::parse(level).runsHere())
-        targets.push_back(level);
+    // Levels in the order of their names: none above the one asked for, though this host may run it.
+    for (std::string_view level : {"x86-64-v4", "x86-64-v3"})
+      if (level <= target.cpu)
+        targets.emplace_back(level);
   std::vector<std::string> toolchains = {fields.toolchain};
   toolchains.insert(toolchains.end(), shipped.toolchains.begin(), shipped.toolchains.end());
   std::set<CacheKey> tried = {key};

@@ -325,6 +325,26 @@ TEST_F(ManagerTest, WithoutTheToolchainShippedKernelsAreServed) {
   EXPECT_EQ(compiler->runs, 1);
 }
 
+TEST_F(ManagerTest, ShippedKernelsOfPlainerLevelsAreServedAndOfNewerOnesAreNot) {
+  const Target newer = Target::parse("x86-64-v4");
+  if (!newer.runsHere())
+    GTEST_SKIP() << "this CPU is below x86-64-v4";
+  for (const Target &made : {cpu, newer}) {
+    settings.cachePath.clear();
+    settings.cacheDirectory = folder / made.text();
+    KernelManager(options()).get(spec("one"), made);
+    writeFile(settings.cacheDirectory + "/manifest.json",
+              nlohmann::json{{"targets", {made.text()}}, {"toolchains", {"fake toolchain"}}}.dump());
+    settings.cachePath = {settings.cacheDirectory};
+    for (const Target &asked : {cpu, newer, Target::native(), Target::hostLevel()}) {
+      settings.cacheDirectory = folder / ("for " + digestText(made.text() + asked.text()));
+      KernelManager manager(options());
+      manager.get(spec("one"), asked);
+      EXPECT_EQ(manager.statistics().compiled, made == newer && asked == cpu ? 1 : 0) << asked.text() << " from " << made.text();
+    }
+  }
+}
+
 TEST_F(ManagerTest, ARefusedEntryStaysAndIsCompiledInMemory) {
   KernelManager(options()).get(spec("one"), cpu);
   backend->rejects = 1;
