@@ -150,6 +150,10 @@ Corpus readCorpus(const fs::path &path, int64_t shortest) {
     ids[character] = int64_t(corpus.vocabulary.size());
     corpus.vocabulary.emplace_back(character);
   }
+  if (corpus.vocabulary.size() == 1)
+    throw UsageError(fmt::format("text '{}' has {} characters, {} of them different, and each too rare to learn: one must occur at least {} "
+                                 "times; give a longer text",
+                                 corpus.source, characters.size(), counts.size(), rare));
   corpus.characters.reserve(characters.size());
   for (std::string_view character : characters)
     corpus.characters.push_back(ids[character]);

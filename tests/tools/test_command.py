@@ -537,11 +537,14 @@ class Demo(Case):
         (self.folder / "binary.txt").write_bytes(b"text\0text" * 1000)
         (self.folder / "latin.txt").write_bytes(b"caf\xe9 " * 5000)
         (self.folder / "short.txt").write_text("short")
+        (self.folder / "rare.txt").write_text("".join(chr(0x4E00 + i % 3000) for i in range(20000)), encoding="utf-8")
         (self.folder / "folder").mkdir()
         for message, text in [("text 'absent.txt' does not exist", "absent.txt"), ("text 'empty.txt' is empty", "empty.txt"),
                               ("text 'binary.txt' looks binary (byte 4 is zero); UTF-8 text is wanted", "binary.txt"),
                               ("text 'latin.txt' looks binary (5000 of 25000 bytes are not UTF-8); UTF-8 text is wanted", "latin.txt"),
                               ("text 'short.txt' has 5 characters; at least", "short.txt"),
+                              ("text 'rare.txt' has 20000 characters, 3000 of them different, and each too rare to learn: one must occur "
+                               "at least 8 times; give a longer text", "rare.txt"),
                               ("folder 'folder' holds no text file", "folder")]:
             with self.subTest(text):
                 self.fails(2, message, "demo", "--text", text)
