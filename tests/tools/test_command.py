@@ -551,6 +551,10 @@ class Demo(Case):
 
     def test_bad_options(self):
         self.fails(2, "unknown variant 'manifodl'; did you mean 'manifold'?", "demo", "--variants", "plain,manifodl")
+        self.fails(2, "variant 'manifold:d=64': the width comes from --dim", "demo", "--variants", "plain,manifold:d=64")
+        for key in ("dtype", "branch", "branch_in", "branch_out"):
+            self.fails(2, f"variant 'manifold:n=2,{key}=bf16': {key}= is not taken, the demo trains in fp32; leave it out", "demo",
+                       "--variants", f"plain,manifold:n=2,{key}=bf16", "--steps", "1")
         self.fails(2, "--steps", "demo", "--steps", "0")
 
 

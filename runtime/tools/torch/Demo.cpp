@@ -84,13 +84,18 @@ Variant parseVariant(const std::string &word, const DemoOptions &options) {
   // What the text leaves open comes from the options: frac cuts one stream, the others have several.
   bool frac = recipe == "frac";
   std::string text = word + (word.find(':') == std::string::npos ? ":" : ",");
-  auto given = [&](const char *key) { return word.find(fmt::format("{}=", key)) != std::string::npos; };
+  auto given = [&](std::string_view key) { // a whole key: m is none of norm=
+    return word.find(fmt::format(":{}=", key)) != std::string::npos || word.find(fmt::format(",{}=", key)) != std::string::npos;
+  };
   if (!given("n"))
     text += fmt::format("n={},", frac ? 1 : options.streams);
   if (!given("m"))
     text += fmt::format("m={},", frac ? options.fracs : 1);
   if (given("d"))
     throw UsageError(fmt::format("variant '{}': the width comes from --dim", word));
+  for (const char *key : {"dtype", "branch", "branch_in", "branch_out"})
+    if (given(key))
+      throw UsageError(fmt::format("variant '{}': {}= is not taken, the demo trains in fp32; leave it out (bench times other dtypes)", word, key));
   SiteSpec site = SiteSpec::parse(text + fmt::format("d={}", options.dim));
   site.validate();
   programs.site(site); // refuses unknown options and limits before anything is trained
