@@ -146,11 +146,13 @@ int run(const Options &options) {
         std::string path = manager.cache().pathOf(resolved.key);
         uint64_t bytes = std::filesystem::file_size(path, error);
         std::lock_guard lock(mutex);
-        if (error && resolved.origin == Origin::Compiled)
+        if (error && resolved.origin == Origin::Compiled) {
           fail(work, spec, target, fmt::format("compiled, but '{}' could not be written", path), exitEnvironment);
-        ++(resolved.origin == Origin::Compiled ? compiled : cached);
-        entries[i] = {{"spec", spec}, {"target", target}, {"key", resolved.key.hex()}, {"bytes", error ? 0 : bytes},
-                      {"ms", resolved.milliseconds}};
+        } else {
+          ++(resolved.origin == Origin::Compiled ? compiled : cached);
+          entries[i] = {{"spec", spec}, {"target", target}, {"key", resolved.key.hex()}, {"bytes", error ? 0 : bytes},
+                        {"ms", resolved.milliseconds}};
+        }
       } catch (const std::exception &error) {
         std::lock_guard lock(mutex);
         fail(work, spec, target, error.what(), std::max<int>(exitProblem, exitCodeOf(error)));

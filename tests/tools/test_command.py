@@ -222,8 +222,10 @@ class Environment(Case):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("they are kept in memory only; set HYPERJIT_CACHE_DIR to keep them", done.stderr)
         # Filling a cache is another matter.
-        self.fails(3, "could not be written", "precompile", "before(static:n=2,d=8):forward:infer:tokens=small", "--out",
-                   "/proc/hyperjit", "--json")
+        done = self.fails(3, "could not be written", "precompile", "before(static:n=2,d=8):forward:infer:tokens=small", "--out",
+                          "/proc/hyperjit", "--json")
+        answer = json.loads(done.stdout)
+        self.assertEqual((answer["compiled"], answer["cached"], len(answer["failed"]), answer["entries"]), (0, 0, 1, []))
         self.fails(3, "there is no writable cache to fill", "precompile", "static:n=2,d=8", HYPERJIT_CACHE="ro")
         self.fails(3, "no cache directory: set HYPERJIT_CACHE_DIR", "cache", "path", HYPERJIT_CACHE="off")
         self.assertFalse([c for c in self.json("doctor", code=1, **writeless)["checks"] if c["name"] == "cache"][0]["ok"])
