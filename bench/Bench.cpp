@@ -312,7 +312,7 @@ int bench(const BenchOptions &options) {
     kernelTexts.push_back(kernel);
     ProgramSource::global().site(spec);
   }
-  const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::native();
+  const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::hostLevel();
   bool eager = asked(options.against, "eager");
   // What a call of a layer costs is asked of sites; a kernel by its text needs no other one (HYPERJIT_JIT=off). First of all: CUDA text that
   // this process has compiled already is not compiled again.
