@@ -466,12 +466,12 @@ void addAutotune(CLI::App &app, int &exit) {
   command->add_option("--direction", options->direction, "forward|backward (both)")->check(CLI::IsMember({"forward", "backward"}));
   command->add_option("--tokens", options->tokens, "tokens to measure with: one count up to 64, one above, or both")
       ->delimiter(',')
-      ->check(CLI::PositiveNumber)
+      ->check(aboveZero())
       ->capture_default_str();
   command->add_option("--target", options->target, "native, x86-64-v3, sm_90a/h100, ... (the GPU's, else the best level of this CPU)");
-  command->add_option("--budget", options->budget, "seconds for all kernels together (30 a kernel)")->check(CLI::PositiveNumber);
+  command->add_option("--budget", options->budget, "seconds for all kernels together (30 a kernel)")->check(aboveZero());
   command->add_option("--timeout", options->limit, "seconds that one candidate may take to compile and run")
-      ->check(CLI::PositiveNumber)
+      ->check(aboveZero())
       ->capture_default_str();
   command->add_option("--out", options->out, "JSON lines to append to (TARGET.jsonl in the cache's tuning folder, which every run reads)");
   command->add_flag("--resume", options->resume, "keep what --out holds: decided kernels are not searched again, measured candidates not tried again");

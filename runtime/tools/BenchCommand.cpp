@@ -12,7 +12,7 @@ void addBench(CLI::App &app, int &exit) {
   auto specs = std::make_shared<SpecArguments>();
   CLI::App *command = app.add_subcommand("bench", "time chained sites forward and backward against plain ATen, with the copy bandwidth of the same run");
   specs->add(*command, true);
-  command->add_option("--tokens", options->tokens, "comma list of token counts")->delimiter(',')->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--tokens", options->tokens, "comma list of token counts")->delimiter(',')->check(aboveZero())->capture_default_str();
   command->add_option("--against", options->against, "comma list: eager (plain ATen formulas); none")
       ->delimiter(',')
       ->check(CLI::IsMember({"eager", "none"}))
@@ -21,9 +21,9 @@ void addBench(CLI::App &app, int &exit) {
       ->delimiter(',')
       ->check(CLI::IsMember({"chain", "alone", "decode"}))
       ->capture_default_str();
-  command->add_option("--sites", options->sites, "sites of a chain")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--sites", options->sites, "sites of a chain")->check(aboveZero())->capture_default_str();
   command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
-  command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")->check(aboveZero())->capture_default_str();
   command->add_option("--allocator", options->allocator, "CPU memory: keep freed blocks in the process, or leave them to the system's allocator")
       ->check(CLI::IsMember({"keep", "system"}))
       ->capture_default_str();

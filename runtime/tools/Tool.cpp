@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdio>
 #include <dlfcn.h>
 #include <filesystem>
@@ -162,6 +163,17 @@ std::vector<Target> targetsOf(const std::string &text) {
 
 void addJson(CLI::App &command, std::string &destination) {
   command.add_option("--json", destination, "print JSON, or write it to this file")->expected(0, 1)->default_str("-")->type_name("[FILE]");
+}
+
+CLI::Validator aboveZero() {
+  // The parser's own PositiveNumber prints the largest double as the end of its range.
+  return CLI::Validator(
+      [](std::string &word) {
+        double value = 0;
+        bool number = CLI::detail::lexical_cast(word, value);
+        return number && value > 0 && std::isfinite(value) ? std::string() : fmt::format("{} is not a number above 0", word);
+      },
+      "POSITIVE");
 }
 
 int report(const std::exception &error) {

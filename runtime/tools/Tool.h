@@ -78,6 +78,9 @@ std::vector<Target> targetsOf(const std::string &text);
 /// How --json works everywhere: given without a file it means stdout.
 void addJson(CLI::App &command, std::string &destination);
 
+/// What counts and times of options are: a finite number above zero.
+CLI::Validator aboveZero();
+
 /// The exit code of an exception.
 int exitCodeOf(const std::exception &error);
 /// The same with a message on stderr.

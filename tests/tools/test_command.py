@@ -134,6 +134,13 @@ class Usage(Case):
         self.fails(2, "no spec given; write one like manifold:n=4,d=4096,dtype=bf16", "precompile")
         self.fails(2, "--specs absent.txt: the file cannot be read", "precompile", "--specs", "absent.txt")
         self.fails(2, "--load absent.so: ", "recipes", "--load", "absent.so")
+        for message, arguments in [("--tokens: 0 is not a number above 0", ["bench", "static", "--tokens", "64,0"]),
+                                   ("--steps: 0 is not a number above 0", ["demo", "--steps", "0"]),
+                                   ("--dim: wide is not a number above 0", ["demo", "--dim", "wide"]),
+                                   ("--budget: -3 is not a number above 0", ["autotune", "static", "--budget", "-3"]),
+                                   ("--timeout: nan is not a number above 0", ["autotune", "static", "--timeout", "nan"])]:
+            with self.subTest(arguments):
+                self.fails(2, message, *arguments)
         self.fails(2, "no entry's key starts with 'zz'", "cache", "show", "zz")
 
 
