@@ -23,6 +23,7 @@
 #include <pthread.h>
 #include <random>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <unistd.h>
 
@@ -489,8 +490,12 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
   };
   int jobs = state->jobs();
   std::vector<std::thread> workers;
-  for (size_t i = 1; i < std::min<size_t>(size_t(jobs), order.size()); ++i)
-    workers.emplace_back(work);
+  try {
+    for (size_t i = 1; i < std::min<size_t>(size_t(jobs), order.size()); ++i)
+      workers.emplace_back(work);
+  } catch (const std::system_error &) {
+    // No more threads to be had (a limit of processes or of memory): those that started and this one do the work.
+  }
   work();
   for (std::thread &worker : workers)
     worker.join();

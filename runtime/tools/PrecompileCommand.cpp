@@ -13,6 +13,7 @@
 #include <mutex>
 #include <numeric>
 #include <set>
+#include <system_error>
 #include <thread>
 #include <tuple>
 
@@ -162,8 +163,12 @@ int run(const Options &options) {
     }
   };
   std::vector<std::thread> threads;
-  for (int i = 1; i < std::min<int>(jobs, int(work.requests.size())); ++i)
-    threads.emplace_back(compile);
+  try {
+    for (int i = 1; i < std::min<int>(jobs, int(work.requests.size())); ++i)
+      threads.emplace_back(compile);
+  } catch (const std::system_error &) {
+    // No more threads to be had (a limit of processes or of memory): those that started and this one do the work.
+  }
   compile();
   for (std::thread &thread : threads)
     thread.join();

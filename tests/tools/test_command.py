@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -482,6 +483,18 @@ class Caches(Case):
             self.assertEqual("only in a folder with a manifest" in done.stderr, not serves, done.stderr)
         packed = self.run_command("precompile", "static:n=2,d=64", "--target", "x86-64-v3", "--out", "pack")
         self.assertNotIn("manifest", packed.stderr)
+
+    def test_works_on_where_no_thread_can_be_started(self):
+        hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        if hard != resource.RLIM_INFINITY:
+            self.skipTest("the stack's size has a hard limit here")
+        kernels = [f"before(static:n=2,d={d}):forward:infer:tokens=large" for d in (8, 16, 24)]
+        for arguments in (["precompile", *kernels, "--jobs", "4"], ["autotune", kernels[0], "--budget", "2"]):
+            # Stacks that no address space holds.
+            done = subprocess.run([COMMAND, *arguments, "--json"], env=self.environment(), capture_output=True, text=True, timeout=120,
+                                  cwd=self.folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (1 << 50, hard)))
+            self.assertEqual(done.returncode, 0, f"{arguments}: {done.stdout}{done.stderr}")
+        self.assertEqual(self.json("precompile", *kernels)["cached"], 3)
 
     def test_interrupted_precompile_leaves_whole_entries(self):
         self.interrupted_precompile(signal.SIGINT)

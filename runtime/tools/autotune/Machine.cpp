@@ -22,6 +22,7 @@
 #include <malloc.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -58,9 +59,13 @@ size_t lastCacheBytes() {
 class Pool {
 public:
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i)
-      workers.emplace_back([this, i, threads] { work(i, threads); });
-    size = threads;
+    try {
+      for (int i = 1; i < threads; ++i)
+        workers.emplace_back([this, i] { work(i); });
+    } catch (const std::system_error &) {
+      // No more threads to be had (a limit of processes or of memory): those that started and the caller's share the work.
+    }
+    size = 1 + int(workers.size());
   }
   ~Pool() {
     leave = true;
@@ -89,7 +94,7 @@ private:
     if (begin < end)
       body(bodyContext, begin, end, i);
   }
-  void work(int i, int) {
+  void work(int i) {
     for (int seen = 0;;) {
       round.wait(seen);
       seen = round.load(std::memory_order_acquire);

@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <pthread.h>
 #include <set>
 #include <thread>
 #include <unistd.h>
@@ -343,6 +344,24 @@ TEST_F(ManagerTest, ShippedKernelsOfPlainerLevelsAreServedAndOfNewerOnesAreNot) 
       EXPECT_EQ(manager.statistics().compiled, made == newer && asked == cpu ? 1 : 0) << asked.text() << " from " << made.text();
     }
   }
+}
+
+TEST_F(ManagerTest, PrepareWorksOnWhereNoThreadCanBeStarted) {
+  // Stacks that no address space holds.
+  pthread_attr_t usual, huge;
+  ASSERT_EQ(::pthread_getattr_default_np(&usual), 0);
+  ASSERT_EQ(::pthread_attr_init(&huge), 0);
+  ASSERT_EQ(::pthread_attr_setstacksize(&huge, size_t(1) << 60), 0);
+  ASSERT_EQ(::pthread_setattr_default_np(&huge), 0);
+  KernelManager manager(options());
+  std::vector<KernelRequest> requests;
+  for (const char *site : {"one", "one:d=8", "one:d=16"})
+    requests.push_back({spec(site), cpu, {}});
+  manager.prepare(requests);
+  ::pthread_setattr_default_np(&usual);
+  ::pthread_attr_destroy(&usual);
+  ::pthread_attr_destroy(&huge);
+  EXPECT_EQ(compiler->runs, 3);
 }
 
 TEST_F(ManagerTest, ARefusedEntryStaysAndIsCompiledInMemory) {
