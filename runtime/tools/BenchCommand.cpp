@@ -29,6 +29,7 @@ void addBench(CLI::App &app, int &exit) {
       ->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth");
   addJson(*command, options->json);
+  command->get_option("--json")->type_name("[FILE]")->description("print JSON, or write it to FILE: the next word, or --json=FILE");
   command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone,decode --json bench.json"));
   command->callback([options, specs, &exit] {
     if (!options->plot.empty() && std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())

@@ -162,7 +162,10 @@ std::vector<Target> targetsOf(const std::string &text) {
 }
 
 void addJson(CLI::App &command, std::string &destination) {
-  command.add_option("--json", destination, "print JSON, or write it to this file")->expected(0, 1)->default_str("-")->type_name("[FILE]");
+  command.add_option("--json", destination, "print JSON, or write it to FILE: the next word if it ends in .json, any name as --json=FILE")
+      ->expected(0, 1)
+      ->default_str("-")
+      ->type_name("[FILE.json]");
 }
 
 CLI::Validator aboveZero() {

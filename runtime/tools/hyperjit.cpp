@@ -39,6 +39,27 @@ static void checkWords(const CLI::App &app, int argc, char **argv) {
   }
 }
 
+/// A word after --json is a spec or a key as often as a file, and a file is overwritten: where the option says FILE.json, a word
+/// that does not end so stays the command's own.
+static std::vector<const char *> settleJson(const CLI::App &app, int argc, char **argv) {
+  std::vector<const char *> words(argv, argv + argc);
+  const CLI::App *command = &app;
+  for (int i = 1; i < argc; ++i) {
+    std::string_view word = argv[i];
+    if (word == "--")
+      break;
+    for (const CLI::App *next : command->get_subcommands([&](const CLI::App *each) { return each->get_name() == word; }))
+      command = next;
+    if (word != "--json" || i + 1 == argc)
+      continue;
+    const CLI::Option *json = command->get_option_no_throw("--json");
+    std::string_view file = argv[i + 1];
+    if (json && json->get_type_name() == "[FILE.json]" && file != "-" && !file.ends_with(".json"))
+      words[size_t(i)] = "--json=-";
+  }
+  return words;
+}
+
 int main(int argc, char **argv) {
   CLI::App app("hyperjit makes fused kernels for hyper-connections, forward and backward, from a description of one token's "
                "mathematics",
@@ -59,7 +80,7 @@ int main(int argc, char **argv) {
   watchInterrupt();
   try {
     checkWords(app, argc, argv);
-    app.parse(argc, argv);
+    app.parse(argc, settleJson(app, argc, argv).data());
   } catch (const CLI::ParseError &error) {
     return app.exit(error) == 0 ? exitOk : exitUsage;
   } catch (const std::exception &error) {

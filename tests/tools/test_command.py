@@ -165,6 +165,17 @@ class Recipes(Case):
         self.assertEqual([(p["name"], p["shape"]) for p in answer["recipes"][0]["parameters"]],
                          [("static_alpha", [4, 5]), ("static_beta", [4])])
 
+    def test_a_word_after_json_is_no_file(self):
+        kept = self.folder / "static"
+        kept.write_text("mine")
+        for arguments in (["recipes", "--json", "static"], ["recipes", "static", "--json"], ["recipes", "--json", "-", "static"]):
+            self.assertEqual([r["name"] for r in json.loads(self.good(*arguments))["recipes"]], ["static"], arguments)
+        self.assertEqual(kept.read_text(), "mine")
+        for file, arguments in [("one.json", ["--json", "one.json"]), ("any name", ["--json=any name"])]:
+            self.assertEqual(self.good("recipes", *arguments, "static"), "")
+            self.assertEqual([r["name"] for r in json.loads((self.folder / file).read_text())["recipes"]], ["static"])
+        self.assertIn("if it ends in .json", " ".join(self.good("recipes", "--help").split()))
+
     def test_load(self):
         answer = self.json("recipes", "tools-test", "--load", RECIPE)
         self.assertEqual([p["name"] for p in answer["recipes"][0]["parameters"]], ["read", "gate", "beta"])
