@@ -163,7 +163,7 @@ void ConnectionImpl::reset() {
     const std::string leaf = dot == std::string::npos ? info.name : info.name.substr(dot + 1);
     auto existing = holder->named_parameters(/*recurse=*/false);
     if (existing.contains(leaf)) {
-      existing[leaf].set_data(value.to(existing[leaf].device()));
+      existing[leaf].set_data(value.to(existing[leaf].options()));
       values.push_back(existing[leaf]);
     } else
       values.push_back(holder->register_parameter(leaf, value));
@@ -201,7 +201,32 @@ std::shared_ptr<torch::nn::Module> ConnectionImpl::clone(const std::optional<at:
 void ConnectionImpl::clone_(Module &other, const std::optional<at::Device> &device) {
   auto *source = dynamic_cast<ConnectionImpl *>(&other);
   TORCH_CHECK(source, typeName, ": cannot take the parameters of a module of another type, ", other.name());
+  TORCH_CHECK(!branchModule || source->branchModule, typeName, ": cannot take the parameters of ", source->program->spec.text(),
+              ": this layer's branch is ", branchModule ? branchModule->name() : std::string(), ", that one's is no module");
+  if (branchModule)
+    copyBranch(*branchModule, *source->branchModule, device);
+  else if (source->branchModule)
+    wrapModule(source->branchModule->clone(device), source->branchCall);
+  else if (!branchFunction)
+    branchFunction = source->branchFunction;
   copyFrom(*source, device);
+}
+
+// In place: what holds this layer may hold its branch under a name of its own.
+void ConnectionImpl::copyBranch(Module &mine, const Module &other, const std::optional<at::Device> &device) const {
+  const c10::AutoGradMode noGrad(false);
+  auto copyAll = [&](const auto &targets, const auto &sources, const char *what) {
+    TORCH_CHECK(targets.size() == sources.size(), typeName, ": branch ", mine.name(), " has ", targets.size(), " ", what,
+                ", the one to copy has ", sources.size());
+    for (const auto &target : targets) {
+      const at::Tensor *source = sources.find(target.key());
+      TORCH_CHECK(source, typeName, ": the branch to copy has no ", target.key(), ", which ", mine.name(), " has");
+      target.value().set_data(device ? source->to(*device, /*non_blocking=*/false, /*copy=*/true) : source->clone());
+      target.value().set_requires_grad(source->requires_grad());
+    }
+  };
+  copyAll(mine.named_parameters(), other.named_parameters(), "parameters");
+  copyAll(mine.named_buffers(), other.named_buffers(), "buffers");
 }
 
 void ConnectionImpl::copyFrom(const ConnectionImpl &other, const std::optional<at::Device> &device) {
@@ -212,7 +237,11 @@ void ConnectionImpl::copyFrom(const ConnectionImpl &other, const std::optional<a
     values[i].set_data(device ? source.to(*device, /*non_blocking=*/false, /*copy=*/true) : source.clone());
     values[i].set_requires_grad(source.requires_grad());
   }
+  // Each module has a mode of its own: a branch may be frozen. train() reaches all below, so those below come later.
   train(other.is_training());
+  auto mine = modules(/*include_self=*/false), theirs = other.modules(/*include_self=*/false);
+  for (size_t i = 0; i < std::min(mine.size(), theirs.size()); ++i)
+    mine[i]->train(theirs[i]->is_training());
 }
 
 void ConnectionImpl::save(torch::serialize::OutputArchive &archive) const {
@@ -322,6 +351,7 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
   size_t next = 0;
   if (fuse) {
     in.checkVersions();
+    in.keepForThisStream();
     outputs = ops::boundary(in.x, in.y, in.coefficients, values, carries, in.site + "|" + here->text);
     state->x = outputs[next++];
   } else {
@@ -366,6 +396,7 @@ Stream ConnectionImpl::depthConnection(const at::Tensor &y, const Stream &stream
   state->site = here->text;
   state->spec = here->program->spec;
   state->y = open.gradMode ? y : y.detach();
+  state->recordStream();
   state->yVersion = Stream::State::versionOf(state->y);
   return Stream(std::move(state));
 }

@@ -328,6 +328,39 @@ TEST(Modules, LoadReadsTheBranch) {
   EXPECT_MESSAGE("the archive has no module 'branch', which this one has", other->load(without));
 }
 
+/// Holds a layer and wraps its branch where LibTorch says that a module makes its parts.
+struct BlockImpl : torch::nn::Cloneable<BlockImpl> {
+  explicit BlockImpl(bool wraps) : wraps(wraps) { BlockImpl::reset(); }
+  void reset() override {
+    layer = register_module("layer", nn::ManifoldHyperConnection(nn::ManifoldHyperConnectionOptions().streams(3).dim(6).layerIndex(0)));
+    if (wraps)
+      layer->wrap(torch::nn::Sequential(torch::nn::Linear(6, 6), torch::nn::Linear(6, 6)));
+  }
+  bool wraps;
+  nn::ManifoldHyperConnection layer{nullptr};
+};
+
+TEST(Modules, CloneOfAParentCopiesBranches) {
+  for (bool wraps : {true, false}) {
+    auto block = std::make_shared<BlockImpl>(wraps);
+    if (!wraps) // behind reset()'s back: the copy's layer has none yet
+      block->layer->wrap(torch::nn::Sequential(torch::nn::Linear(6, 6), torch::nn::Linear(6, 6)));
+    block->layer->named_modules()["branch.1"]->eval();
+    auto copy = std::dynamic_pointer_cast<BlockImpl>(block->clone());
+    ASSERT_TRUE(copy);
+    const auto mine = block->named_parameters(), theirs = copy->named_parameters();
+    ASSERT_EQ(mine.size(), theirs.size());
+    for (const auto &parameter : mine) {
+      EXPECT_TRUE(at::equal(parameter.value(), theirs[parameter.key()])) << parameter.key();
+      EXPECT_FALSE(parameter.value().is_same(theirs[parameter.key()])) << parameter.key();
+    }
+    EXPECT_TRUE(copy->layer->is_training());
+    EXPECT_FALSE(copy->layer->named_modules()["branch.1"]->is_training());
+    const at::Tensor x = at::randn({5, 3, 6});
+    EXPECT_TRUE(at::equal(block->layer->forward(x).tensor(), copy->layer->forward(x).tensor()));
+  }
+}
+
 TEST(Modules, CloneIsDeep) {
   for (const Named &named : namedModules()) {
     SCOPED_TRACE(named.recipe);

@@ -134,6 +134,7 @@ private:
   struct Site;
   void clone_(torch::nn::Module &other, const std::optional<at::Device> &device) override;
   void copyFrom(const ConnectionImpl &other, const std::optional<at::Device> &device);
+  void copyBranch(torch::nn::Module &mine, const torch::nn::Module &other, const std::optional<at::Device> &device) const;
   using ModuleCall = at::Tensor (*)(torch::nn::Module &, const at::Tensor &);
   std::shared_ptr<ConnectionImpl> wrapModule(std::shared_ptr<torch::nn::Module> module, ModuleCall call);
   std::shared_ptr<ConnectionImpl> wrapFunction(Branch branch);
