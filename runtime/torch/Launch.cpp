@@ -228,7 +228,7 @@ at::Tensor expandKernel(const at::Tensor &h, const std::optional<at::Tensor> &em
   if (!embedding.has_value())
     return row.expand(sizes).clone(at::MemoryFormat::Contiguous);
   const auto compute = computeOf(h);
-  return (row.to(compute) + embedding->to(compute)).to(h.scalar_type());
+  return (row.to(compute) + embedding->to(compute)).to(h.scalar_type()).contiguous(); // a sum has the strides of its operands
 }
 
 std::tuple<at::Tensor, at::Tensor> expandBackwardKernel(const at::Tensor &cotangent, bool embedding) {
@@ -259,7 +259,7 @@ std::tuple<at::Tensor, at::Tensor> reduceBackwardKernel(const at::Tensor &cotang
     TORCH_CHECK(x.has_value() && weights.has_value(), "hyperjit::reduce_backward: mode weighted needs x and weights");
     at::Tensor wide = row.to(compute);
     at::Tensor dWeights = at::sum(x->to(compute) * wide, {-1}).to(weights->scalar_type());
-    return {(wide * weights->to(compute).unsqueeze(-1)).to(cotangent.scalar_type()), dWeights};
+    return {(wide * weights->to(compute).unsqueeze(-1)).to(cotangent.scalar_type()).contiguous(), dWeights.contiguous()};
   }
   std::vector<int64_t> sizes(cotangent.sizes().begin(), cotangent.sizes().end());
   sizes.insert(sizes.end() - 1, streams);

@@ -3,6 +3,8 @@
 import unittest
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sites import SITES, carries, crossing, hyperjit, parameters, spec
 
@@ -20,6 +22,13 @@ class OpCheck(unittest.TestCase):
     def check(self, op, *arguments):
         result = torch.library.opcheck(op, arguments, test_utils=TESTS)
         self.assertEqual(set(result.values()), {"SUCCESS"}, result)
+        # opcheck does not look at strides; compiled code relies on them.
+        def strides(made):
+            return [tensor.stride() for tensor in tree_leaves(made)]
+
+        with FakeTensorMode() as mode:
+            traced = strides(op(*tree_map_only(torch.Tensor, mode.from_tensor, list(arguments))))
+        self.assertEqual(strides(op(*arguments)), traced, op)
 
     def test_before(self):
         for recipe, n, m, D in SITES:
@@ -84,6 +93,15 @@ class OpCheck(unittest.TestCase):
         self.check(hyperjit.reduce.default, x, None, "sum")
         self.check(hyperjit.reduce.default, x, None, "mean")
         self.check(hyperjit.reduce.default, x, torch.randn(5, 3, requires_grad=True), "weighted")
+        # Results are contiguous whatever the strides of the operands, as the shapes of a trace say.
+        apart = torch.randn(4, 5, 6).transpose(0, 1)
+        self.check(hyperjit.expand.default, apart, None, 3)
+        self.check(hyperjit.expand.default, apart, torch.randn(3, 6), 3)
+        self.check(hyperjit.expand_backward.default, torch.randn(4, 5, 3, 6).transpose(0, 1), True)
+        for mode, weights in (("sum", None), ("mean", None), ("weighted", torch.randn(4, 5, 3).transpose(0, 1))):
+            streams = torch.randn(4, 5, 3, 6).transpose(0, 1)
+            self.check(hyperjit.reduce.default, streams, weights, mode)
+            self.check(hyperjit.reduce_backward.default, apart, streams if weights is not None else None, weights, 3, mode)
         self.check(hyperjit.expand_backward.default, torch.randn(5, 3, 6), True)
         self.check(hyperjit.expand_backward.default, torch.randn(5, 3, 6), False)
         self.check(hyperjit.reduce_backward.default, torch.randn(5, 6), None, None, 3, "mean")
