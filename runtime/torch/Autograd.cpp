@@ -55,7 +55,8 @@ std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::Array
     const Slot &slot = plan.outputs[i];
     if (given.find(slot.group) == std::string::npos)
       continue;
-    cotangents.push_back(grads[i].defined() ? grads[i]
+    // A gather with sparse_grad sends a sparse one.
+    cotangents.push_back(grads[i].defined() ? grads[i].layout() == at::kStrided ? grads[i] : grads[i].to_dense()
                                             : at::zeros_symint(slot.sizes<c10::SymInt>(OpPlan::lead(x.sym_sizes())),
                                                                x.options().dtype(slot.dtype)));
   }

@@ -168,7 +168,7 @@ OpPlan::OpPlan(Role role, std::string_view text) : role(role), spec(text), specV
   }
 }
 
-void OpPlan::checkTensor(const at::Tensor &tensor, const Slot &slot, const at::Tensor &x) const {
+void OpPlan::checkTensor(const at::Tensor &tensor, const Slot &slot, const at::Tensor &x, bool cotangent) const {
   auto fits = [&] {
     if (!tensor.defined() || tensor.scalar_type() != slot.dtype || tensor.layout() != at::kStrided ||
         tensor.device() != x.device())
@@ -187,14 +187,15 @@ void OpPlan::checkTensor(const at::Tensor &tensor, const Slot &slot, const at::T
   };
   if (C10_LIKELY(fits()))
     return;
-  TORCH_CHECK(tensor.defined(), opName, ": ", slot.name, " is undefined; ", describe(slot), " is supported by ", spec);
-  TORCH_CHECK(tensor.layout() == at::kStrided, opName, ": ", slot.name, " has layout ", tensor.layout(),
+  const std::string op = c10::str(opName, cotangent ? "_backward" : ""), name = c10::str(cotangent ? "the cotangent of " : "", slot.name);
+  TORCH_CHECK(tensor.defined(), op, ": ", name, " is undefined; ", describe(slot), " is supported by ", spec);
+  TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " has layout ", tensor.layout(),
               "; only strided tensors are supported, call to_dense()");
-  TORCH_CHECK(tensor.device() == x.device(), opName, ": ", slot.name, " is on ", tensor.device(), ", x is on ", x.device(),
+  TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", x is on ", x.device(),
               "; all operands must be on one device");
-  TORCH_CHECK(tensor.scalar_type() == slot.dtype, opName, ": ", slot.name, " is ", tensor.scalar_type(), "; ", spec,
+  TORCH_CHECK(tensor.scalar_type() == slot.dtype, op, ": ", name, " is ", tensor.scalar_type(), "; ", spec,
               " takes ", slot.dtype, " here: convert it, or name its dtype in the spec");
-  TORCH_CHECK(false, opName, ": ", slot.name, " is ", describe(tensor), "; ", spec, " takes ", describe(slot),
+  TORCH_CHECK(false, op, ": ", name, " is ", describe(tensor), "; ", spec, " takes ", describe(slot),
               slot.token ? c10::str(" where ... are the leading sizes of x ", x.sym_sizes()) : std::string());
 }
 
@@ -243,7 +244,7 @@ void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Ten
       return;
     TORCH_CHECK(index < cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '", given,
                 "' of ", spec, " names more, the next is that of ", slot.name);
-    checkTensor(cotangents[index++], slot, operands.x);
+    checkTensor(cotangents[index++], slot, operands.x, /*cotangent=*/true);
   };
   if (role == Role::Before) // the streams that it hands on
     checkNext(inputs[0]);

@@ -90,7 +90,7 @@ public:
 
 private:
   OpPlan(Role role, std::string_view spec);
-  void checkTensor(const at::Tensor &tensor, const Slot &slot, const at::Tensor &x) const;
+  void checkTensor(const at::Tensor &tensor, const Slot &slot, const at::Tensor &x, bool cotangent = false) const;
   const Kernel &kernel(uint32_t key, int device, KernelSpec (*make)(const OpPlan &, uint32_t)) const;
 
   const char *opName;

@@ -107,7 +107,7 @@ TEST(BadInput, Masks) {
   EXPECT_MESSAGE("given is 'uu'; a subset of \"xuck\" in this order is supported", backward({u, u}, "uu", "x"));
   EXPECT_MESSAGE("want is 'q'; a subset of \"xycpk\" in this order is supported", backward({u}, "u", "q"));
   EXPECT_MESSAGE("2 cotangents are given; given 'u' of dynamic:n=3,d=6 names 1", backward({u, u}, "u", "x"));
-  EXPECT_MESSAGE("hyperjit::before: u is Float [5, 7] on cpu", backward({at::zeros({5, 7})}, "u", "x"));
+  EXPECT_MESSAGE("hyperjit::before_backward: the cotangent of u is Float [5, 7] on cpu", backward({at::zeros({5, 7})}, "u", "x"));
   EXPECT_MESSAGE("saved is missing; run the forward operator with save = true",
                  ops::beforeBackward(o.x, o.parameters, {}, std::nullopt, u, o.spec, "u", "x"));
 }
@@ -177,6 +177,15 @@ TEST(OddInput, NonContiguous) {
   x.mutable_grad() = at::Tensor();
   layer->forward(x, [](const at::Tensor &u) { return u; }).tensor().backward(at::ones({5, 3, 6}));
   EXPECT_TRUE(at::equal(first, x.grad()));
+  // A sparse one, as a gather of rows gives it if asked to.
+  const at::Tensor index = at::tensor({0, 3, 3, 5, 1}, at::kLong).unsqueeze(1);
+  auto gradient = [&](bool sparse) {
+    x.mutable_grad() = at::Tensor();
+    auto [u, open] = layer->widthConnection(x);
+    u.gather(1, index, sparse).sum().backward();
+    return x.grad().clone();
+  };
+  EXPECT_TRUE(at::equal(gradient(true), gradient(false)));
 }
 
 TEST(OddInput, LeadingAxes) {
