@@ -8,9 +8,17 @@
 #include <hyperjit/core/SpecList.h>
 #include <hyperjit/cuda/Cuda.h>
 
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <fstream>
 
 namespace hyperjit {
+
+/// 0 where there is none: what looks at it says so.
+static int currentCuda() {
+  const c10::impl::VirtualGuardImpl cuda(at::kCUDA);
+  return cuda.deviceCount() > 0 ? cuda.getDevice().index() : 0;
+}
 
 void prepare(const std::vector<std::string> &specs, const std::vector<at::Device> &devices) {
   std::vector<KernelSpec> kernels;
@@ -18,24 +26,28 @@ void prepare(const std::vector<std::string> &specs, const std::vector<at::Device
     for (KernelSpec &kernel : kernelsOf(spec))
       kernels.push_back(std::move(kernel));
   KernelManager &manager = KernelManager::global();
-  std::vector<KernelRequest> requests;
-  std::vector<int> ordinals;
+  auto prepareFor = [&](const Target &target) {
+    std::vector<KernelRequest> requests;
+    for (const KernelSpec &kernel : kernels)
+      requests.push_back({kernel, target, {}});
+    manager.prepare(requests);
+  };
+  for (const at::Device &device : devices)
+    if (!device.is_cpu() && !device.is_cuda())
+      throw UserError(ErrorId::InvalidOperand, "kernels are made for cpu and cuda devices, not for " + device.str());
   for (const at::Device &device : devices) {
     if (device.is_cpu()) {
-      for (const KernelSpec &kernel : kernels)
-        requests.push_back({kernel, Target::hostLevel(), {}});
-    } else if (device.is_cuda()) {
-      ordinals.push_back(device.has_index() ? device.index() : 0);
-      for (const KernelSpec &kernel : kernels)
-        requests.push_back({kernel, ops::cudaTarget(ordinals.back()), {}});
-    } else {
-      throw UserError(ErrorId::InvalidOperand, "kernels are made for cpu and cuda devices, not for " + device.str());
+      prepareFor(Target::hostLevel());
+      continue;
     }
-  }
-  manager.prepare(requests);
-  for (int ordinal : ordinals)
+    const int ordinal = device.has_index() ? device.index() : currentCuda();
+    const Target &target = ops::cudaTarget(ordinal);
+    // A binary is loaded where the thread that got it works: not on a GPU of another kind.
+    const c10::DeviceGuard guard(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(ordinal)));
+    prepareFor(target);
     for (const KernelSpec &kernel : kernels)
-      cuda::prepare(*manager.get(kernel, ops::cudaTarget(ordinal)), ordinal);
+      cuda::prepare(*manager.get(kernel, target), ordinal);
+  }
 }
 
 void prepareFile(const std::string &path, const std::vector<at::Device> &devices) {
