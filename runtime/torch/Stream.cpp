@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 namespace hyperjit::nn {
 void Stream::State::recordVersions() {
@@ -28,6 +29,31 @@ void Stream::State::checkVersions() const {
     check(coefficients[i], versions[1 + i], "a coefficient tensor");
 }
 
+static c10::Stream currentStream(const at::Tensor &x) {
+  return c10::impl::VirtualGuardImpl(x.device().type()).getStream(x.device());
+}
+
+void Stream::State::recordStream() {
+  if (x.is_cuda())
+    stream = currentStream(x);
+}
+
+void Stream::State::keepForThisStream() const {
+  if (!stream || currentStream(x) == *stream)
+    return;
+  const c10::Stream here = currentStream(x);
+  auto keep = [&](const at::Tensor &tensor) {
+    if (tensor.is_cuda())
+      tensor.record_stream(here);
+  };
+  keep(x);
+  keep(y);
+  for (const at::Tensor &tensor : coefficients)
+    keep(tensor);
+  for (const auto &[name, carry] : carries)
+    keep(carry);
+}
+
 at::Tensor Stream::State::materialise() {
   TORCH_CHECK(!open, "hyperjit::nn::Stream: the branch of ", site,
               " has not returned; call depthConnection(y, stream) before using the stream");
@@ -36,6 +62,7 @@ at::Tensor Stream::State::materialise() {
   if (!y.defined())
     return x;
   checkVersions();
+  keepForThisStream();
   // The mode of then, not of now: laziness must not change which values carry a gradient.
   const c10::InferenceMode inference(inferenceMode);
   const c10::AutoGradMode grad(gradMode && !inferenceMode);

@@ -6,6 +6,10 @@
 #include <hyperjit/torch/Connection.h>
 #include <hyperjit/torch/Stream.h>
 
+#include <c10/core/Stream.h>
+
+#include <optional>
+
 namespace hyperjit::nn {
 
 /// A site with its dtypes: what its operators are called with.
@@ -32,6 +36,8 @@ struct Stream::State {
   /// Version counters of x and the coefficients when the branch was opened, and of y when it came back.
   std::vector<uint32_t> versions;
   uint32_t yVersion = 0;
+  /// Of a GPU: the stream that made y, on which the write would have run if it had not waited.
+  std::optional<c10::Stream> stream;
   /// The next streams once tensor() has made them.
   at::Tensor finished;
 
@@ -41,6 +47,9 @@ struct Stream::State {
   void recordVersions();
   /// Refuses operands that were changed in place while the write was pending.
   void checkVersions() const;
+  void recordStream();
+  /// Operands of a write that runs on another stream stay until it has run: nobody else can reach them for record_stream.
+  void keepForThisStream() const;
   /// Runs the pending write, or returns the streams.
   at::Tensor materialise();
 };
