@@ -248,7 +248,7 @@ class Usage(Case):
         for code, message, arguments in [
             (2, "one kernel serves both (small is up to 64 tokens, large is above)", ["static", "--tokens", "128,4096"]),
             (2, "no kernel to tune", []),
-            (2, "Value 0 not in range", ["static", "--budget", "0"]),
+            (2, "0 is not a number above 0", ["static", "--budget", "0"]),
             (2, "recipe", ["statik:n=4"]),
             (2, "autotune merge A.jsonl B.jsonl --out FILE.jsonl", ["merge", "a.jsonl"]),
             (2, "--from-record and --specs both name the file", ["--from-record", "a", "--specs", "b"]),
