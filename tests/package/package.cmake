@@ -15,6 +15,13 @@ run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/first" --strip)
 set(common -G Ninja -S "${SOURCE}/consumer" -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE=${PYTHON} -DHYPERJIT_LIBTORCH=${LIBTORCH})
 set(ENV{HYPERJIT_CACHE_DIR} "${WORK}/cache")
 
+# A build tree is no package, and says what to do.
+execute_process(COMMAND "${CMAKE_COMMAND}" ${common} -B "${WORK}/tree" -DCONSUMER_TORCH=OFF "-Dhyperjit_DIR=${BUILD}"
+                RESULT_VARIABLE status OUTPUT_QUIET ERROR_VARIABLE text)
+if(status EQUAL 0 OR NOT text MATCHES "is[ \n]+a[ \n]+build[ \n]+tree;[ \n]+install[ \n]+it")
+  message(FATAL_ERROR "a build tree was taken for a package (${status}): ${text}")
+endif()
+
 run("${CMAKE_COMMAND}" ${common} -B "${WORK}/core" -DCONSUMER_TORCH=OFF -Dhyperjit_ROOT=${WORK}/first)
 run("${CMAKE_COMMAND}" --build "${WORK}/core")
 run("${WORK}/core/consumer")
