@@ -10,7 +10,9 @@
 
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <exception>
 #include <fstream>
+#include <optional>
 
 namespace hyperjit {
 
@@ -26,28 +28,41 @@ void prepare(const std::vector<std::string> &specs, const std::vector<at::Device
     for (KernelSpec &kernel : kernelsOf(spec))
       kernels.push_back(std::move(kernel));
   KernelManager &manager = KernelManager::global();
-  auto prepareFor = [&](const Target &target) {
-    std::vector<KernelRequest> requests;
-    for (const KernelSpec &kernel : kernels)
-      requests.push_back({kernel, target, {}});
-    manager.prepare(requests);
+  struct Place {
+    Target target;
+    int ordinal; ///< -1: the CPU
   };
-  for (const at::Device &device : devices)
-    if (!device.is_cpu() && !device.is_cuda())
-      throw UserError(ErrorId::InvalidOperand, "kernels are made for cpu and cuda devices, not for " + device.str());
+  std::vector<Place> places; // a device that makes no sense is refused before anything is compiled
   for (const at::Device &device : devices) {
     if (device.is_cpu()) {
-      prepareFor(Target::hostLevel());
-      continue;
+      places.push_back({Target::hostLevel(), -1});
+    } else if (device.is_cuda()) {
+      const int ordinal = device.has_index() ? device.index() : currentCuda();
+      places.push_back({ops::cudaTarget(ordinal), ordinal});
+    } else {
+      throw UserError(ErrorId::InvalidOperand, "kernels are made for cpu and cuda devices, not for " + device.str());
     }
-    const int ordinal = device.has_index() ? device.index() : currentCuda();
-    const Target &target = ops::cudaTarget(ordinal);
-    // A binary is loaded where the thread that got it works: not on a GPU of another kind.
-    const c10::DeviceGuard guard(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(ordinal)));
-    prepareFor(target);
-    for (const KernelSpec &kernel : kernels)
-      cuda::prepare(*manager.get(kernel, target), ordinal);
   }
+  std::exception_ptr first;
+  for (const auto &[target, ordinal] : places)
+    try {
+      // A binary is loaded where the thread that got it works: not on a GPU of another kind.
+      std::optional<c10::DeviceGuard> guard;
+      if (ordinal >= 0)
+        guard.emplace(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(ordinal)));
+      std::vector<KernelRequest> requests;
+      for (const KernelSpec &kernel : kernels)
+        requests.push_back({kernel, target, {}});
+      manager.prepare(requests);
+      if (ordinal >= 0)
+        for (const KernelSpec &kernel : kernels)
+          cuda::prepare(*manager.get(kernel, target), ordinal);
+    } catch (...) {
+      if (!first)
+        first = std::current_exception();
+    }
+  if (first)
+    std::rethrow_exception(first);
 }
 
 void prepareFile(const std::string &path, const std::vector<at::Device> &devices) {

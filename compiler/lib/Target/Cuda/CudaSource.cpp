@@ -68,8 +68,8 @@ void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int
   std::string entryName = name + "_" + suffix.str();
   size_t operands = kernel.getNumArguments() + kernel.getNumResults();
   std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
-  // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, which costs them nothing: so their
-  // text is that of few, and is compiled once.
+  // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is nothing to wait
+  // for: so their text is that of few, and is compiled once.
   bool waits = target.starts_with("sm_9") || target.starts_with("sm_1"), itself = suffix == "main" && choice.columns;
   add(formatv("extern \"C\" __global__ void __launch_bounds__({0}) {1}(const __grid_constant__ Launch<{2}> "
               "launch) {{\n{4}  {3}(launch);\n}",
