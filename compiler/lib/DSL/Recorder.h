@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <initializer_list>
 #include <map>
 #include <memory>
@@ -86,7 +87,7 @@ public:
   explicit Recorder(SiteInputs inputs) : inputs(std::move(inputs)) {}
 
   const SiteInputs inputs;
-  std::vector<Node> nodes;
+  std::deque<Node> nodes; // in place: Coefficients::shape hands out what lies in them
   std::vector<DeclaredParameter> parameters; // in order of declaration
   std::vector<CarryInfo> carriesIn;
   std::vector<int> carryNodes;

@@ -266,6 +266,21 @@ TEST(Recording, UsersRecipes) {
 }
 
 // Two read heads: U has two rows of a site's branch input.
+TEST(Recording, ShapesStayWhereTheyAre) {
+  using namespace dsl;
+  define("test-shapes", [](Site &s) {
+    Coefficients c = s.coefficients("c", {2, 3}, constant(0)), grown = c;
+    const std::vector<int64_t> &shape = c.shape();
+    for (int i = 0; i < 1000; ++i)
+      grown = tanh(grown);
+    EXPECT_EQ(&shape, &c.shape());
+    EXPECT_EQ(shape, (std::vector<int64_t>{2, 3}));
+    s.branchInput(s.streams());
+    s.next(s.branchOutput());
+  });
+  ProgramSource::global().site(SiteSpec::parse("test-shapes:n=1,d=8"));
+}
+
 TEST(Recording, SeveralInputViews) {
   using namespace dsl;
   define("test-two-heads", [](Site &s) {
