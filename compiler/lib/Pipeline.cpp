@@ -66,14 +66,15 @@ private:
       return {};
     if (!stage("split", {}))
       return {};
+    // Before sites are joined: what is saved is the later one's, whatever the earlier one is.
+    if (!late && (request.backward || request.save) && (!clean() || !passes("hc-save-reductions", hc::createSaveReductions())))
+      return {};
     if (request.role == "boundary" && !passes("hc-fuse-boundary", hc::createFuseBoundary()))
       return {};
     if (!clean() || !stage("fused", {}))
       return {};
     if (late)
       return finish();
-    if ((request.backward || request.save) && !passes("hc-save-reductions", hc::createSaveReductions()))
-      return {};
     if (request.backward && !differentiate())
       return {};
     if (!clean() || !stage("adjoint", {}))
@@ -103,6 +104,8 @@ private:
     }
     functions.front().setName(name);
     functions.front()->setAttr("hc.m", IntegerAttr::get(IntegerType::get(context, 64), site.fracs));
+    if (site.saved)
+      functions.front()->setAttr("hc.saved", IntegerAttr::get(IntegerType::get(context, 64), *site.saved));
     return parsed;
   }
 

@@ -46,6 +46,8 @@ std::optional<SiteRequest> siteOf(const json::Object *object) {
   site.program = text(*object, "program");
   site.width = object->getInteger("d").value_or(0);
   site.fracs = object->getInteger("m").value_or(1);
+  if (auto saved = object->getInteger("saved"))
+    site.saved = *saved;
   site.stream = mlirTypeName(text(*object, "stream"));
   site.branchIn = mlirTypeName(text(*object, "branch_in"));
   site.branchOut = mlirTypeName(text(*object, "branch_out"));

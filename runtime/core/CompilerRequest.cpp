@@ -15,6 +15,7 @@ std::string hyperjit::compilerRequest(const ResolvedKernel &kernel, const Target
     return {{"program", program->text},
             {"d", spec.rowWidth()},
             {"m", spec.m},
+            {"saved", program->signature.saved},
             {"stream", name(spec.stream)},
             {"branch_in", name(spec.branchIn)},
             {"branch_out", name(spec.branchOut)},

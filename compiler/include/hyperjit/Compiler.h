@@ -8,7 +8,8 @@
  *   save        bool, forward: also write what backward reads
  *   given, want letters, backward: cotangents that come in (x u c k), gradients that go out (x y c p k)
  *   after       null, or the site whose branch has returned: {"program": hc assembly, "d": row width, "m": fracs,
- *               "stream", "branch_in", "branch_out", "weight": "bf16"|"fp16"|"fp32"|"fp64"}
+ *               "saved": numbers of a token that its forward keeps, what reductions leave of them are zeros (all reductions'
+ *               if absent), "stream", "branch_in", "branch_out", "weight": "bf16"|"fp16"|"fp32"|"fp64"}
  *   before      null, or the site whose branch comes next, same members
  *   cut         optional, backward of a boundary: "early" (default) | "late" | "auto"
  *   bucket      "small" | "large"

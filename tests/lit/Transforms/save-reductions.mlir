@@ -32,3 +32,33 @@ hc.func @nothing(%x: !hc.rows<1, 8> {hc.operand = "streams"}, %g: !hc.rows<1, 8>
   %1 = hc.scale_rows %0, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
   hc.return %1 : !hc.rows<1, 8>
 }
+
+// -----
+
+// Callers have room for three numbers: what does not fit is not kept, what is left is zeros.
+// CHECK-LABEL: hc.func @room(
+// CHECK-SAME: !hc.coeffs<3> {hc.dtype = f32, hc.name = "saved", hc.operand = "saved"}
+// CHECK: %[[SUM:.*]] = hc.row_sum
+// CHECK: %[[ZERO:.*]] = hc.constant {value = dense<0.000000e+00> : tensor<1xf64>}
+// CHECK: %[[SAVED:.*]] = hc.concat %[[SUM]], %[[ZERO]]
+// CHECK: hc.return %{{.*}}, %[[SAVED]]
+hc.func @room(%x: !hc.rows<2, 8> {hc.operand = "streams"}) -> (!hc.coeffs<2, 2> {hc.operand = "coefficients"})
+    attributes {hc.compute = f32, hc.saved = 3 : i64} {
+  %0 = hc.row_sum %x : (!hc.rows<2, 8>) -> !hc.coeffs<2>
+  %1 = hc.dot %x, %x : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.coeffs<2, 2>
+  %2 = hc.broadcast %0 {dims = array<i64: 1>} : (!hc.coeffs<2>) -> !hc.coeffs<2, 2>
+  %3 = hc.mul %1, %2 : (!hc.coeffs<2, 2>, !hc.coeffs<2, 2>) -> !hc.coeffs<2, 2>
+  hc.return %3 : !hc.coeffs<2, 2>
+}
+
+// -----
+
+// The part after a hole saves nothing.
+// CHECK-LABEL: hc.func @after(
+// CHECK-NOT: "saved"
+hc.func @after(%x: !hc.rows<1, 8> {hc.operand = "streams"}, %y: !hc.rows<1, 8> {hc.operand = "branch"})
+    -> (!hc.rows<1, 8> {hc.operand = "streams"}) attributes {hc.compute = f32, hc.role = "after"} {
+  %0 = hc.row_sum %y : (!hc.rows<1, 8>) -> !hc.coeffs<1>
+  %1 = hc.scale_rows %0, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %1 : !hc.rows<1, 8>
+}

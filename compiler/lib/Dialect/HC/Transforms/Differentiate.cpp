@@ -152,20 +152,25 @@ private:
     }
   }
 
-  /// `saved` is a concat of flattened reductions: each takes its slice.
+  /// `saved` is a concat of flattened reductions: each takes its slice. Two may have become one since; what is constant is no
+  /// reduction.
   void restore(Value packed, Value saved) {
     SmallVector<Value> parts{packed};
     if (auto concat = packed.getDefiningOp<ConcatOp>())
       parts.assign(concat.getInputs().begin(), concat.getInputs().end());
     OpBuilder::InsertionGuard guard(builder);
     builder.setInsertionPointToStart(&adjoint.getEntry());
-    int64_t offset = 0;
-    for (Value part : parts) {
-      Value reduction = part;
+    for (Value &part : parts)
       if (auto reshape = part.getDefiningOp<ReshapeOp>())
-        reduction = reshape.getInput();
+        part = reshape.getInput();
+    int64_t offset = 0;
+    for (Value reduction : parts) {
       HCBuilder b(builder, reduction.getLoc());
       auto type = HCBuilder::coeffsType(reduction);
+      if (reduction.getDefiningOp<ConstantOp>() || restored.contains(reduction)) {
+        offset += type.getNumElements();
+        continue;
+      }
       Value slice = b.reshape(b.slice(saved, 0, offset, type.getNumElements()), type.getShape());
       offset += type.getNumElements();
       // Every use sees the saved value, but the adjoint of the reduction itself still runs: the cotangent

@@ -17,7 +17,8 @@ namespace {
 struct SaveReductionsPass : hyperjit::hc::impl::SaveReductionsBase<SaveReductionsPass> {
   void runOnOperation() override {
     for (FuncOp function : getOperation().getOps<FuncOp>())
-      save(function);
+      if (auto role = function->getAttrOfType<StringAttr>("hc.role"); !role || role.getValue() != "after")
+        save(function);
   }
 
 private:
@@ -34,18 +35,28 @@ private:
 
   void save(FuncOp function) {
     Uniformity uniformity;
+    auto room = function->getAttrOfType<IntegerAttr>("hc.saved");
+    int64_t count = 0;
     SmallVector<Value> reductions;
     for (Operation &op : function.getEntry())
-      if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op) && !uniformity.isUniform(op.getResult(0)))
-        reductions.push_back(shrunk(op.getResult(0)));
-    if (reductions.empty())
-      return;
+      if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op) && !uniformity.isUniform(op.getResult(0))) {
+        Value value = shrunk(op.getResult(0));
+        int64_t size = elementCount(value.getType());
+        if (room && count + size > room.getInt())
+          continue;
+        reductions.push_back(value);
+        count += size;
+      }
     Operation *ret = function.getReturn();
     OpBuilder builder(ret);
     HCBuilder b(builder, ret->getLoc());
     SmallVector<Value> flat;
     for (Value value : reductions)
       flat.push_back(b.reshape(value, {elementCount(value.getType())}));
+    if (room && count < room.getInt())
+      flat.push_back(b.constant(0.0, {room.getInt() - count}));
+    if (flat.empty())
+      return;
     Value saved = b.concat(flat, 0);
     ret->insertOperands(ret->getNumOperands(), saved);
 

@@ -67,7 +67,13 @@ def SaveReductions : Pass<"hc-save-reductions", "::mlir::ModuleOp"> {
   let description = [{
     Reductions over channels (projections, norm statistics) of a token are the
     only forward values that cost a pass over the streams; they are packed
-    into one result. Everything else is recomputed in backward.
+    into one result. Everything else is recomputed in backward. The part after
+    a hole has no such result: its reductions are made again.
+
+    `hc.saved` on the function is how many numbers callers have room for, which
+    they know from the recorded program. Canonicalization finds reductions that
+    are equal, or none where the program has one, so what is left is zeros, and
+    what does not fit is made again.
   }];
 }
 
