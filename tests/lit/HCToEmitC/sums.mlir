@@ -35,3 +35,20 @@ hc.func @sums(%x: !hc.rows<2, 7> {hc.dtype = f32}, %p: !hc.coeffs<1, 3> {hc.dtyp
   %3 = hc.token_sum %2 : (!hc.coeffs<2, 2>) -> !hc.coeffs<2, 2>
   hc.return %1, %3 : !hc.weight<2, 7, 3>, !hc.coeffs<2, 2>
 }
+
+// Coefficients that rows wait for and that the tail stores for the columns: the tail makes them, of reductions that main left it.
+// CHECK: class Tail {
+// CHECK:   auto [[SUMS:v[0-9]+]] = loadCoefficients<Space::PerToken<{{[0-9]+}}>, 2>
+// CHECK:   multiply([[SUMS]], [[SUMS]])
+hc.func @tail(%x: !hc.rows<2, 7> {hc.dtype = f32})
+    -> (!hc.rows<2, 7> {hc.dtype = f32}, !hc.rows<2, 7> {hc.dtype = f32, hc.uniform}, !hc.coeffs<2, 2> {hc.dtype = f32})
+    attributes {hc.compute = f32} {
+  %0 = hc.dot_rows %x, %x : (!hc.rows<2, 7>, !hc.rows<2, 7>) -> !hc.coeffs<2>
+  %1 = hc.mul %0, %0 : (!hc.coeffs<2>, !hc.coeffs<2>) -> !hc.coeffs<2>
+  %2 = hc.scale_rows %1, %x : (!hc.coeffs<2>, !hc.rows<2, 7>) -> !hc.rows<2, 7>
+  %3 = hc.token_sum %2 : (!hc.rows<2, 7>) -> !hc.rows<2, 7>
+  %4 = hc.dot %x, %x : (!hc.rows<2, 7>, !hc.rows<2, 7>) -> !hc.coeffs<2, 2>
+  %5 = hc.sinkhorn %4 {iterations = 20 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64, tau = 1.0 : f64,
+                       log_domain = false} : (!hc.coeffs<2, 2>) -> !hc.coeffs<2, 2>
+  hc.return %2, %3, %5 : !hc.rows<2, 7>, !hc.rows<2, 7>, !hc.coeffs<2, 2>
+}

@@ -307,7 +307,7 @@ void KernelPlan::requireLeaves(Value value, const llvm::DenseSet<Value> &own, ll
     return requireUniform(value);
   if (memory.memory.count(value) && !own.contains(value))
     return;
-  if (isReduction(op) || (critical.contains(value) && !isMovement(op) && stageOf(value) > 0)) {
+  if (isReduction(op) || (critical.contains(value) && !own.contains(value) && !isMovement(op) && stageOf(value) > 0)) {
     placePerToken(value);
     int64_t stage = stageOf(value);
     stagePlans[stage].stores.push_back({value, memory.memory[value]});
