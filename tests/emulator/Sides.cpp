@@ -113,7 +113,7 @@ std::vector<void *> Sides::run(const Kernel &kernel, const LaunchContext &contex
   return operands;
 }
 
-std::string Sides::compare() {
+std::string Sides::compare(double noise) {
   lastOutputs = run(*gpu, {0, nullptr});
   std::vector<void *> theirs = run(*cpu, {});
   const std::vector<OperandInfo> &list = cpu->meta().operands;
@@ -129,7 +129,7 @@ std::string Sides::compare() {
   std::string message;
   for (size_t i = 0; i < list.size(); ++i)
     if (list[i].output)
-      message += difference(list[i], lastOutputs[i], theirs[i], narrow, isSum(list[i]) ? largestSum : largestOf(list[i], theirs[i]));
+      message += difference(list[i], lastOutputs[i], theirs[i], narrow, std::max(noise, isSum(list[i]) ? largestSum : largestOf(list[i], theirs[i])));
   return message;
 }
 

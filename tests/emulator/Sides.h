@@ -23,8 +23,9 @@ public:
   /// Makes operands of random numbers; what a forward saved for a backward comes from the CPU's forward.
   Sides(const KernelSpec &spec, int64_t tokens, const Schedule &schedule, const Target &target);
 
-  /// Runs both; each writes to memory of NaNs of its own. Empty, or what differs.
-  std::string compare();
+  /// Runs both; each writes to memory of NaNs of its own. Empty, or what differs. Where sums cancel, what is left of numbers of the
+  /// size of `noise` is rounding.
+  std::string compare(double noise = 0);
   /// Runs the CUDA kernel again with warps in another order. Empty, or where its bits differ.
   std::string repeat() { return sameBits(*gpu); }
   /// Runs another kernel of the same operands. Empty, or where its bits differ from those of `compare`.

@@ -51,6 +51,17 @@ struct Site {
 /// Every recipe at n, m (where it has fracs) and D, and once more for each value of each of its kernel options.
 std::vector<std::string> everyRecipe(int n, int m, int64_t d, const std::string &dtypes, bool options);
 
+/// Forward kernels of a site, before, after and boundary, against the interpreter of its program; the boundary's second site is
+/// `following`, by default the same.
+void checkForward(const std::string &text, int64_t tokens, const std::string &target = "native", int threads = 1,
+                  const std::string &following = {}, double tolerance = 0);
+/// Backward kernels of the same in fp64 against finite differences of the forward ones.
+void checkDifferences(const std::string &text, int64_t tokens, const std::string &following = {});
+/// Backward kernels in a dtype against those in fp64 on the same numbers; `spec` ends where its dtypes follow.
+void checkDType(const std::string &spec, const std::string &dtypes, double tolerance, int64_t tokens);
+/// Backward kernels of single gradients, or of single cotangents, against those of all.
+void checkMasks(const std::string &spec, double tolerance);
+
 /// |a - b| <= tolerance (1 + |b|), for all of them.
 void expectNear(const Numbers &actual, const Numbers &expected, double tolerance, const std::string &what);
 

@@ -32,15 +32,19 @@ Numbers slice(const Numbers &all, int64_t token, int64_t tokens) {
   return Numbers(all.begin() + token * size, all.begin() + (token + 1) * size);
 }
 
-/// before, after and boundary of a site, alone and with itself.
-void check(const std::string &text, int64_t tokens, const std::string &target = "native", int threads = 1) {
-  SCOPED_TRACE(text + " T=" + std::to_string(tokens) + " " + target);
-  Site site(text);
-  double tolerance = toleranceOf(site.spec.stream);
+} // namespace
+
+void hyperjit::test::checkForward(const std::string &text, int64_t tokens, const std::string &target, int threads,
+                                  const std::string &following, double tolerance) {
+  SCOPED_TRACE(text + " T=" + std::to_string(tokens) + " " + target + " " + following);
+  Site site(text), second(following.empty() ? text : following);
+  if (tolerance == 0)
+    tolerance = toleranceOf(site.spec.stream);
   Bucket bucket = bucketOf(tokens);
   Runner before(KernelSpec::beforeForward(site.spec, false, bucket), target);
   Runner after(KernelSpec::afterForward(site.spec, bucket), target);
-  Runner boundary(KernelSpec::boundaryForward(site.spec, site.spec, false, bucket), target);
+  Runner beforeSecond(KernelSpec::beforeForward(second.spec, false, bucket), target);
+  Runner boundary(KernelSpec::boundaryForward(site.spec, second.spec, false, bucket), target);
   std::mt19937 random(unsigned(tokens) + 7);
 
   std::vector<OperandInfo> operands = before.inputs();
@@ -85,51 +89,53 @@ void check(const std::string &text, int64_t tokens, const std::string &target = 
 
   // The fused kernel keeps the bits of its parts.
   std::vector<Numbers> boundaryInputs = afterInputs;
-  boundaryInputs.insert(boundaryInputs.end(), inputs.begin() + 1, inputs.end());
+  std::vector<Numbers> again = following.empty() ? inputs : randomInputs(beforeSecond.inputs(), tokens, random);
+  boundaryInputs.insert(boundaryInputs.end(), again.begin() + 1, again.end());
   std::vector<Numbers> fused = boundary.run(boundaryInputs, tokens, threads);
-  std::vector<Numbers> again = inputs;
   again[0] = next[0];
-  std::vector<Numbers> parts = before.run(again, tokens, threads);
+  std::vector<Numbers> parts = beforeSecond.run(again, tokens, threads);
   expectNear(fused[0], next[0], 0, "boundary: next streams");
   ASSERT_EQ(fused.size(), 1 + parts.size());
   for (size_t i = 0; i < parts.size(); ++i)
     expectNear(fused[1 + i], parts[i], tolerance / 4, "boundary: output " + std::to_string(i + 1));
 }
 
+namespace {
+
 TEST(Forward, EveryRecipeAndOption) {
   for (const std::string &spec : everyRecipe(4, 2, 24, "dtype=fp32", true))
-    check(spec, 5);
+    checkForward(spec, 5);
 }
 
 TEST(Forward, EveryDType) {
   for (const char *dtypes : {"dtype=bf16", "dtype=fp16", "dtype=fp64", "dtype=fp32,branch=bf16"})
     for (const std::string &spec : everyRecipe(3, 1, 40, dtypes, false))
-      check(spec, 6);
+      checkForward(spec, 6);
 }
 
 TEST(Forward, OddSizes) {
   for (int n : {1, 2, 3, 5, 6, 7, 8})
     for (int64_t d : {1, 7, 33})
       for (const std::string &spec : everyRecipe(n, 1, d, "dtype=fp32", false))
-        check(spec, 3);
+        checkForward(spec, 3);
 }
 
 TEST(Forward, ManyStreams) {
   for (const std::string &spec : everyRecipe(16, 2, 36, "dtype=fp32", false))
-    check(spec, 3);
+    checkForward(spec, 3);
 }
 
 TEST(Forward, AnyNumberOfTokens) {
   for (int64_t tokens : {0, 1, 15, 16, 17, 65, 1025})
     for (const char *spec : {"static:n=4,d=20", "manifold:n=4,d=20"})
-      check(spec, tokens);
+      checkForward(spec, tokens);
 }
 
 TEST(Forward, EveryTarget) {
   for (const char *target : {"x86-64-v3", "x86-64-v4"})
     if (Target::parse(target).runsHere())
       for (const std::string &spec : everyRecipe(4, 1, 37, "dtype=fp32", false))
-        check(spec, 5, target);
+        checkForward(spec, 5, target);
 }
 
 // A LayerNorm's mean and variance come from one sweep, E[x^2] - mean^2, which costs (mean / deviation)^2 ulps in fp32:

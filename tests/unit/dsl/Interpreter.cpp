@@ -252,6 +252,23 @@ Tensor evaluate(const std::string &name, const std::vector<const Tensor *> &in, 
           r.at({i / rows, k}) += a.at({i, c}) * b().at({i % rows, c, k});
     return r;
   }
+  if (name == "expand") {
+    int64_t rows = b().shape[0];
+    for (int64_t i = 0; i < shape[0]; ++i)
+      for (int64_t c = 0; c < shape[1]; ++c)
+        for (int64_t k = 0; k < a.shape[1]; ++k)
+          r.at({i, c}) += a.at({i / rows, k}) * b().at({i % rows, c, k});
+    return r;
+  }
+  if (name == "slice_weight" || name == "scale_weight") {
+    bool slice = name == "slice_weight";
+    int64_t offset = slice ? std::stoll(attributes.at("offset")) : 0;
+    for (int64_t row = 0; row < shape[0]; ++row)
+      for (int64_t c = 0; c < shape[1]; ++c)
+        for (int64_t k = 0; k < shape[2]; ++k)
+          r.at({row, c, k}) = a.at({row, c, k + offset}) * (slice ? 1.0 : b().at({row, c}));
+    return r;
+  }
   if (name == "dot") {
     for (int64_t i = 0; i < shape[0]; ++i)
       for (int64_t j = 0; j < shape[1]; ++j)
