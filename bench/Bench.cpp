@@ -313,6 +313,9 @@ int bench(const BenchOptions &options) {
         if (bucketOf(tokens) != kernel->bucket)
           throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' is not the kernel for {} tokens; --tokens says how many", text, tokens));
       spec = kernel->before ? *kernel->before : *kernel->after;
+    } else if (text.starts_with("boundary(")) {
+      throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' names two sites, and a chain has one: write a site, or a kernel of the two "
+                                                        "('{}:forward:save:tokens=large') with --mode alone", text, text));
     } else {
       spec = SiteSpec::parse(text);
       spec.validate();
@@ -482,5 +485,5 @@ int bench(const BenchOptions &options) {
 
 extern "C" __attribute__((visibility("default"))) int hyperjit_tools_bench(const hyperjit::tools::BenchOptions &options) {
   hyperjit::tools::watchInterrupt();
-  return hyperjit::tools::bench(options);
+  return hyperjit::tools::withoutStack([&] { return hyperjit::tools::bench(options); });
 }

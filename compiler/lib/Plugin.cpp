@@ -290,7 +290,7 @@ private:
     if (stage == "cuda")
       return reply(json::Object{{"stage", stage}}, result.text);
     if (!stage.empty())
-      return unknownStage("emitc, cuda");
+      return unknownStage("emitc, cuda, ptx, sass");
     json::Object object = meta(kernel);
     object["schedule"] = result.schedule;
     object["launches"] = std::move(result.launches);

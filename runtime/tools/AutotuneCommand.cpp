@@ -13,6 +13,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <filesystem>
 #include <set>
 
 namespace hyperjit::tools {
@@ -99,6 +100,8 @@ std::vector<Task> tasksOf(const Options &options) {
 std::string outPath(const Options &options, const Target &target) {
   if (!options.out.empty())
     return options.out;
+  if (Settings::fromEnvironment().cache == CacheMode::ReadOnly)
+    throw EnvironmentProblem("HYPERJIT_CACHE=ro keeps the cache folder as it is: name a file for the results with --out FILE.jsonl");
   const std::string &root = manager().settings().cacheDirectory;
   if (root.empty())
     throw EnvironmentProblem("there is no cache folder to keep results in: name a file with --out FILE.jsonl");
@@ -353,6 +356,8 @@ int showList(const Options &options, const Target &target, const std::vector<Tas
 }
 
 int checkFile(const Options &options) {
+  if (std::error_code error; !std::filesystem::is_regular_file(options.check, error))
+    throw UsageError(fmt::format("--check {}: the file cannot be read", options.check));
   TuningFile file = readTuningFile(options.check);
   for (const std::string &problem : file.problems)
     fmt::print(stderr, "hyperjit: {}, {}\n", options.check, problem);
@@ -478,8 +483,11 @@ void addAutotune(CLI::App &app, int &exit) {
   command->add_flag("--exhaustive", options->exhaustive, "try every legal schedule");
   command->add_flag("--list", options->list, "print the legal schedules, best first by the cost model; measures nothing");
   command->add_flag("--dry-run", options->dryRun, "print the kernels and how many schedules each has; measures nothing");
-  command->add_option("--check", options->check, "measure the results of this file again; exit 1 where one no longer wins");
-  command->add_option("--plot", options->plot, "SVG of the search");
+  CLI::Option *check = command->add_option("--check", options->check, "measure the results of this file again; exit 1 where one no longer wins");
+  CLI::Option *plot = writes(command->add_option("--plot", options->plot, "SVG of the search"));
+  // The file says what is measured.
+  for (CLI::Option *other : {plot, command->get_option("SPEC"), command->get_option("--specs"), command->get_option("--from-record")})
+    check->excludes(other);
   command->add_option("--worker", options->worker)->group(""); // what a search starts
   addJson(*command, options->json);
   command->footer(examples("autotune manifold:n=4,d=512 --budget 60 --plot search.svg", "autotune --from-record specs.txt --tokens 64,8192 --resume"));

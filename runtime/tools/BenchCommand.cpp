@@ -12,6 +12,7 @@ void addBench(CLI::App &app, int &exit) {
   auto specs = std::make_shared<SpecArguments>();
   CLI::App *command = app.add_subcommand("bench", "time chained sites forward and backward against plain ATen, with the copy bandwidth of the same run");
   specs->add(*command, true);
+  command->get_option("SPEC")->description("recipe:key=value,...; with --mode alone also a kernel's text");
   command->add_option("--tokens", options->tokens, "comma list of token counts")->delimiter(',')->check(aboveZero())->capture_default_str();
   command->add_option("--against", options->against, "comma list: eager (plain ATen formulas); none")
       ->delimiter(',')
@@ -27,7 +28,7 @@ void addBench(CLI::App &app, int &exit) {
   command->add_option("--allocator", options->allocator, "CPU memory: keep freed blocks in the process, or leave them to the system's allocator")
       ->check(CLI::IsMember({"keep", "system"}))
       ->capture_default_str();
-  command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth");
+  writes(command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth"));
   addJson(*command, options->json);
   command->get_option("--json")->type_name("[FILE]")->description("print JSON, or write it to FILE: the next word, or --json=FILE");
   command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone,decode --json bench.json"));

@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cctype>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <numeric>
@@ -36,6 +38,17 @@ void writeFileWhole(const std::filesystem::path &path, std::string_view content)
     throw EnvironmentProblem(fmt::format("cannot write '{}'{}", path.string(),
                                          error ? ": " + error.message() : "; is its folder there and writable?"));
   }
+}
+
+void checkDestination(const std::filesystem::path &path) {
+  if (path.empty() || path == "-" || path == "none")
+    return;
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error))
+    throw EnvironmentProblem(fmt::format("cannot write '{}': it is a folder", path.string()));
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (::access(folder.c_str(), W_OK | X_OK) != 0)
+    throw EnvironmentProblem(fmt::format("cannot write '{}': {}: {}", path.string(), folder.string(), std::strerror(errno)));
 }
 
 void writeJson(const Json &value, const std::string &destination) {

@@ -40,6 +40,9 @@ void writeJson(const Json &value, const std::string &destination);
 /// Writes a file through a temporary name beside it, so that an interrupted run leaves no half of it.
 void writeFileWhole(const std::filesystem::path &path, std::string_view content);
 
+/// A file that is written when work is done has a folder that can be written before it begins. "-" and "none" are no files.
+void checkDestination(const std::filesystem::path &path);
+
 /// A table with a header row; columns are as wide as their widest cell, numbers align right.
 class Table {
 public:

@@ -25,6 +25,8 @@ void addDemo(CLI::App &app, int &exit) {
   command->add_option("--json", options->json, "results as JSON; -: stdout, none: no JSON")->capture_default_str();
   command->footer(examples("demo", "demo --variants plain,manifold --steps 500 --text book.txt --plot loss.svg"));
   command->callback([options, &exit] {
+    checkDestination(options->plot);
+    checkDestination(options->json);
     // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower. Read
     // by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
     ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);

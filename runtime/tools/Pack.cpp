@@ -88,7 +88,7 @@ uint64_t octal(const std::string &file, const char *text, size_t length) {
 void walk(const std::string &path, const std::function<void(const std::string &, std::span<const std::byte>)> &member) {
   std::ifstream file(path, std::ios::binary);
   if (!file)
-    throw UserError(ErrorId::InvalidFile, fmt::format("{} cannot be opened: {}", path, std::strerror(errno)));
+    throw UsageError(fmt::format("{} cannot be opened: {}", path, std::strerror(errno)));
   Block block;
   for (uint64_t at = 0;; at += kBlock) {
     if (!file.read(block.data(), kBlock))

@@ -210,7 +210,7 @@ void addPrecompile(CLI::App &app, int &exit) {
   command->add_option("--model", options->model, "a module saved by torch::save: the kernels of its hyperjit layers");
   command->add_option("--target", options->targets,
                       "comma list: native, x86-64-v3, sm_90a, sm_90a/h100, ... (the best x86-64 level of this CPU)");
-  command->add_option("--jobs", options->jobs, "kernels at a time (one per processor)");
+  command->add_option("--jobs", options->jobs, "kernels at a time (one per processor)")->check(aboveZero());
   command->add_option("--out", options->out, "the directory to fill and to give a manifest, ready to be shipped (HYPERJIT_CACHE_DIR)");
   addJson(*command, options->json);
   command->footer(examples("precompile manifold:n=4,d=4096,dtype=bf16 --target sm_90a --out kernels",

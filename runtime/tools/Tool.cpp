@@ -5,12 +5,14 @@
 
 #include <fmt/format.h>
 
+#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sstream>
 
 namespace hyperjit::tools {
 
@@ -34,17 +36,24 @@ void SpecArguments::addRecipes(CLI::App &command) {
       ->type_name("FILE.hc");
 }
 
-/// What is no text is said before the reader complains of its first line.
-static std::string readProgramFile(const std::string &path) {
+/// What is no text is said before a reader complains of its first line.
+static std::string readText(std::string_view option, const std::string &path, std::string_view wanted) {
   std::ifstream file(path, std::ios::binary);
   std::error_code error;
   if (!file || std::filesystem::is_directory(path, error))
-    throw UsageError(fmt::format("--recipe {}: the file cannot be read", path));
+    throw UsageError(fmt::format("{} {}: the file cannot be read", option, path));
   std::string text((std::istreambuf_iterator<char>(file)), {});
+  auto control = std::find_if(text.begin(), text.end(), [](char c) { return std::iscntrl(static_cast<unsigned char>(c)) && std::string_view("\t\n\v\f\r").find(c) == std::string_view::npos; });
+  if (control != text.end())
+    throw UsageError(fmt::format("{} {}: the file looks binary (byte {} is {:#04x}); {} is wanted", option, path, control - text.begin(),
+                                 static_cast<unsigned char>(*control), wanted));
+  return text;
+}
+
+static std::string readProgramFile(const std::string &path) {
+  std::string text = readText("--recipe", path, "the text of a recorded program");
   if (text.find_first_not_of(" \t\r\n") == std::string::npos)
     throw UsageError(fmt::format("--recipe {}: the file is empty", path));
-  if (size_t zero = text.find('\0'); zero != std::string::npos)
-    throw UsageError(fmt::format("--recipe {}: the file looks binary (byte {} is zero); the text of a recorded program is wanted", path, zero));
   return text;
 }
 
@@ -105,9 +114,7 @@ std::vector<SpecArguments::Text> SpecArguments::readWithPlaces() const {
   for (const std::string &spec : specs)
     all.push_back({spec, ""});
   if (!specsFile.empty()) {
-    std::ifstream file(specsFile);
-    if (!file)
-      throw UsageError(fmt::format("--specs {}: the file cannot be read", specsFile));
+    std::istringstream file(readText("--specs", specsFile, "a spec a line"));
     int number = 0;
     for (std::string line; std::getline(file, line);) {
       ++number;
@@ -166,6 +173,11 @@ void addJson(CLI::App &command, std::string &destination) {
       ->expected(0, 1)
       ->default_str("-")
       ->type_name("[FILE.json]");
+  writes(command.get_option("--json"));
+}
+
+CLI::Option *writes(CLI::Option *option) {
+  return option->each([](const std::string &path) { checkDestination(path); });
 }
 
 CLI::Validator aboveZero() {

@@ -78,6 +78,9 @@ std::vector<Target> targetsOf(const std::string &text);
 /// How --json works everywhere: given without a file it means stdout.
 void addJson(CLI::App &command, std::string &destination);
 
+/// `option` names a file that the command will write: refused before the work where that cannot be.
+CLI::Option *writes(CLI::Option *option);
+
 /// What counts and times of options are: a finite number above zero.
 CLI::Validator aboveZero();
 

@@ -134,15 +134,32 @@ class Usage(Case):
         self.fails(2, "befor not in {before,boundary,after}", "show", "static", "--role", "befor")
         self.fails(2, "no spec given; write one like manifold:n=4,d=4096,dtype=bf16", "precompile")
         self.fails(2, "--specs absent.txt: the file cannot be read", "precompile", "--specs", "absent.txt")
+        (self.folder / "binary.txt").write_bytes(b"static\n\x7fELF\x02")
+        self.fails(2, "--specs binary.txt: the file looks binary (byte 7 is 0x7f); a spec a line is wanted", "precompile", "--specs", "binary.txt")
         self.fails(2, "--load absent.so: ", "recipes", "--load", "absent.so")
+        self.fails(2, "absent.hjpack cannot be opened: No such file or directory", "cache", "unpack", "absent.hjpack")
         for message, arguments in [("--tokens: 0 is not a number above 0", ["bench", "static", "--tokens", "64,0"]),
                                    ("--steps: 0 is not a number above 0", ["demo", "--steps", "0"]),
                                    ("--dim: wide is not a number above 0", ["demo", "--dim", "wide"]),
                                    ("--budget: -3 is not a number above 0", ["autotune", "static", "--budget", "-3"]),
+                                   ("--jobs: -1 is not a number above 0", ["precompile", "static", "--jobs", "-1"]),
                                    ("--timeout: nan is not a number above 0", ["autotune", "static", "--timeout", "nan"])]:
             with self.subTest(arguments):
                 self.fails(2, message, *arguments)
         self.fails(2, "no entry's key starts with 'zz'", "cache", "show", "zz")
+
+    def test_what_cannot_be_written_is_refused_before_the_work(self):
+        (self.folder / "folder.json").mkdir()
+        for message, arguments in [("cannot write 'absent/a.json': absent: No such file or directory", ["precompile", "static", "--json", "absent/a.json"]),
+                                   ("cannot write 'folder.json': it is a folder", ["recipes", "--json", "folder.json"]),
+                                   ("cannot write 'absent/a.svg'", ["bench", "static", "--plot", "absent/a.svg"]),
+                                   ("cannot write 'absent/a.svg'", ["demo", "--plot", "absent/a.svg"]),
+                                   ("cannot write 'absent/a.json'", ["demo", "--json", "absent/a.json"]),
+                                   ("HYPERJIT_CACHE=ro keeps the cache folder as it is", ["autotune", "static:n=2,d=32"])]:
+            with self.subTest(arguments):
+                done = self.fails(3, message, *arguments, HYPERJIT_CACHE="ro" if "HYPERJIT_CACHE" in message else "rw")
+                self.assertEqual(done.stdout, "")
+        self.assertFalse((self.folder / "cache").exists())
 
 
 class Recipes(Case):

@@ -51,7 +51,7 @@ class Files(Recorded):
         (self.folder / "cut.hc").write_text(text[: len(text) // 2])
         for file, message in [("absent.hc", "the file cannot be read"), ("folder.hc", "the file cannot be read"),
                               ("empty.hc", "the file is empty"),
-                              ("binary.hc", "the file looks binary (byte 2 is zero); the text of a recorded program is wanted"),
+                              ("binary.hc", "the file looks binary (byte 2 is 0x00); the text of a recorded program is wanted"),
                               ("prose.hc", "line 2: 'hc.func' is expected, found 'Once'; a recorded program is what"),
                               ("two.hc", ": a second program begins; one file holds one"), ("cut.hc", "line "),
                               ("Upper.hc", "'Upper' is no name of a recipe; a name has lower case letters"),

@@ -386,5 +386,5 @@ int demo(const DemoOptions &options) {
 
 extern "C" __attribute__((visibility("default"))) int hyperjit_tools_demo(const hyperjit::tools::DemoOptions &options) {
   hyperjit::tools::watchInterrupt();
-  return hyperjit::tools::demo(options);
+  return hyperjit::tools::withoutStack([&] { return hyperjit::tools::demo(options); });
 }

@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,15 @@ struct TrainingTiming {
 };
 TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
                              const std::function<void(const at::Tensor &)> &backward, const std::function<void()> &lead = {});
+
+/// What `work` returns; LibTorch's errors without the stack of its own functions that they carry.
+template <class Work> auto withoutStack(Work &&work) {
+  try {
+    return work();
+  } catch (const c10::Error &error) {
+    throw std::runtime_error(error.what_without_backtrace());
+  }
+}
 
 /// Keeps freed memory in the process, as a caching allocator does: otherwise every large tensor is made of fresh pages, and
 /// on the CPU mapping them takes longer than the kernels that are to be measured. For the whole process, from here on.

@@ -12,6 +12,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <fstream>
 
 namespace hyperjit::tools {
 
@@ -31,6 +32,8 @@ void collect(torch::serialize::InputArchive &archive, std::vector<SiteSpec> &sit
 }
 
 std::vector<std::string> specsOf(const std::string &path) {
+  if (!std::ifstream(path))
+    throw UsageError(fmt::format("--model {}: the file cannot be read", path));
   torch::serialize::InputArchive archive;
   try {
     archive.load_from(path);
