@@ -4,7 +4,7 @@
 import re
 import unittest
 
-from test_command import RECIPE, Case, needs_compiler
+from case import RECIPE, Case, needs_compiler
 
 
 class Recorded(Case):

@@ -253,7 +253,7 @@ class Usage(Case):
             (2, "autotune merge A.jsonl B.jsonl --out FILE.jsonl", ["merge", "a.jsonl"]),
             (2, "--from-record and --specs both name the file", ["--from-record", "a", "--specs", "b"]),
             (2, "--check absent.jsonl: the file cannot be read", ["--check", "absent.jsonl"]),
-            (2, "--check excludes SPEC", ["--check", "absent.jsonl", "static:n=2,d=32"]),
+            (2, "SPEC excludes --check", ["--check", "absent.jsonl", "static:n=2,d=32"]),
             (2, "--check excludes --plot", ["--check", "absent.jsonl", "--plot", "search.svg"]),
             (3, "cannot write 'absent/search.svg': absent: No such file or directory", [*SMALL, "--plot", "absent/search.svg"]),
             (3, "--out /proc/none/a.jsonl", ["static", "--out", "/proc/none/a.jsonl"]),

@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+# Caches as the command and a program see them: keys, targets, packs, interrupted work, what a warm process maps.
+# SPDX-License-Identifier: Apache-2.0
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import time
+import unittest
+
+from case import COMMAND, Case, WARM, needs_compiler
+
+
+@needs_compiler
+class Caches(Case):
+    def fill(self, spec="static:n=2,d=8"):
+        return self.json("precompile", spec, "--target", "x86-64-v3")
+
+    def test_precompile(self):
+        answer = self.fill()
+        self.assertLessEqual({"directory", "compiled", "cached", "failed", "seconds", "entries"}, set(answer))
+        self.assertEqual(answer["directory"], str(self.cache))
+        self.assertEqual((answer["cached"], answer["failed"]), (0, []))
+        self.assertEqual(answer["compiled"], len(answer["entries"]))
+        for entry in answer["entries"]:
+            self.assertEqual(set(entry), {"spec", "target", "key", "bytes", "ms"})
+            path = self.cache / "v1" / entry["key"][:2] / (entry["key"] + ".hjk")
+            self.assertEqual(path.stat().st_size, entry["bytes"])
+        again = self.fill()
+        self.assertEqual((again["compiled"], again["cached"]), (0, answer["compiled"]))
+        self.assertEqual([e["key"] for e in again["entries"]], [e["key"] for e in answer["entries"]])
+
+    def test_specs_file_and_out(self):
+        (self.folder / "specs.txt").write_text("# what we serve\n\nbefore(static:n=2,d=8):forward:infer:tokens=small  # one\n"
+                                               "after(static:n=2,d=8):forward:infer:tokens=small\n")
+        answer = self.json("precompile", "--specs", "specs.txt", "--target", "x86-64-v3,x86-64-v4", "--out", "kernels", "--jobs", "1")
+        self.assertEqual(answer["compiled"], 4)
+        self.assertEqual({e["target"] for e in answer["entries"]}, {"x86-64-v3", "x86-64-v4"})
+        self.assertFalse(self.cache.exists())
+        # What was compiled elsewhere is found there.
+        self.good("show", "before(static:n=2,d=8):forward:infer:tokens=small", "--target", "x86-64-v4", HYPERJIT_JIT="off",
+                  HYPERJIT_CACHE_PATH=str(self.folder / "kernels"))
+        (self.folder / "specs.txt").write_text("static:n=2,d=8\nstatik:n=2\n")
+        # A wrong line is a finding; the others are compiled.
+        self.fails(1, "specs.txt, line 2: unknown recipe 'statik'; did you mean 'static'?", "precompile", "--specs", "specs.txt")
+        self.assertGreater(len(list(self.cache.glob("v1/*/*.hjk"))), 2)
+
+    def test_ls_show_stats_explain(self):
+        filled = self.fill()
+        entries = self.json("cache", "ls", command="cache-ls")["entries"]
+        self.assertEqual({e["key"] for e in entries}, {e["key"] for e in filled["entries"]})
+        self.assertEqual(len(self.good("cache", "ls").splitlines()), len(entries))
+        self.assertIn(entries[0]["spec"], self.good("cache", "ls"))
+        shown = self.json("cache", "show", entries[0]["key"][:12], command="cache-show")
+        self.assertTrue(shown["ok"])
+        self.assertEqual(shown["meta"]["spec"], entries[0]["spec"])
+        stats = self.json("cache", "stats", command="cache-stats")
+        self.assertLessEqual({"hits", "misses", "bad", "published", "entries", "bytes"}, set(stats))
+        self.assertEqual((stats["entries"], stats["bytes"]), (len(entries), sum(e["bytes"] for e in entries)))
+        explained = self.json("cache", "explain", "static:n=2,d=8", "--target", "x86-64-v3", command="cache-explain")
+        self.assertTrue(all(k["found"].endswith(k["key"] + ".hjk") for k in explained["kernels"]))
+        self.assertEqual(explained["kernels"][0]["fields"]["target"], "x86-64-v3")
+        missing = self.run_command("cache", "explain", "static:n=3,d=8", "--target", "x86-64-v3")
+        self.assertEqual(missing.returncode, 1)
+        self.assertIn("not in any layer: it would be compiled", missing.stdout)
+        self.assertEqual(self.good("cache", "path"), f"{self.cache}\n")
+
+    def test_verify_and_heal(self):
+        self.fill()
+        answer = self.json("cache", "verify", command="cache-verify")
+        self.assertEqual((answer["bad"], answer["unknown"]), ([], 0))
+        self.assertGreater(answer["checked"], 2)
+        files = sorted(self.cache.glob("v1/*/*.hjk"))
+        flipped, truncated, newer = files[:3]
+        for path, change in ((flipped, lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]), (truncated, lambda b: b[:-7]),
+                             (newer, lambda b: b[:8] + b"\x07" + b[9:])):
+            path.write_bytes(change(path.read_bytes()))
+        answer = self.json("cache", "verify", code=1, command="cache-verify")
+        self.assertEqual({b["file"]: bool(b["why"]) for b in answer["bad"]}, {str(flipped): True, str(truncated): True})
+        self.assertEqual(answer["unknown"], 1)
+        self.assertEqual(self.run_command("cache", "verify").returncode, 1)
+        again = self.fill()  # damaged ones are compiled again, the newer format's file stays and costs a compile
+        self.assertEqual((again["compiled"], again["failed"]), (3, []))
+        self.assertEqual(self.json("cache", "verify", command="cache-verify")["bad"], [])
+        self.assertEqual(newer.read_bytes()[8], 7)
+
+    def test_clear_and_prune_leave_foreign_files(self):
+        self.fill()
+        shard = next(self.cache.glob("v1/??"))
+        (shard / "notes.txt").write_text("mine")
+        (self.cache / "tuning").mkdir()
+        (self.cache / "tuning" / "a.jsonl").write_text("{}")
+        self.assertEqual(self.json("cache", "prune", command="cache-prune")["removed_bytes"], 0)
+        cleared = self.json("cache", "clear", command="cache-clear")
+        self.assertGreater(cleared["removed"], 0)
+        self.assertEqual(list(self.cache.glob("v1/*/*.hjk")), [])
+        self.assertEqual((shard / "notes.txt").read_text(), "mine")
+        self.assertTrue((self.cache / "tuning" / "a.jsonl").exists())
+
+    def test_precompile_names_targets_that_this_cache_does_not_serve(self):
+        own = json.loads(self.good("precompile", "static:n=2,d=64", "--json"))["entries"][0]["target"]
+        for target in ("x86-64-v3", "x86-64-v4", "sm_80"):
+            done = self.run_command("precompile", "static:n=2,d=64", "--target", target)
+            serves = target == own or target.startswith("sm_") or (own, target) == ("x86-64-v3", "x86-64-v4")
+            self.assertEqual("only in a folder with a manifest" in done.stderr, not serves, done.stderr)
+        packed = self.run_command("precompile", "static:n=2,d=64", "--target", "x86-64-v3", "--out", "pack")
+        self.assertNotIn("manifest", packed.stderr)
+
+    def test_works_on_where_no_thread_can_be_started(self):
+        hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        if hard != resource.RLIM_INFINITY:
+            self.skipTest("the stack's size has a hard limit here")
+        kernels = [f"before(static:n=2,d={d}):forward:infer:tokens=large" for d in (8, 16, 24)]
+        for arguments in (["precompile", *kernels, "--jobs", "4"], ["autotune", kernels[0], "--budget", "2"]):
+            # Stacks that no address space holds.
+            done = subprocess.run([COMMAND, *arguments, "--json"], env=self.environment(), capture_output=True, text=True, timeout=120,
+                                  cwd=self.folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (1 << 50, hard)))
+            self.assertEqual(done.returncode, 0, f"{arguments}: {done.stdout}{done.stderr}")
+        self.assertEqual(self.json("precompile", *kernels)["cached"], 3)
+
+    def test_interrupted_precompile_leaves_whole_entries(self):
+        self.interrupted_precompile(signal.SIGINT)
+
+    def test_ended_precompile_leaves_whole_entries(self):
+        self.interrupted_precompile(signal.SIGTERM)
+
+    def interrupted_precompile(self, how):
+        specs = [f"{recipe}:n={n},d={d}" for recipe in ("manifold", "dynamic") for n in (2, 3, 4) for d in (64, 65, 66)]
+        process = subprocess.Popen([COMMAND, "precompile", *specs, "--jobs", "1", "--json"], env=self.environment(),
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder)
+        for _ in range(600):
+            if len(list(self.cache.glob("v1/*/*.hjk"))) > 2 or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(how)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 1, err)
+        answer = json.loads(out)
+        self.assertGreater(answer["compiled"], 0)
+        self.assertEqual(answer["compiled"], len(list(self.cache.glob("v1/*/*.hjk"))))
+        self.good("cache", "verify")
+
+
+@needs_compiler
+class WarmProcess(Case):
+    def run_warm(self, **settings):
+        done = subprocess.run([WARM], env=self.environment(**settings), capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        lines = done.stdout.splitlines()
+        facts = dict(line.split(" ") for line in lines if not line.startswith("maps "))
+        return facts, [line[5:] for line in lines if line.startswith("maps ")]
+
+    def test_maps_no_llvm(self):
+        heavy = re.compile("compiler|LLVM|MLIR|torch|libcuda|nvrtc|libc10")
+        facts, maps = self.run_warm()
+        self.assertEqual(facts, {"right": "1", "compiled": "1", "disk": "0"})
+        self.assertTrue([f for f in maps if "libhyperjit-compiler" in f], "the cold run did not open the compiler")
+        # From disk, and with no compiler to be found.
+        facts, maps = self.run_warm(HYPERJIT_COMPILER_PATH="/absent.so", HYPERJIT_JIT="off")
+        self.assertEqual(facts, {"right": "1", "compiled": "0", "disk": "1"})
+        self.assertTrue([f for f in maps if "libhyperjit.so" in f])
+        self.assertEqual([f for f in maps if heavy.search(os.path.basename(f))], [])
+
+    def test_warm_command_opens_no_compiler(self):
+        def opened():
+            done = self.run_command("show", "static:n=2,d=8", "--traffic", LD_DEBUG="files")
+            self.assertEqual(done.returncode, 0)
+            return "libhyperjit-compiler" in done.stderr
+
+        self.assertTrue(opened())
+        self.assertFalse(opened())
+
+
+if __name__ == "__main__":
+    unittest.main()
