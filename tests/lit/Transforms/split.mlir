@@ -34,21 +34,3 @@ hc.func @site(%x: !hc.rows<2, d> {hc.operand = "streams"}, %w: !hc.weight<1, d, 
   %8 = hc.add %7, %6 : (!hc.rows<2, d>, !hc.rows<2, d>) -> !hc.rows<2, d>
   hc.return %8 : !hc.rows<2, d>
 }
-
-// Constants are hoisted over the hole, and CSE makes one of what both parts make of the streams: the second part makes it again.
-// CHECK-LABEL: hc.func @shared_after(
-// CHECK: %[[TWO:.*]] = hc.constant {value = dense<2.000000e+00>
-// CHECK: %[[ROWS:.*]] = hc.gather_rows %{{.*}} {indices = array<i64: 1, 0>}
-// CHECK: %[[SCALED:.*]] = hc.scale_rows %[[TWO]], %[[ROWS]]
-// CHECK: hc.add %[[SCALED]],
-hc.func @shared(%x: !hc.rows<2, d> {hc.operand = "streams"}) -> (!hc.rows<2, d> {hc.operand = "streams"}) {
-  %0 = hc.constant {value = dense<2.0> : tensor<2xf64>} : () -> !hc.coeffs<2>
-  %1 = hc.gather_rows %x {indices = array<i64: 1, 0>} : (!hc.rows<2, d>) -> !hc.rows<2, d>
-  %2 = hc.scale_rows %0, %1 : (!hc.coeffs<2>, !hc.rows<2, d>) -> !hc.rows<2, d>
-  %3 = hc.mul %2, %1 : (!hc.rows<2, d>, !hc.rows<2, d>) -> !hc.rows<2, d>
-  %4 = hc.gather_rows %3 {indices = array<i64: 0>} : (!hc.rows<2, d>) -> !hc.rows<1, d>
-  %y = hc.branch %4 : (!hc.rows<1, d>) -> !hc.rows<1, d>
-  %5 = hc.gather_rows %y {indices = array<i64: 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<2, d>
-  %6 = hc.add %2, %5 : (!hc.rows<2, d>, !hc.rows<2, d>) -> !hc.rows<2, d>
-  hc.return %6 : !hc.rows<2, d>
-}

@@ -69,28 +69,16 @@ private:
     return success();
   }
 
-  /// Whether the second part can have this value. What the streams and constants alone make may be before the hole, where
-  /// constants are hoisted to and where CSE finds what both parts make: it is made again.
-  bool reaches(Value value) {
-    Operation *source = value.getDefiningOp();
-    if (!source)
-      return value == site.getArgument(0);
-    if (!source->isBeforeInBlock(branch) || again.contains(source))
-      return true;
-    if (!llvm::all_of(source->getOperands(), [&](Value operand) { return reaches(operand); }))
-      return false;
-    again.insert(source);
-    return true;
-  }
-
   /// After the hole: its results and the streams, nothing else.
   LogicalResult checkAfter() {
     LogicalResult result = success();
     for (Operation *op = branch->getNextNode(); op; op = op->getNextNode())
       for (Value operand : op->getOperands()) {
+        if (operand == site.getArgument(0))
+          continue;
         Operation *source = operand.getDefiningOp();
         bool isCarry = isa<ReturnOp>(op) && operand != op->getOperand(0);
-        if (!isCarry && !reaches(operand))
+        if (!isCarry && (!source || (source != branch && source->isBeforeInBlock(branch))))
           result = op->emitOpError("uses a value from before the hole that does not cross it");
         if (isCarry && source && !source->isBeforeInBlock(branch))
           result = op->emitOpError("a carry depends on the branch output");
@@ -218,8 +206,6 @@ private:
                                  type.getShape()));
       }
     }
-    for (Operation *op : again)
-      builder.clone(*op, map);
     cloneRange(branch->getNextNode(), ret, map);
     ReturnOp::create(builder, branch.getLoc(), map.lookup(ret.getOperands()[0]));
   }
@@ -237,7 +223,6 @@ private:
   Type compute;
   SmallVector<Place> places;
   int64_t sizes[3] = {0, 0, 0};
-  llvm::SetVector<Operation *> again;
 };
 
 /// The adjoint of a site, cut at its hole: @before makes the branch's cotangent from the cotangent of the next
