@@ -56,6 +56,7 @@ private:
       return {};
     if (!stage("specialized", {after.get(), before.get()}))
       return {};
+    // Canonicalization comes after the cut: what crosses, and what each part makes by itself, is what was recorded. Callers allocate by that.
     if (late) {
       // Backward runs the sites the other way round: what the later site deferred, then what the earlier one needs first.
       if (!adjointSite(*before) || !adjointSite(*after) || !stage("adjoint", {after.get(), before.get()}))
@@ -135,7 +136,7 @@ private:
     options.branchIn = binding.branchIn;
     options.branchOut = binding.branchOut;
     options.weight = binding.weight;
-    return passes("hc-specialize", hc::createSpecialize(options), site) && clean(site);
+    return passes("hc-specialize", hc::createSpecialize(options), site);
   }
 
   /// Moves the wanted part of a split site into the kernel's module.
@@ -153,7 +154,7 @@ private:
     hc::DifferentiateOptions options;
     options.given = "xk";
     options.want = "xpk";
-    return passes("hc-save-reductions", hc::createSaveReductions(), site) &&
+    return clean(site) && passes("hc-save-reductions", hc::createSaveReductions(), site) &&
            passes("hc-differentiate", hc::createDifferentiate(options), site) && clean(site);
   }
 

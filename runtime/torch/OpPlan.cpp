@@ -11,7 +11,9 @@
 
 #include <c10/util/Exception.h>
 
+#include <functional>
 #include <mutex>
+#include <numeric>
 
 namespace hyperjit::ops {
 namespace {
@@ -266,11 +268,50 @@ const Kernel &OpPlan::kernel(uint32_t key, int device, KernelSpec (*make)(const 
       return *found->second;
   }
   std::shared_ptr<const Kernel> made = resolveKernel(make(*this, key), device); // may compile: not under the lock
+  checkKernel(*made, key);
   std::unique_lock lock(mutex);
   return *kernels.try_emplace(key, std::move(made)).first->second; // never erased, so the reference stays good
 }
 
 // Key bits: 0 backward, 1 save, 2 small, 4-7 given, 8-12 want, 16- device + 1.
+void OpPlan::checkKernel(const Kernel &kernel, uint32_t key) const {
+  std::vector<const Slot *> slots;
+  auto add = [&](const std::vector<Slot> &list, std::string_view groups) {
+    for (const Slot &slot : list)
+      if (groups.find(slot.group) != std::string_view::npos)
+        slots.push_back(&slot);
+  };
+  constexpr std::string_view all = "xyucpk";
+  const bool backward = key & 1;
+  add(inputs, all);
+  if (!backward)
+    add(outputs, all);
+  if (saved && (backward || key & 2))
+    slots.push_back(&*saved);
+  if (backward) {
+    const std::string given = lettersOf(key >> 4 & 15, kGivenLetters);
+    if (role == Role::Before && given.find('x') != std::string::npos)
+      slots.push_back(&inputs[0]);
+    add(outputs, given);
+    add(inputs, lettersOf(key >> 8 & 31, kWantLetters));
+  }
+  const ArtifactMeta &meta = kernel.meta();
+  bool same = slots.size() == meta.operands.size();
+  for (size_t i = 0; same && i < slots.size(); ++i) {
+    const int64_t elements = std::accumulate(slots[i]->tail.begin(), slots[i]->tail.end(), int64_t(1), std::multiplies<>());
+    const OperandInfo &operand = meta.operands[i];
+    same = operand.elements == elements && (operand.scope == OperandScope::Token) == slots[i]->token && scalarType(operand.dtype) == slots[i]->dtype;
+    if (!same)
+      throw InternalError("operand '" + operand.name + "' of a kernel has " + std::to_string(operand.elements) + " numbers " +
+                              (operand.scope == OperandScope::Token ? "a token" : "in all") + ", and its callers hold " + describe(*slots[i]),
+                          meta.spec);
+  }
+  if (!same)
+    throw InternalError("a kernel has " + std::to_string(meta.operands.size()) + " operands, and its callers hold " +
+                            std::to_string(slots.size()),
+                        meta.spec);
+}
+
 const Kernel &OpPlan::forward(bool save, int64_t tokens, int device) const {
   const bool small = bucketOf(tokens) == Bucket::Small;
   save = save && saved.has_value(); // without saved numbers both kernels would be the same

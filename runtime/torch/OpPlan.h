@@ -80,7 +80,7 @@ public:
 
   /// Counts, shapes, dtypes, devices, layouts. Throws c10::Error that names the operand.
   void check(const Operands &operands) const;
-  /// What a backward call adds. Returns the number of outputs it has.
+  /// What a backward call adds.
   void checkBackward(const Operands &operands, const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                      std::string_view given, std::string_view want) const;
 
@@ -91,6 +91,8 @@ public:
 private:
   OpPlan(Role role, std::string_view spec);
   void checkTensor(const at::Tensor &tensor, const Slot &slot, const at::Tensor &x, bool cotangent = false) const;
+  /// The compiler sees the program, callers allocate by its signature: throws InternalError where a kernel's operands are others.
+  void checkKernel(const Kernel &kernel, uint32_t key) const;
   const Kernel &kernel(uint32_t key, int device, KernelSpec (*make)(const OpPlan &, uint32_t)) const;
 
   const char *opName;

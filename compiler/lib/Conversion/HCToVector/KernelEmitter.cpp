@@ -49,6 +49,7 @@ void KernelEmitter::beginFunction(const Twine &suffix, Grid grid, llvm::function
   frame.blockStart = s.i64(0);
   frame.blockTokens = s.i64(1);
   stored.clear();
+  const size_t endsBefore = fixedEnds.size();
   body(field(beginField), field(endField));
   LLVM::ReturnOp::create(b, s.loc, ValueRange());
 
@@ -61,8 +62,10 @@ void KernelEmitter::beginFunction(const Twine &suffix, Grid grid, llvm::function
                     .wasInterrupted();
   if (writes)
     layout.launches.push_back({name, grid, extent});
-  else
+  else {
+    fixedEnds.truncate(endsBefore); // what it holds goes with it
     function.erase();
+  }
 }
 
 /// Where the partial sums begin; known when everything is emitted.

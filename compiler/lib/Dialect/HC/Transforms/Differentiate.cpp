@@ -148,7 +148,7 @@ private:
       if (groupOf(forward.getResultAttrDict(i)) == 's')
         restore(value, input);
       else
-        accumulate(value, input);
+        accumulateOver(value, input); // a token's coefficients may hold what is the same in all
     }
   }
 
