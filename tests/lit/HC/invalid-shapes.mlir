@@ -314,7 +314,7 @@ hc.func @concat_weights(%v: !hc.weight<2, d, 3>, %w: !hc.weight<1, d, 4>) -> !hc
 // -----
 
 hc.func @slice_weight(%w: !hc.weight<2, d, 3>) -> !hc.weight<2, d, 2> {
-  // expected-error @below {{columns 2 .. 4 are outside 0 .. 3}}
+  // expected-error @below {{2 columns from 2 are outside 0 .. 3}}
   %0 = hc.slice_weight %w {offset = 2 : i64} : (!hc.weight<2, d, 3>) -> !hc.weight<2, d, 2>
   hc.return %0 : !hc.weight<2, d, 2>
 }
@@ -355,4 +355,43 @@ hc.func @coefficients(%c: !hc.coeffs<2, 0>) -> !hc.coeffs<2, 0> {
 // expected-error @below {{needs at least one column, got 0}}
 hc.func @weight(%w: !hc.weight<2, d, 0>) -> !hc.weight<2, d, 0> {
   hc.return %w : !hc.weight<2, d, 0>
+}
+
+// -----
+
+// expected-error @below {{coefficients are at most 1048576 numbers}}
+hc.func @too_many(%c: !hc.coeffs<4294967296, 4294967296>) -> !hc.coeffs<1> {
+  hc.return %c : !hc.coeffs<1>
+}
+
+// -----
+
+hc.func @far_slice(%a: !hc.coeffs<4>) -> !hc.coeffs<2> {
+  // expected-error @below {{range of 2 from 9223372036854775807 is outside 0 .. 4}}
+  %0 = hc.slice %a {axis = 0 : i64, offset = 9223372036854775807 : i64} : (!hc.coeffs<4>) -> !hc.coeffs<2>
+  hc.return %0 : !hc.coeffs<2>
+}
+
+// -----
+
+hc.func @far_columns(%w: !hc.weight<2, d, 3>) -> !hc.weight<2, d, 2> {
+  // expected-error @below {{2 columns from 9223372036854775807 are outside 0 .. 3}}
+  %0 = hc.slice_weight %w {offset = 9223372036854775807 : i64} : (!hc.weight<2, d, 3>) -> !hc.weight<2, d, 2>
+  hc.return %0 : !hc.weight<2, d, 2>
+}
+
+// -----
+
+hc.func @many_permutations(%a: !hc.coeffs<20>) -> !hc.coeffs<64, 64> {
+  // expected-error @below {{list of permutations has shape <20>, expected <24>}}
+  %0 = hc.permutation_mix %a : (!hc.coeffs<20>) -> !hc.coeffs<64, 64>
+  hc.return %0 : !hc.coeffs<64, 64>
+}
+
+// -----
+
+hc.func @adjoint(%l: !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4> {
+  // expected-error @below {{iterations is -5, expected at least 1}}
+  %0 = hc.sinkhorn_adjoint %l, %l {iterations = -5 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64, tau = 1.0 : f64, log_domain = false} : (!hc.coeffs<4, 4>, !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4>
+  hc.return %0 : !hc.coeffs<4, 4>
 }

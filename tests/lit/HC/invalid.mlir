@@ -49,7 +49,7 @@ hc.func @sinkhorn(%l: !hc.coeffs<2, 3>) -> !hc.coeffs<2, 3> {
 // -----
 
 hc.func @slice(%a: !hc.coeffs<4>) -> !hc.coeffs<3> {
-  // expected-error @below {{range 2 .. 5 is outside 0 .. 4}}
+  // expected-error @below {{range of 3 from 2 is outside 0 .. 4}}
   %0 = hc.slice %a {axis = 0 : i64, offset = 2 : i64} : (!hc.coeffs<4>) -> !hc.coeffs<3>
   hc.return %0 : !hc.coeffs<3>
 }

@@ -20,8 +20,15 @@ hc.func @unused(%x: !hc.rows<1, 8> {hc.operand = "streams"}) -> (!hc.rows<1, 8> 
 
 // -----
 
+// expected-error @below {{has no hc.branch_in: run hc-specialize first}}
 hc.func @recorded(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> (!hc.rows<1, d> {hc.operand = "streams"}) {
-  // expected-error @below {{belongs to a site without storage types: run hc-specialize first}}
   %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
   hc.return %y : !hc.rows<1, d>
+}
+
+// -----
+
+// expected-error @below {{argument 0 has no hc.operand that says what it is}}
+hc.func @nameless(%x: !hc.rows<1, 8>) -> (!hc.rows<1, 8> {hc.operand = "streams"}) attributes {hc.compute = f32} {
+  hc.return %x : !hc.rows<1, 8>
 }

@@ -41,6 +41,9 @@ static ParseResult parseShape(AsmParser &parser, SmallVector<int64_t> &shape) {
 }
 static void printShape(AsmPrinter &printer, ArrayRef<int64_t> shape) { llvm::interleaveComma(shape, printer); }
 
+/// No token has so many; text that somebody wrote may ask for more than there is memory.
+static constexpr int64_t mostCoefficients = 1 << 20;
+
 static LogicalResult verifySizes(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width) {
   if (rows < 1)
     return emitError() << "needs at least one row, got " << rows;
@@ -63,6 +66,19 @@ LogicalResult CoeffsType::verify(function_ref<InFlightDiagnostic()> emitError, A
     return emitError() << "coefficients have rank one at least";
   if (llvm::any_of(shape, [](int64_t size) { return size < 1; }))
     return emitError() << "coefficients have positive sizes";
+  int64_t count = 1;
+  for (int64_t size : shape)
+    if (size > mostCoefficients / count)
+      return emitError() << "coefficients are at most " << mostCoefficients << " numbers";
+    else
+      count *= size;
+  return success();
+}
+
+LogicalResult hc::checkSpecialized(FuncOp function, ArrayRef<StringRef> types) {
+  for (StringRef type : types)
+    if (!function->getAttrOfType<TypeAttr>(type))
+      return function.emitError() << "has no " << type << ": run hc-specialize first";
   return success();
 }
 

@@ -190,8 +190,8 @@ LogicalResult SliceOp::verify() {
       getResult().getType().getRank() != static_cast<int64_t>(wanted.size()))
     return emitOpError() << "axis " << axis << " is not one of the operand's, or the ranks differ";
   int64_t size = getResult().getType().getShape()[axis];
-  if (offset < 0 || offset + size > wanted[axis])
-    return emitOpError() << "range " << offset << " .. " << offset + size << " is outside 0 .. " << wanted[axis];
+  if (offset < 0 || offset > wanted[axis] - size) // the sum could overflow
+    return emitOpError() << "range of " << size << " from " << offset << " is outside 0 .. " << wanted[axis];
   wanted[axis] = size;
   return expectShape(*this, "result", getResult().getType(), wanted);
 }
@@ -256,29 +256,31 @@ LogicalResult MatmulOp::verify() {
   return expectShape(*this, "result", getResult().getType(), {lhs[0], rhs[1]});
 }
 
-LogicalResult SinkhornOp::verify() {
-  ArrayRef<int64_t> shape = getInput().getType().getShape();
+template <typename Op> static LogicalResult verifySinkhorn(Op op, CoeffsType type) {
+  ArrayRef<int64_t> shape = type.getShape();
   if (shape.size() != 2 || shape[0] != shape[1])
-    return emitOpError("needs a square matrix");
-  if (getIterations() < 1)
-    return emitOpError() << "iterations is " << getIterations() << ", expected at least 1";
-  if (!llvm::is_contained({"exp", "exp_raw", "softmax_eps"}, getStart()))
-    return emitOpError() << "start is \"" << getStart() << "\", expected exp, exp_raw or softmax_eps";
-  if (getFirst() != "row" && getFirst() != "col")
-    return emitOpError() << "first is \"" << getFirst() << "\", expected row or col";
-  if (!llvm::is_contained({"none", "clamp", "add"}, getPlace()))
-    return emitOpError() << "place is \"" << getPlace() << "\", expected none, clamp or add";
-  if (getLogDomain() && (getPlace() != "none" || getStart() == "softmax_eps"))
-    return emitOpError("the log domain knows no eps");
+    return op.emitOpError("needs a square matrix");
+  if (int64_t iterations = op.getIterations(); iterations < 1) // the accessor is unsigned
+    return op.emitOpError() << "iterations is " << iterations << ", expected at least 1";
+  if (!llvm::is_contained({"exp", "exp_raw", "softmax_eps"}, op.getStart()))
+    return op.emitOpError() << "start is \"" << op.getStart() << "\", expected exp, exp_raw or softmax_eps";
+  if (op.getFirst() != "row" && op.getFirst() != "col")
+    return op.emitOpError() << "first is \"" << op.getFirst() << "\", expected row or col";
+  if (!llvm::is_contained({"none", "clamp", "add"}, op.getPlace()))
+    return op.emitOpError() << "place is \"" << op.getPlace() << "\", expected none, clamp or add";
+  if (op.getLogDomain() && (op.getPlace() != "none" || op.getStart() == "softmax_eps"))
+    return op.emitOpError("the log domain knows no eps");
   return success();
 }
+LogicalResult SinkhornOp::verify() { return verifySinkhorn(*this, getInput().getType()); }
+LogicalResult SinkhornAdjointOp::verify() { return verifySinkhorn(*this, getLogits().getType()); }
 
 static LogicalResult verifyPermutations(Operation *op, CoeffsType list, CoeffsType matrix) {
   ArrayRef<int64_t> shape = matrix.getShape();
   if (shape.size() != 2 || shape[0] != shape[1])
     return op->emitOpError("needs a square matrix");
   int64_t count = 1;
-  for (int64_t i = 2; i <= shape[0]; ++i)
+  for (int64_t i = 2; i <= shape[0] && count <= list.getNumElements(); ++i)
     count *= i;
   return expectShape(op, "list of permutations", list, {count});
 }
@@ -324,9 +326,8 @@ LogicalResult SliceWeightOp::verify() {
   if (from.getRows() != to.getRows() || from.getWidth() != to.getWidth())
     return emitOpError("operand and result differ in rows or width");
   int64_t offset = getOffset();
-  if (offset < 0 || offset + to.getColumns() > from.getColumns())
-    return emitOpError() << "columns " << offset << " .. " << offset + to.getColumns() << " are outside 0 .. "
-                         << from.getColumns();
+  if (offset < 0 || offset > from.getColumns() - to.getColumns()) // the sum could overflow
+    return emitOpError() << to.getColumns() << " columns from " << offset << " are outside 0 .. " << from.getColumns();
   return success();
 }
 LogicalResult WeightFromRowsOp::verify() {

@@ -45,9 +45,15 @@ public:
       : forward(forward), given(given), want(want), builder(forward) {}
 
   LogicalResult run() {
-    for (BranchOp branch : forward.getBody().getOps<BranchOp>())
-      if (!forward->hasAttr("hc.branch_in") || !forward->hasAttr("hc.branch_out"))
-        return branch.emitOpError("belongs to a site without storage types: run hc-specialize first");
+    if (!forward.getBody().getOps<BranchOp>().empty() && failed(checkSpecialized(forward, {"hc.branch_in", "hc.branch_out"})))
+      return failure();
+    auto isNamed = [](DictionaryAttr attrs) { return attrs && attrs.getAs<StringAttr>(HCDialect::operandAttrName); };
+    for (unsigned i = 0; i < forward.getNumArguments(); ++i)
+      if (!isNamed(forward.getArgAttrDict(i)))
+        return forward.emitError() << "argument " << i << " has no " << HCDialect::operandAttrName << " that says what it is";
+    for (unsigned i = 0; i < forward.getNumResults(); ++i)
+      if (!isNamed(forward.getResultAttrDict(i)))
+        return forward.emitError() << "result " << i << " has no " << HCDialect::operandAttrName << " that says what it is";
     makeSignature();
     IRMapping map;
     map.map(forward.getArguments(), ArrayRef<BlockArgument>(adjoint.getArguments()).take_front(forwardCount));

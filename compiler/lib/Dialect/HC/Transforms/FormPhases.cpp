@@ -173,7 +173,7 @@ private:
 struct FormPhasesPass : hyperjit::hc::impl::FormPhasesBase<FormPhasesPass> {
   void runOnOperation() override {
     for (FuncOp function : getOperation().getOps<FuncOp>())
-      if (failed(PhaseFormer(function).run()))
+      if (failed(checkSpecialized(function, {"hc.compute"})) || failed(PhaseFormer(function).run()))
         return signalPassFailure();
   }
 };

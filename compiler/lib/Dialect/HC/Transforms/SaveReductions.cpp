@@ -17,8 +17,11 @@ namespace {
 struct SaveReductionsPass : hyperjit::hc::impl::SaveReductionsBase<SaveReductionsPass> {
   void runOnOperation() override {
     for (FuncOp function : getOperation().getOps<FuncOp>())
-      if (auto role = function->getAttrOfType<StringAttr>("hc.role"); !role || role.getValue() != "after")
+      if (auto role = function->getAttrOfType<StringAttr>("hc.role"); !role || role.getValue() != "after") {
+        if (failed(checkSpecialized(function, {"hc.compute"})))
+          return signalPassFailure();
         save(function);
+      }
   }
 
 private:

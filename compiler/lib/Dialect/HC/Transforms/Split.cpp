@@ -325,6 +325,8 @@ struct SplitPass : hyperjit::hc::impl::SplitBase<SplitPass> {
         branches[1].emitOpError("a site has one hole");
         return signalPassFailure();
       }
+      if (failed(checkSpecialized(function, {"hc.compute", "hc.branch_in", "hc.branch_out"})))
+        return signalPassFailure();
       bool adjoint = static_cast<bool>(function->getAttr("hc.adjoint"));
       if (failed(adjoint ? AdjointSplitter(function, branches.front()).split()
                          : SiteSplitter(function, branches.front()).split()))

@@ -482,6 +482,7 @@ def HC_SinkhornAdjointOp : HC_PureOp<"sinkhorn_adjoint", [SameOperandsAndResultT
   let arguments = (ins HC_Coeffs:$logits, HC_Coeffs:$cotangent, I64Attr:$iterations, StrAttr:$start, StrAttr:$first,
                        StrAttr:$place, F64Attr:$eps, F64Attr:$tau, BoolAttr:$log_domain);
   let results = (outs HC_Coeffs:$result);
+  let hasVerifier = 1;
 }
 
 def HC_PermutationMixOp : HC_MathOp<"permutation_mix"> {
