@@ -95,7 +95,7 @@ private:
 
   OwningOpRef<ModuleOp> parse(const SiteRequest &site, StringRef name) {
     failedPass = "parse";
-    OwningOpRef<ModuleOp> parsed = parseSourceString<ModuleOp>(site.program, ParserConfig(context));
+    OwningOpRef<ModuleOp> parsed = parseSourceString<ModuleOp>(site.program, ParserConfig(context), /*sourceName=*/name);
     if (!parsed)
       return {};
     auto functions = llvm::to_vector(parsed->getOps<hc::FuncOp>());

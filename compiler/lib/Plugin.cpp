@@ -121,7 +121,7 @@ public:
   int run() {
     ScopedDiagnosticHandler handler(&context, [&](Diagnostic &diagnostic) {
       llvm::raw_string_ostream os(errors);
-      os << (errors.empty() ? "" : "\n") << diagnostic;
+      os << (errors.empty() ? "" : "\n") << diagnostic << lineOf(diagnostic.getLocation());
       for (Diagnostic &note : diagnostic.getNotes())
         os << "\n  " << note;
       return success();
@@ -299,6 +299,17 @@ private:
                                        {"per_token", result.workspacePerToken}};
     object["chunks"] = json::Object{{"block_tokens", result.blockTokens}, {"max_chunks", result.maxChunks}};
     return reply(std::move(object), result.text);
+  }
+
+  /// Where a program's text is at fault, its line: the text is the compiler's own copy, so a number would say nothing.
+  std::string lineOf(Location location) {
+    auto place = location->findInstanceOf<FileLineColLoc>();
+    const std::optional<SiteRequest> &site = place && place.getFilename() == "a" ? request.after : request.before;
+    if (!place || !site)
+      return "";
+    SmallVector<StringRef> lines;
+    StringRef(site->program).split(lines, '\n');
+    return place.getLine() < 1 || place.getLine() > lines.size() ? "" : "\n  in: " + lines[place.getLine() - 1].trim().str();
   }
 
   int unknownStage(StringRef exits) {

@@ -143,7 +143,7 @@ static std::string reproducer(const nlohmann::json &request) {
                        : spec.after                ? spec.after->text()
                                                    : spec.before->text();
     std::string stage = request.value("stage", "");
-    return fmt::format("hyperjit show '{}' --role {} --direction {} --tokens {} --target {}{}   (kernel {})", site,
+    return fmt::format("hyperjit show '{}' --role {} --direction {} --tokens {} --target {}{}   (kernel {}; a recipe of your own needs --load or --recipe)", site,
                        name(spec.role), name(spec.direction), name(spec.bucket), request.value("target", ""),
                        stage.empty() ? "" : " --stage " + stage, text);
   } catch (const std::exception &) {

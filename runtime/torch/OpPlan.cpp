@@ -11,6 +11,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <functional>
 #include <mutex>
 #include <numeric>
@@ -237,6 +238,14 @@ void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Ten
               "' must each name at least one tensor");
   bitsOf(given, kGivenLetters, opName, "given");
   bitsOf(want, kWantLetters, opName, "want");
+  auto has = [](const std::vector<Slot> &slots, char letter) {
+    return std::any_of(slots.begin(), slots.end(), [&](const Slot &slot) { return slot.group == letter; });
+  };
+  for (char letter : given)
+    TORCH_CHECK(has(outputs, letter) || (letter == 'x' && role == Role::Before), opName, "_backward: given '", given, "' names '", letter,
+                "', and ", spec, " makes nothing of that kind");
+  for (char letter : want)
+    TORCH_CHECK(has(inputs, letter), opName, "_backward: want '", want, "' names '", letter, "', and ", spec, " takes nothing of that kind");
   TORCH_CHECK(!saved || savedTensor.has_value(), opName, "_backward: saved is missing; run the forward operator with save = true");
   if (saved)
     checkTensor(*savedTensor, *saved, operands.x);

@@ -105,6 +105,8 @@ TEST(BadInput, Masks) {
   };
   EXPECT_MESSAGE("must each name at least one tensor", backward({}, "", "x"));
   EXPECT_MESSAGE("given is 'uu'; a subset of \"xuck\" in this order is supported", backward({u, u}, "uu", "x"));
+  EXPECT_MESSAGE("given 'uk' names 'k', and ", backward({u}, "uk", "x"));
+  EXPECT_MESSAGE("want 'xk' names 'k', and ", backward({u}, "u", "xk"));
   EXPECT_MESSAGE("want is 'q'; a subset of \"xycpk\" in this order is supported", backward({u}, "u", "q"));
   EXPECT_MESSAGE("2 cotangents are given; given 'u' of dynamic:n=3,d=6 names 1", backward({u, u}, "u", "x"));
   EXPECT_MESSAGE("hyperjit::before_backward: the cotangent of u is Float [5, 7] on cpu", backward({at::zeros({5, 7})}, "u", "x"));

@@ -36,8 +36,7 @@ inline constexpr int64_t symbolicWidth = mlir::ShapedType::kDynamic;
 /// An error where a function lacks one of the storage types (hc.compute, hc.branch_in, hc.branch_out) that hc-specialize gives it.
 llvm::LogicalResult checkSpecialized(FuncOp function, llvm::ArrayRef<llvm::StringRef> types);
 
-/// Which values are the same for all tokens. Computed once over a function in
-/// topological order; values made later are asked through their operands.
+/// Which values are the same for all tokens: asked through their operands, and remembered.
 class Uniformity {
 public:
   bool isUniform(mlir::Value value);
