@@ -245,9 +245,8 @@ private:
     auto adjointOp = dyn_cast<AdjointOpInterface>(op);
     if (!adjointOp)
       return op->emitOpError("has no adjoint: it cannot be differentiated (a second derivative is not available)");
-    SmallVector<bool> wanted(op->getNumOperands(), true);
     SmallVector<Value> operandCotangents;
-    adjointOp.buildAdjoint(builder, it->second, wanted, operandCotangents);
+    adjointOp.buildAdjoint(builder, it->second, operandCotangents);
     for (auto [operand, cotangent] : llvm::zip(op->getOperands(), operandCotangents))
       accumulateOver(operand, cotangent);
     return success();

@@ -14,13 +14,13 @@ def HC_AdjointOpInterface : OpInterface<"AdjointOpInterface"> {
   let methods = [InterfaceMethod<
     [{
       Builds the cotangents of the operands from the cotangent of the (single)
-      result. `wanted[i]` says whether operand i needs one; an entry of
-      `cotangents` may stay null, meaning zero. The caller sums over tokens
-      where an operand is uniform and its cotangent is not.
+      result; an entry of `cotangents` may stay null, meaning zero. What nobody
+      asks for is cleaned away afterwards. The caller sums over tokens where an
+      operand is uniform and its cotangent is not.
     }],
     "void", "buildAdjoint",
     (ins "::mlir::OpBuilder &":$builder, "::mlir::Value":$cotangent,
-         "::llvm::ArrayRef<bool>":$wanted, "::llvm::SmallVector<::mlir::Value> &":$cotangents)>];
+         "::llvm::SmallVector<::mlir::Value> &":$cotangents)>];
 }
 
 #endif
