@@ -19,7 +19,7 @@ struct SiteRequest {
   int64_t width = 0;           ///< channels of a row, D / m
   int64_t fracs = 1;           ///< m
   std::string stream, branchIn, branchOut, weight; ///< storage types: bf16, f16, f32, f64
-  std::optional<int64_t> saved; ///< what callers allocate for `saved`, in numbers of a token; none: what the reductions need
+  std::optional<int64_t> saved = std::nullopt; ///< what callers allocate for `saved`, in numbers of a token; none: what the reductions need
 };
 
 /// The kernel that is wanted: role x direction of one or two sites.
