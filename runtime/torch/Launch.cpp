@@ -218,8 +218,6 @@ void checkReduce(const at::Tensor &x, const std::optional<at::Tensor> &weights, 
   }
 }
 
-static at::ScalarType computeOf(const at::Tensor &x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
 at::Tensor expandKernel(const at::Tensor &h, const std::optional<at::Tensor> &embedding, int64_t streams) {
   checkExpand(h, embedding, streams);
   std::vector<int64_t> sizes(h.sizes().begin(), h.sizes().end());

@@ -78,8 +78,6 @@ at::Tensor expandMeta(const at::Tensor &h, const std::optional<at::Tensor> &embe
   return at::empty_symint(sizes, h.options());
 }
 
-at::ScalarType computeOf(const at::Tensor &x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-
 std::tuple<at::Tensor, at::Tensor> expandBackwardMeta(const at::Tensor &cotangent, bool embedding) {
   const auto sizes = cotangent.sym_sizes();
   c10::SymDimVector row(sizes.begin(), sizes.end());

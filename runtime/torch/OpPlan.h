@@ -100,6 +100,9 @@ private:
   mutable std::unordered_map<uint32_t, std::shared_ptr<const Kernel>> kernels;
 };
 
+/// The dtype in which streams like x are summed.
+inline at::ScalarType computeOf(const at::Tensor &x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
 /// Letters of `all` whose bit is set / bits of the letters in `text`. Throws c10::Error for letters outside `all`.
 std::string lettersOf(uint32_t bits, std::string_view all);
 uint32_t bitsOf(std::string_view text, std::string_view all, const char *op, const char *argument);

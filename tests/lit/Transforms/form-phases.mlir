@@ -55,3 +55,13 @@ hc.func @weight_a_token(%x: !hc.rows<2, 8>, %p: !hc.coeffs<1, 3>) -> !hc.coeffs<
   %1 = hc.project %x, %0 : (!hc.rows<2, 8>, !hc.weight<2, 8, 3>) -> !hc.coeffs<1, 3>
   hc.return %1 : !hc.coeffs<1, 3>
 }
+
+// -----
+
+hc.func @gradient_of_a_sum(%x: !hc.rows<1, 8> {hc.operand = "streams"}, %p: !hc.coeffs<1, 2> {hc.operand = "coefficients"}) -> (!hc.weight<1, 8, 2> {hc.uniform})
+    attributes {hc.compute = f32} {
+  %0 = hc.token_sum %p : (!hc.coeffs<1, 2>) -> !hc.coeffs<1, 2>
+  // expected-error @below {{needs a sum over all tokens in every token}}
+  %1 = hc.weight_grad %x, %0 : (!hc.rows<1, 8>, !hc.coeffs<1, 2>) -> !hc.weight<1, 8, 2>
+  hc.return %1 : !hc.weight<1, 8, 2>
+}

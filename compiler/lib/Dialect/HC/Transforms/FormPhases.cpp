@@ -57,7 +57,7 @@ private:
       phase = isa<RowsType>(result.getType()) ? 'M' : 'C';
     if (isa<WeightType>(result.getType()) && (phase == 'M' || phase == 'C'))
       return op->emitOpError("makes a weight for every token, which no skeleton stores");
-    if (phase == 'E' && llvm::any_of(op->getOperands(), [&](Value operand) { return !uniformity.isUniform(operand); }))
+    if (afterSum && llvm::any_of(op->getOperands(), [&](Value operand) { return !uniformity.isUniform(operand); }))
       return op->emitOpError("needs a sum over all tokens in every token: that is a second pass over the streams, "
                              "which no skeleton covers");
     stages[result] = phase == 'R' ? stage + 1 : stage;
