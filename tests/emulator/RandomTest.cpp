@@ -7,6 +7,7 @@
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/SpecList.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -31,9 +32,14 @@ TEST(Random, CudaGivesWhatTheCpuGives) {
     const Role role = seed % 5 == 0 ? Role::Before : seed % 5 == 1 ? Role::After : Role::Boundary;
     for (Direction direction : {Direction::Forward, Direction::Backward}) {
       const KernelSpec kernel = trainingKernel(programs, site, site, role, direction, Bucket::Large);
-      try { // what auto takes, or any other
-        const auto legal = KernelManager::global().schedules(kernel, target, seed % 4 < 2 ? 1 : 100000);
+      try { // what auto takes, or any other; of wide rows one of clusters, which are few among them
+        auto legal = KernelManager::global().schedules(kernel, target, seed % 4 < 2 ? 1 : 100000);
         ASSERT_FALSE(legal.empty()) << kernel.text();
+        const auto others = std::stable_partition(legal.begin(), legal.end(), [](const ScheduleCandidate &candidate) {
+          return candidate.schedule.text().starts_with("columns");
+        });
+        if (seed % 4 == 3 && others != legal.begin())
+          legal.erase(others, legal.end());
         Sides sides(kernel, 1 + int64_t(seed % 40), legal[seed / 4 % legal.size()].schedule, target);
         EXPECT_EQ(sides.compare(4), "") << kernel.text() << " " << sides.meta().schedule;
       } catch (const UserError &error) { // the only limit that so few operations meet

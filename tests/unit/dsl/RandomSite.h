@@ -14,7 +14,8 @@ std::string randomSite(uint64_t seed, const std::string &sizes);
 /// n, m and d for two sites that share their streams, drawn from the seed: "n=3,m=1,d=33". `wide`: for clusters.
 std::string randomSizes(uint64_t seed, bool wide = false);
 
-/// HYPERJIT_TEST_SEED, by default a new one in each run.
+/// HYPERJIT_TEST_SEED, by default always the same: what another one finds is older than the change that is being tested. Search with
+/// others, HYPERJIT_TEST_SEED=$RANDOM HYPERJIT_TEST_SITES=1000.
 uint64_t randomSeed();
 /// HYPERJIT_TEST_SITES, by default `few`.
 int randomSites(int few);
