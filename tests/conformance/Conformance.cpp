@@ -94,8 +94,9 @@ protected:
   /// HYPERJIT_TEST_ONLY=TEXT: the cases whose text, as failures print it, contains TEXT.
   void run(const std::vector<Case> &cases) {
     int first = 0, step = 1;
-    if (const char *part = std::getenv("HYPERJIT_TEST_PART"))
+    if (const char *part = std::getenv("HYPERJIT_TEST_PART")) {
       ASSERT_TRUE(std::sscanf(part, "%d/%d", &first, &step) == 2 && step > 0 && first >= 0 && first < step) << "HYPERJIT_TEST_PART=" << part;
+    }
     const char *only = std::getenv("HYPERJIT_TEST_ONLY");
     for (size_t i = static_cast<size_t>(first); i < cases.size(); i += static_cast<size_t>(step))
       if (!only || cases[i].text().find(only) != std::string::npos)

@@ -129,7 +129,8 @@ std::string Sides::compare(double noise) {
   std::string message;
   for (size_t i = 0; i < list.size(); ++i)
     if (list[i].output)
-      message += difference(list[i], lastOutputs[i], theirs[i], narrow, std::max(noise, isSum(list[i]) ? largestSum : largestOf(list[i], theirs[i])));
+      message += difference(list[i], lastOutputs[i], theirs[i], narrow,
+                            std::max(noise, isSum(list[i]) ? largestSum : largestOf(list[i], theirs[i])), noise);
   return message;
 }
 
@@ -151,7 +152,8 @@ double Sides::largestOf(const OperandInfo &operand, const void *numbers) const {
   return largest;
 }
 
-std::string Sides::difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow, double largest) const {
+std::string Sides::difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow, double largest,
+                              double noise) const {
   const size_t count = size_t(countOf(operand, tokens)), size = sizeOf(operand.dtype);
   auto number = [&](const void *of, size_t i) { return toDouble(static_cast<const char *>(of) + i * size, operand.dtype); };
   const Allowed allowed = allowedFor(operand.dtype, narrow, gpu->meta().schedule.find("planes=2") != std::string::npos);
@@ -166,7 +168,7 @@ std::string Sides::difference(const OperandInfo &operand, const void *mine, cons
     }
   }
   // Sums over tokens of a weight's gradient: a plane that is left out hides below one large number's tolerance.
-  double off = 0, all = 0;
+  double off = 0, all = noise * noise;
   for (size_t i = 0; operand.kind == OperandKind::Weight && i < count; ++i) {
     off += std::pow(number(mine, i) - number(theirs, i), 2);
     all += std::pow(number(theirs, i), 2);

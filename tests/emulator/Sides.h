@@ -40,7 +40,8 @@ private:
   void launch(const Kernel &kernel, const std::vector<void *> &operands, const LaunchContext &context);
   std::vector<void *> run(const Kernel &kernel, const LaunchContext &context);
   double largestOf(const OperandInfo &operand, const void *numbers) const;
-  std::string difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow, double largest) const;
+  std::string difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow, double largest,
+                         double noise) const;
 
   int64_t tokens;
   cuda::Device device{0}; ///< its memory is the process's

@@ -159,8 +159,9 @@ TEST(Starts, PresetsActAsDocumented) {
         const double ratio = std::exp(logits[5] - logits[4]), identity = 1 / (1 + 23 * ratio);
         diagonal = identity * (1 + 5 * ratio);
         off = identity * 6 * ratio;
-        if (row.preset == std::string("mhc_lite"))
+        if (row.preset == std::string("mhc_lite")) {
           EXPECT_NEAR(identity, 0.9923, exact);
+        }
       }
       for (int64_t i = 0; i < 4; ++i) {
         EXPECT_NEAR(effect.pre[i], i == 2 ? row.preSelected : row.preOther, exact) << i;

@@ -251,7 +251,7 @@ LogicalResult SourceBuilder::chooseSweptGradients() {
   plan = KernelPlan(kernel, slots);
   plan.sweptGradients = swept;
   mainShape = {};
-  columns = {};
+  columns = decltype(columns)();
   projection.clear();
   expansion.clear();
   mainSums = 0;
