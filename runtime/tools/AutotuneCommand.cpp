@@ -356,7 +356,7 @@ int showList(const Options &options, const Target &target, const std::vector<Tas
 }
 
 int checkFile(const Options &options) {
-  if (std::error_code error; !std::filesystem::is_regular_file(options.check, error))
+  if (std::error_code error; !std::filesystem::exists(options.check, error))
     throw UsageError(fmt::format("--check {}: the file cannot be read", options.check));
   TuningFile file = readTuningFile(options.check);
   for (const std::string &problem : file.problems)

@@ -233,8 +233,7 @@ void ReduceSumOp::buildAdjoint(OpBuilder &builder, Value g, Cotangents &d) {
 // C = A B:  dA = g B^T, dB = A^T g
 void MatmulOp::buildAdjoint(OpBuilder &builder, Value g, Cotangents &d) {
   HCBuilder b(builder, getLoc());
-  d = {b.matmul(g, b.transpose(getRhs())),
-       b.matmul(b.transpose(getLhs()), g)};
+  d = {b.matmul(g, b.transpose(getRhs())), b.matmul(b.transpose(getLhs()), g)};
 }
 
 void SoftmaxOp::buildAdjoint(OpBuilder &builder, Value g, Cotangents &d) {
