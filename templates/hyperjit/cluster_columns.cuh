@@ -163,7 +163,9 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
   //===-- compute warps ---------------------------------------------------===//
 
   static constexpr int gradientTiles = GradientTiles<typename F::Gradients>::value; // of one chunk of channels
-  static constexpr int rounds = channels / S::chunk / S::warps;                    // of warps over the chunks
+  static constexpr int chunks = channels / S::chunk, rounds = (chunks + S::warps - 1) / S::warps; // of warps over the chunks
+  /// Whether the warp has a chunk in the round: in the last one some may have none.
+  HYPERJIT_METHOD bool sweeps(int round) const { return chunks % S::warps == 0 || round * S::warps + warp < chunks; }
   struct Held {
     unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
     float gradient[gradientTiles > 0 ? rounds * gradientTiles : 1][4];
@@ -189,7 +191,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
     for (int round = 0; round < rounds; ++round) {
       lane.channel = slice * channels + (round * S::warps + warp) * S::chunk + self % S::channelLanes * S::v;
       lane.gradient = held.gradient + round * gradientTiles;
-      F::Gradients::store(lane, firstTile, tileStride);
+      if (sweeps(round))
+        F::Gradients::store(lane, firstTile, tileStride);
     }
   }
   template <int I, class First, class... Rest> HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
@@ -272,17 +275,18 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
       lane.channel = slice * channels + lane.local;
       P::Sweep::run(lane);
     };
-    if constexpr (channels / S::chunk == S::warps) {
+    if constexpr (chunks == S::warps) {
       sweepChunk(warp);
     } else if constexpr (SumsGradient<typename F::Gradients, typename P::Sweep>::value) { // in registers: each round has its own
 #pragma unroll
       for (int round = 0; round < rounds; ++round) {
         lane.gradient = held.gradient + round * gradientTiles;
-        sweepChunk(round * S::warps + warp);
+        if (sweeps(round))
+          sweepChunk(round * S::warps + warp);
       }
     } else {
 #pragma unroll 1
-      for (int chunk = warp; chunk < channels / S::chunk; chunk += S::warps)
+      for (int chunk = warp; chunk < chunks; chunk += S::warps)
         sweepChunk(chunk);
     }
     if constexpr (P::slots > 0) {

@@ -126,6 +126,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   // The same in two rounds of warps over a block's channels, of rows of 32 bits, too.
   {"manifold:n=1,d=1024,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
   {"manifold:n=2,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+  // In rounds of which the last has no channels for some warps.
+  {"manifold:n=2,d=640,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+  {"manifold:n=1,d=1280,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
   // Streams and branch of different types, whose rows take places of other sizes.
   {"deepseek:n=2,d=1024,dtype=bf16,branch=fp32", Role::Boundary, 13},
   {"manifold:n=4,d=1024,dtype=fp32,branch=bf16", Role::Boundary, 37},
@@ -150,6 +153,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},
   {"deepseek:n=4,d=512,dtype=fp16", Role::Before, 37, "columns:cluster=2,parts=2,vector=4"},
   {"manifold:n=6,d=512,dtype=bf16", Role::Boundary, 37, "columns:cluster=4,parts=2,vector=4"},
+  // Tiles between stages, where a block has no room for as many records as otherwise.
+  {"manifold:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=2,parts=2"},
+  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=3,parts=2,vector=4"},
 })));
 
 TEST(Shared, MoreClustersThanFitAreRefused) {

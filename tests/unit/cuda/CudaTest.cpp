@@ -239,18 +239,28 @@ TEST(Kernels, ManyStreamsAndDoublePrecision) {
       expectNoSpills(spec, backward, "sm_90a");
 }
 
-// Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not.
+// Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not, nor those of the
+// eight tokens that tensor cores take together.
+constexpr const char *largestRecord = "manifold-streams:n=16,m=2,d=320,dtype=bf16,static_beta=shared,proposals=2,mix_streams=false";
+
 TEST(Kernels, EveryLaunchFitsSharedMemory) {
   for (const char *spec : {"manifold-streams:n=8,m=4,d=536,dtype=fp64,static_beta=full", "manifold:n=16,d=320,dtype=fp64",
-                           "permutation:n=5,d=129,dtype=fp64", "manifold:n=4,d=4096,dtype=bf16"})
-    for (const char *target : {"sm_86", "sm_90a"})
-      for (bool backward : {false, true}) {
-        Built built = build(spec, backward, target);
-        ASSERT_TRUE(built.ok);
-        for (const llvm::json::Value &launch : built.source.launches)
-          EXPECT_LE(launch.getAsObject()->getInteger("shared_bytes").value_or(0), Target::parse(target).sharedBytes)
-              << spec << ": " << launch.getAsObject()->getString("entry")->str() << " for " << target;
-      }
+                           "permutation:n=5,d=129,dtype=fp64", "manifold:n=4,d=4096,dtype=bf16", "manifold:n=4,d=7168,dtype=bf16",
+                           "manifold:n=16,d=1000,dtype=bf16", largestRecord})
+    for (const std::string &target : architectures())
+      for (const char *role : {"before", "boundary", "after"})
+        for (bool backward : {false, true}) {
+          Built built = build(spec, backward, target, "auto", role);
+          ASSERT_TRUE(built.ok);
+          for (const llvm::json::Value &launch : built.source.launches)
+            EXPECT_LE(launch.getAsObject()->getInteger("shared_bytes").value_or(0), Target::parse(target).sharedBytes)
+                << spec << ": " << launch.getAsObject()->getString("entry")->str() << " for " << target;
+        }
+}
+
+TEST(Kernels, AScheduleThatDoesNotFitSharedMemoryIsRefused) {
+  EXPECT_FALSE(build(largestRecord, true, "sm_90a", "rows:planes=2", "before").ok);
+  EXPECT_TRUE(build(largestRecord, true, "sm_90a", "rows:planes=0", "before").ok);
 }
 
 TEST(Source, IsShortAndSaysItsSchedule) {

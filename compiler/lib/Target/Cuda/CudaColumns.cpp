@@ -26,7 +26,8 @@ static int64_t registersOf(int64_t sweepers, int64_t helpers, int64_t record, in
 LogicalResult SourceBuilder::chooseColumns() {
   auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: columns " << why; };
   bool known = target.starts_with("sm_9") || target.starts_with("sm_10");
-  if (!known || !target.split('/').first.ends_with("a")) // moving registers between warps is specific to an architecture
+  if (!known ||
+      !target.split('/').first.ends_with("a")) // moving registers between warps is specific to an architecture
     return refuse("needs clusters, bulk copies and registers that move between warps, which " + target + " lacks");
   if (plan.wide())
     return refuse("is for kernels that compute in fp32");
@@ -52,17 +53,19 @@ LogicalResult SourceBuilder::chooseColumns() {
   if (cluster < 2)
     return refuse("shares rows among 2 to 16 blocks of a cluster, not " + llvm::Twine(cluster));
   if (int64_t tile = 8 * mainShape.tokens; cluster > tile && cluster % tile)
-    return refuse("shares a tile of " + llvm::Twine(tile) + " tokens among at most as many blocks or among whole multiples, not among " + llvm::Twine(cluster));
+    return refuse("shares a tile of " + llvm::Twine(tile) +
+                  " tokens among at most as many blocks or among whole multiples, not among " + llvm::Twine(cluster));
   int64_t parts = mainShape.parts = choice.parts ? choice.parts : 1;
-  while (!choice.cluster && cluster > 2 && (plan.width % (cluster * parts * chunk) || plan.width / (cluster * parts) < 160))
+  while (!choice.cluster && cluster > 2 &&
+         (plan.width % (cluster * parts * chunk) || plan.width / (cluster * parts) < 160))
     cluster /= 2;
   if (plan.width % (cluster * parts * chunk))
-    return refuse("splits rows into " + llvm::Twine(cluster * parts) + " parts of whole chunks of " + llvm::Twine(chunk) +
-                  " channels, and there are " + llvm::Twine(plan.width));
+    return refuse("splits rows into " + llvm::Twine(cluster * parts) + " parts of whole chunks of " +
+                  llvm::Twine(chunk) + " channels, and there are " + llvm::Twine(plan.width));
   // As many warps as leave none idle, and registers for each.
   int64_t chunks = plan.width / (cluster * parts) / chunk;
-  mainShape.warps = choice.warps;
-  if (!choice.warps)
+  mainShape.warps = choice.warps ? choice.warps : sweptWarps;
+  if (!mainShape.warps)
     for (int64_t rounds = 1; !mainShape.warps; ++rounds)
       if (chunks % rounds == 0 && chunks / rounds <= 10)
         mainShape.warps = chunks / rounds;
@@ -89,11 +92,13 @@ void SourceBuilder::countWarps() {
   for (Value weight : plan.expanded)
     expanded = std::max(expanded, cast<hc::WeightType>(weight.getType()).getRows());
   bool fewOwners = expanded >= 3 && (mainShape.parts == 1 || mainShape.vector == 4);
-  columns.owners = std::clamp<int64_t>(llvm::divideCeil((fewOwners ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
+  columns.owners =
+      std::clamp<int64_t>(llvm::divideCeil((fewOwners ? 320 : 640) * tile * mainShape.parts, plan.width), 2, 4);
   const StagePlan &first = plan.stagePlans.front();
   bool prepares = !first.recordWrites.empty() || !first.stores.empty();
   columns.preparers = !columns.image.empty() ? 0 : choice.preparers ? choice.preparers : prepares ? 2 : 1;
-  int64_t spare = llvm::alignTo(others + columns.owners + columns.preparers, 4) - others - columns.owners - columns.preparers;
+  int64_t spare =
+      llvm::alignTo(others + columns.owners + columns.preparers, 4) - others - columns.owners - columns.preparers;
   (prepares && columns.image.empty() && !choice.preparers ? columns.preparers : columns.owners) += spare;
 }
 
@@ -131,8 +136,8 @@ void SourceBuilder::prepareRecords() {
     auto dtype = kernel.getArgAttrOfType<TypeAttr>(argument, hc::HCDialect::dtypeAttrName);
     if (!dtype || !dtype.getValue().isF32())
       return std::nullopt;
-    return RecordCopy{plan.memory.memory.lookup(source), offset, plan.record.lookup(value), hc::elementCount(value.getType()),
-                      hc::elementCount(source.getType())};
+    return RecordCopy{plan.memory.memory.lookup(source), offset, plan.record.lookup(value),
+                      hc::elementCount(value.getType()), hc::elementCount(source.getType())};
   };
   SmallVector<RecordCopy> copies;
   for (Value value : first.recordWrites) {
@@ -143,7 +148,9 @@ void SourceBuilder::prepareRecords() {
     }
     copies.push_back(*copy);
   }
-  llvm::sort(copies, [](const RecordCopy &a, const RecordCopy &b) { return std::tie(a.reference, a.skip) < std::tie(b.reference, b.skip); });
+  llvm::sort(copies, [](const RecordCopy &a, const RecordCopy &b) {
+    return std::tie(a.reference, a.skip) < std::tie(b.reference, b.skip);
+  });
   for (const RecordCopy &copy : copies)
     if (columns.image.empty() || !columns.image.back().extend(copy))
       columns.image.push_back(copy);
@@ -158,6 +165,8 @@ void SourceBuilder::prepareRecords() {
   };
   if (first.recordWrites.empty() || llvm::all_of(first.recordWrites, isMoved))
     return;
+  plan.leaveToHead();
+  mainShape.record = recordStride(plan.recordSize);
   int64_t begin = plan.recordSize, end = 0;
   for (Value value : first.recordWrites) {
     int64_t place = plan.record.lookup(value);
@@ -230,21 +239,39 @@ const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
 /// Weight gradients whose sums fit the greater part of the registers that sweeps leave need no launch, and no reading of rows, of their
 /// own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us instead of 370 and 135.) One stage of sweeps
 /// holds no rows, and leaves more (of four streams of 4096 channels, on an H100, 450 us instead of 498).
-LogicalResult SourceBuilder::chooseSweptGradients() {
-  if (mainShape.tokens != 1 || blockChannels() % (4 * mainShape.vector * mainShape.warps))
-    return success(); // a lane's sums are those of 8 tokens at a time, and of the same channels for the whole kernel
-  if (choice.chunks && choice.chunks * mainShape.blocksOfRow() < processorsOfH100)
-    return success(); // clusters would be no more than chunks
+llvm::SetVector<Operation *> SourceBuilder::sweepableGradients() {
   const bool alone = sweepingStages() == 1;
   int64_t room = alone ? laneRegisters() - 48 - 8 * mainShape.vector : (laneRegisters() - sweepRegisters()) * 3 / 5;
   llvm::SetVector<Operation *> swept;
   for (Operation *op : plan.columnOps) {
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
     if (!gradient || plan.isUniform(gradient.getCoefficients()) || !sweepOf(gradient) ||
-        rounds() * sumRegisters(gradient) > room - (planesOf(gradient.getInput()) > 1 ? (alone ? 96 : 8) : 0)) // two planes of a row take some, too
+        rounds() * sumRegisters(gradient) >
+            room - (planesOf(gradient.getInput()) > 1 ? (alone ? 96 : 8) : 0)) // two planes of a row take some, too
       continue;
     room -= rounds() * sumRegisters(gradient);
     swept.insert(op);
+  }
+  return swept;
+}
+
+LogicalResult SourceBuilder::chooseSweptGradients() {
+  if (mainShape.tokens != 1)
+    return success(); // a lane's sums are those of 8 tokens at a time
+  if (choice.chunks && choice.chunks * mainShape.blocksOfRow() < processorsOfH100)
+    return success(); // clusters would be no more than chunks
+  llvm::SetVector<Operation *> swept = sweepableGradients();
+  // Eight warps have the registers of others, and no part of the processor more to do than of as many as leave none idle.
+  if (constexpr int64_t fewer = 8;
+      swept.empty() && !choice.warps && mainShape.warps != fewer && blockChannels() > fewer * 4 * mainShape.vector) {
+    const ShapeNumbers shape = mainShape;
+    const auto numbers = columns;
+    mainShape.warps = fewer;
+    countWarps();
+    swept = sweepableGradients();
+    sweptWarps = swept.empty() ? 0 : fewer;
+    mainShape = shape;
+    columns = numbers;
   }
   if (swept.empty())
     return success();
@@ -323,13 +350,21 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   int64_t heldRegisters = laneRegisters() - sweepRegisters();
   for (Operation *op : plan.sweptGradients)
     heldRegisters -= rounds() * sumRegisters(cast<hc::WeightGradOp>(op));
-  // Two tiles between stages where registers hold the rows of both. Rows of more than 16 bits lie in slots, and sums of several clusters
-  // are on their way for as long as that.
-  bool roomy = laneRegisters() > 128 || (mainShape.parts > 1 && plan.widestStorage > 2);
-  columns.lag = choice.lag ? choice.lag : columns.stages > 2 || expands() || !roomy ? 1 : 2;
+  // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way for longer (us of
+  // a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with three; backward 1169 with one, 1125
+  // with two, three of 6144 715 and 635).
+  columns.lag = choice.lag                        ? choice.lag
+                : mainShape.parts > 1             ? (expands() || columns.stages > 2 ? 2 : 3)
+                : columns.stages > 2 || expands() ? 1
+                : laneRegisters() > 128           ? 2
+                                                  : 1;
+  if (expands() && columns.lag > 1) // with no room at all four streams spilled
+    heldRegisters -= 8;
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
-  auto inPairs = [&](Value value, StringRef reference) { return bytesOf(value, reference) == rowsOf(value) * channels * 2; };
+  auto inPairs = [&](Value value, StringRef reference) {
+    return bytesOf(value, reference) == rowsOf(value) * channels * 2;
+  };
   auto hold = [&](Value value, StringRef reference, bool pairs, int64_t from, int64_t first, int64_t last) {
     int64_t words = mainShape.tokens * rowsOf(value) * mainShape.vector / 2;
     if (!pairs || chunks != mainShape.warps || first != from + 1 || last != first ||
@@ -345,7 +380,9 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   for (auto &[value, use] : uses)
     if (!value.getDefiningOp()) {
       std::string reference = plan.memory.memory.lookup(value);
-      std::string place = use.last > use.first ? hold(value, reference, inPairs(value, reference), use.first, use.first + 1, use.last) : "";
+      std::string place = use.last > use.first
+                              ? hold(value, reference, inPairs(value, reference), use.first, use.first + 1, use.last)
+                              : "";
       int64_t last = use.last, at = use.position;
       if (!place.empty()) {
         last = use.first;
@@ -360,7 +397,9 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     if (!value.getDefiningOp())
       continue;
     const Stored &store = storedAt.find(value)->second;
-    if (std::string place = hold(value, store.reference, inPairs(value, store.reference), store.stage, use.first, use.last); !place.empty()) {
+    if (std::string place =
+            hold(value, store.reference, inPairs(value, store.reference), store.stage, use.first, use.last);
+        !place.empty()) {
       columns.kept[value] = place;
       continue;
     }
@@ -385,13 +424,16 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
         continue;
       for (Value value : next.made) {
         auto round = value.getDefiningOp<hc::RoundOp>();
-        bool later = llvm::any_of(passes, [&](const Pass &other) { return other.stage > next.stage && other.made.contains(value); });
-        if (!round || !round.getInput().getDefiningOp() || !pass.made.contains(value) || later || columns.kept.count(value) ||
+        bool later = llvm::any_of(
+            passes, [&](const Pass &other) { return other.stage > next.stage && other.made.contains(value); });
+        if (!round || !round.getInput().getDefiningOp() || !pass.made.contains(value) || later ||
+            columns.kept.count(value) ||
             llvm::any_of(columns.held, [&](const auto &held) { return held.value == value; }))
           continue;
         StringRef storage = storageName(*round.getType());
         std::string reference = formatv("Rounded<{0}>", storage);
-        if (std::string place = hold(value, reference, storage.ends_with("16"), pass.stage, next.stage, next.stage); !place.empty())
+        if (std::string place = hold(value, reference, storage.ends_with("16"), pass.stage, next.stage, next.stage);
+            !place.empty())
           columns.held.push_back({value, place, pass.pass});
       }
     }
@@ -497,17 +539,30 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
       bytes += llvm::alignTo(stageSums, 4) * 4 * (2 * numbers.warps * tile + depth * cluster * owned);
     return bytes + 4 * (numbers.scratch * (owners + preparers) + columns.fetched * owners);
   };
+  // Tokens may wait for their late maths; where there is no room, sweeps wait for it.
+  while (shared() > mostShared && records > lag * (count - 1) + 1)
+    --records;
   if (shared() > mostShared)
     return kernel.emitError() << "schedule: columns needs " << shared()
                               << " bytes of shared memory with cluster=" << cluster << ",lag=" << lag
                               << ",tokens=" << tile << "; a block has " << mostShared;
-  // The rest is for rows on their way, in turn, where the fewest tiles are.
+  // The rest is for rows on their way, in turn, where they have the fewest sweeps' time: a slot that the last stage gives back is filled
+  // for the first stage of a tile `ahead` later.
   int64_t most = choice.ring ? choice.ring : 6;
   auto ahead = [&](auto &ring) { return ring.slots - lag * (ring.last - ring.first); };
+  auto sweeps = [&](auto &ring) { return ahead(ring) * sweepingStages() - (ring.last - ring.first); };
+  for (auto &ring : rings)
+    if (int64_t all = records; sweeps(ring) < 2) { // else memory is waited for
+      ++ring.slots;
+      while (shared() > mostShared && records > lag * (count - 1) + 2)
+        --records;
+      if (shared() > mostShared)
+        --ring.slots, records = all;
+    }
   for (bool more = true; more;) {
     more = false;
     SmallVector<size_t> order = llvm::to_vector(llvm::seq<size_t>(0, rings.size()));
-    llvm::stable_sort(order, [&](size_t a, size_t b) { return ahead(rings[a]) < ahead(rings[b]); });
+    llvm::stable_sort(order, [&](size_t a, size_t b) { return sweeps(rings[a]) < sweeps(rings[b]); });
     for (size_t i : order) {
       if (ahead(rings[i]) >= most)
         continue;
@@ -555,18 +610,17 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   }
   std::string image;
   for (const RecordCopy &copy : columns.image)
-    image += formatv("{0}RecordCopy<{1}, {2}, {3}, {4}, {5}>", image.empty() ? "" : ", ", copy.reference, copy.skip, copy.first, copy.count,
-                     copy.unit())
+    image += formatv("{0}RecordCopy<{1}, {2}, {3}, {4}, {5}>", image.empty() ? "" : ", ", copy.reference, copy.skip,
+                     copy.first, copy.count, copy.unit())
                  .str();
   add(formatv("using Main = {0};", shape(numbers)).str());
-  add(formatv(
-          "using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, {13}, {15}{14}>;", lag, records,
-          preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText, columns.weights,
-          owners,
-          image.empty() ? "Nothing" : "List<" + image + ">",
-          pack, columns.fetched,
-          columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str() : "Nothing",
-          exchange, columns.ends == "Nothing" || !few ? columns.ends : "AtOnce<" + columns.ends + ">")
+  add(formatv("using MainFlow = Flow<{0}, {1}, {2}, {9}, {12}, {10}, {3}, {4}, {5}, {6}, List<{7}>, List<{8}>, {11}, "
+              "{13}, {15}{14}>;",
+              lag, records, preparers, columns.heldFrom, columns.heldWords, columns.weightBytes, shared(), ringText,
+              columns.weights, owners, image.empty() ? "Nothing" : "List<" + image + ">", pack, columns.fetched,
+              columns.gradientTiles ? formatv("Gradients<{0}{1}>", columns.gradientTiles, columns.gradientSweeps).str()
+                                    : "Nothing",
+              exchange, columns.ends == "Nothing" || !few ? columns.ends : "AtOnce<" + columns.ends + ">")
           .str());
   std::string call = formatv("clusterColumns<Main, MainFlow, {0}", uniform);
   for (StringRef stage : stages)
@@ -577,7 +631,7 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
   launch["tokens_per_block"] = tile;
   if (numbers.parts > 1)
     launch["parts"] = numbers.parts, launch["overlaps"] = false; // all of its clusters must be there at once
-  if (columns.gradientTiles) { // a cluster's sums are a chunk's
+  if (columns.gradientTiles) {                                   // a cluster's sums are a chunk's
     launch["clusters_are_chunks"] = true;
     if (!choice.chunks)
       result.maxChunks = llvm::divideCeil(processorsOfH100, numbers.blocksOfRow()); // of other GPUs a guess

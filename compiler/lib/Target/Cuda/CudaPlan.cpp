@@ -318,6 +318,30 @@ void KernelPlan::requireLeaves(Value value, const llvm::DenseSet<Value> &own, ll
     requireLeaves(operand, own, walked);
 }
 
+void KernelPlan::leaveToHead() {
+  llvm::SetVector<Value> &writes = stagePlans.front().recordWrites;
+  SmallVector<Value> unread =
+      llvm::to_vector(llvm::make_filter_range(writes, [&](Value value) { return !recordNeeded.contains(value); }));
+  for (Value value : unread) {
+    writes.remove(value);
+    headValues.insert(value);
+    placePerToken(value);
+    head.push_back({value, memory.memory[value]});
+    record.erase(value);
+  }
+  // The others move up, in their order; sums, whose places sweeps know, come first.
+  SmallVector<std::pair<int64_t, Value>> kept;
+  for (auto [value, offset] : record)
+    kept.push_back({offset, value});
+  llvm::sort(kept, llvm::less_first());
+  recordSize = 0;
+  for (auto [offset, value] : kept) {
+    assert((offset == recordSize || !isReduction(value.getDefiningOp())) && "sums keep their places");
+    record[value] = recordSize;
+    recordSize += llvm::alignTo(elements(value), 4);
+  }
+}
+
 /// A token's coefficients that no row of this kernel waits for.
 void KernelPlan::addLate(Value value, std::string reference) {
   int64_t stage = isUniform(value) ? 0 : stageOf(value);
@@ -411,9 +435,7 @@ void KernelPlan::markSquares() {
                      });
 }
 
-bool KernelPlan::wantsTiles() const {
-  return !wide() && width % 4 == 0 && !(projected.empty() && expanded.empty());
-}
+bool KernelPlan::wantsTiles() const { return !wide() && width % 4 == 0 && !(projected.empty() && expanded.empty()); }
 
 LogicalResult KernelPlan::run(int64_t tiles) {
   maxTiles = tiles;

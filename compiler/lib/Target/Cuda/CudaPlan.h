@@ -120,6 +120,8 @@ public:
   /// Gives a uniform value a place in the workspace; the prologue (or epilogue) makes it.
   std::string placeFixed(mlir::Value value);
   void requireUniform(mlir::Value value);
+  /// The head makes what the maths of later stages alone reads of the first record, and leaves it in memory.
+  void leaveToHead();
 
 private:
   mlir::LogicalResult collect();

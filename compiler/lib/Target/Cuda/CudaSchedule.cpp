@@ -21,7 +21,7 @@ using llvm::StringRef;
 /// few of them as leave a block room; an expansion then wants registers of the other warps, which go over by fours. Few warps
 /// leave a processor idle: narrow rows take 4 channels a lane, which makes twice as many. More than four streams leave a lane no
 /// registers for 8 channels of each.
-static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
+static Choice chooseColumns(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
   int64_t streams = 1, width = 0;
   for (Value argument : kernel.getBody().getArguments())
@@ -52,12 +52,14 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     // Without weights it is dots of four rows and more that tensor cores pay for, with four tiles ahead in one cluster and warps in fours, which
     // take registers from others (of 4096 channels, an H200: after, backward, 233 us instead of 291; a boundary of constant coefficients 259
     // instead of 286, of four fracs 119, where a site of a chain took 158).
-    if (builder.tensorCores() ? builder.computeWarps() < leastWarps
-                              : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
+    if (builder.tensorCores()
+            ? builder.computeWarps() < leastWarps
+            : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
       return std::nullopt;
     int64_t channels = builder.blockChannels();
-    Candidate made = {choice,  builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
-                      false, builder.expands()};
+    Candidate made = {
+        choice, builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
+        false,  builder.expands()};
     made.held = made.channels <= (made.expands ? expanded : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
@@ -90,10 +92,39 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   for (int64_t parts = 2; parts <= 8; ++parts)
     for (int64_t cluster : {16, 8, 4})
       if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
-        if (std::optional<Candidate> one = make(cluster, parts, 0, 0); one && one->held && one->bytes >= leastBytes)
-          if (!one->expands || one->warps % 4 == 0)
-            return one->choice;
+        for (int64_t lag : {0, 1})                            // as many tiles as pay between stages, or as fit
+          if (std::optional<Candidate> one = make(cluster, parts, 0, lag); one && one->held && one->bytes >= leastBytes)
+            if (!one->expands || one->warps % 4 == 0)
+              return one->choice;
   return held ? held->choice : Choice();
+}
+
+/// Dynamic shared memory that a block may have.
+static int64_t sharedOf(StringRef target) {
+  StringRef isa = target.split('/').first;
+  return isa.starts_with("sm_9") || isa.starts_with("sm_10") ? mostShared
+         : isa == "sm_80" || isa == "sm_87"                  ? 163 * 1024
+                                                             : leastShared;
+}
+
+static int64_t sharedNeeded(const CudaSource &source) {
+  int64_t most = 0;
+  for (const json::Value &launch : source.launches)
+    most = std::max(most, launch.getAsObject()->getInteger("shared_bytes").value_or(0));
+  return most;
+}
+
+/// The records of eight tokens, which tensor cores take together, may be more than a block's shared memory; such kernels do without.
+static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
+  Choice choice = chooseColumns(kernel, target);
+  if (choice.columns)
+    return choice;
+  ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
+  CudaSource source;
+  SourceBuilder builder(kernel, target, choice, source);
+  if (builder.run() && builder.tensorCores() && sharedNeeded(source) > sharedOf(target))
+    choice.planes = 0;
+  return choice;
 }
 
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
@@ -108,7 +139,14 @@ OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target,
     kernel.emitError() << "target '" << target << "' is no CUDA target";
     return nullptr;
   }
-  return SourceBuilder(kernel, target, choice, result).run();
+  OwningOpRef<ModuleOp> module = SourceBuilder(kernel, target, choice, result).run();
+  if (int64_t needs = sharedNeeded(result), has = sharedOf(target); module && needs > has) {
+    kernel.emitError() << "schedule: '" << result.schedule << "' needs " << needs
+                       << " bytes of shared memory, and a block of " << target << " has " << has
+                       << "; fewer streams, or tokens=1 without planes, need less";
+    return nullptr;
+  }
+  return module;
 }
 
 KernelSizes SourceBuilder::measure() {

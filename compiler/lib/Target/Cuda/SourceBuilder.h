@@ -138,9 +138,10 @@ private:
   void countWarps();
   LogicalResult planColumns(Places &places);
   LogicalResult chooseSweptGradients();
+  llvm::SetVector<Operation *> sweepableGradients();
   const SweepPass *sweepOf(hc::WeightGradOp gradient);
   /// In which the warps of clusterColumns go over a block's channels.
-  int64_t rounds() const { return blockChannels() / (4 * mainShape.vector * mainShape.warps); }
+  int64_t rounds() const { return llvm::divideCeil(blockChannels(), 4 * mainShape.vector * mainShape.warps); }
   /// Registers of a lane for the sums of a weight gradient over the channels of a round.
   int64_t sumRegisters(hc::WeightGradOp gradient);
   /// Of what a sweep works with, and of all, in clusterColumns.
@@ -178,6 +179,7 @@ private:
   Choice used; ///< the numbers of the schedule, complete
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
+  int64_t sweptWarps = 0; ///< of clusterColumns, where its registers are to hold sums of weight gradients; 0: as many as leave none idle
   bool mainReduces = false, sumsTaken = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
   /// Of the skeleton clusterColumns.
