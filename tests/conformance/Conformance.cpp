@@ -219,7 +219,10 @@ TEST_P(Conformance, WideRows) {
     const char *dtype;
   };
   for (const Size &size : {Size{4, 1280, 5, "bf16"}, Size{3, 2048, 37, "fp16"}, Size{2, 2560, 264, "bf16"}, Size{1, 4096, 1, "bf16"},
-                           Size{4, 1280, 2055, "bf16"}, Size{2, 2048, 1500, "fp16"}}) {
+                           Size{4, 1280, 2055, "bf16"}, Size{2, 2048, 1500, "fp16"},
+                           // Shared by clusters, in uneven rounds of warps, of many streams.
+                           Size{4, 7168, 133, "bf16"}, Size{3, 8192, 37, "bf16"}, Size{2, 6144, 77, "bf16"}, Size{1, 2560, 300, "fp16"},
+                           Size{8, 1024, 133, "bf16"}}) {
     if (excluded(recipe(), size.n, 1, size.d) || (device() == at::kCPU && size.tokens > 300))
       continue;
     const std::string spec = recipe() + ":n=" + std::to_string(size.n) + ",d=" + std::to_string(size.d) + ",dtype=" + size.dtype;

@@ -96,6 +96,7 @@ TEST_P(Buckets, GiveTheSameBits) {
     expectEqualBuckets(GetParam(), direction);
 }
 INSTANTIATE_TEST_SUITE_P(Recipes, Buckets, testing::ValuesIn(everyRecipe()));
+INSTANTIATE_TEST_SUITE_P(ManyStreams, Buckets, testing::ValuesIn(orOwn({{"manifold:n=8,d=576,dtype=bf16", Role::Boundary, 77}})));
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 1},
@@ -155,7 +156,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"manifold:n=6,d=512,dtype=bf16", Role::Boundary, 37, "columns:cluster=4,parts=2,vector=4"},
   // Tiles between stages, where a block has no room for as many records as otherwise.
   {"manifold:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=2,parts=2"},
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=3,parts=2,vector=4"},
+  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=4,parts=2,vector=4"},
 })));
 
 TEST(Shared, MoreClustersThanFitAreRefused) {

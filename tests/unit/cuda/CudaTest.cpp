@@ -176,14 +176,16 @@ TEST(Schedules, WideRowsGoToClusters) {
   };
   expect(3, 8192, false, "columns", "cluster=16,lag=1,planes");
   expect(2, 7168, true, "columns", "cluster=16,lag=1,planes");
-  expect(4, 6144, false, "columns", "cluster=8,lag=2,parts=3");
-  expect(4, 5120, true, "columns", "cluster=4,lag=1,parts=5");
-  expect(4, 8192, true, "columns", "cluster=16,lag=1,parts=2");
+  expect(4, 6144, false, "columns", "cluster=8,lag=3,parts=3");
+  expect(4, 5120, true, "columns", "cluster=4,lag=2,parts=5");
+  expect(4, 8192, true, "columns", "cluster=16,lag=2,parts=2");
+  expect(4, 8192, false, "columns", "cluster=16,lag=4,parts=2");
+  expect(3, 6144, true, "columns", "cluster=8,lag=2,parts=3");
   expect(4, 5632, false, "rows", "");
   expect(4, 32768, true, "rows", ""); // eight clusters of sixteen never run together
   // A number of 32 bits takes the room of two.
   expect(4, 2048, true, "columns", "cluster=16,lag=1,planes", "fp32");
-  expect(4, 4096, false, "columns", "cluster=16,lag=2,parts=2", "fp32");
+  expect(4, 4096, false, "columns", "cluster=16,lag=4,parts=2", "fp32");
   expect(1, 4096, false, "columns", "cluster=8,lag=2,planes", "fp32");
 }
 
@@ -191,7 +193,8 @@ TEST(Schedules, WideRowsGoToClusters) {
 TEST(Kernels, SweptGradientsWithoutSpills) {
   NEEDS_NVRTC();
   for (const char *site : {"manifold:n=1,d=4096", "manifold:n=2,d=4096", "manifold:n=3,d=4096", "manifold:n=2,d=1280", "joint:n=2,m=2,d=2048",
-                           "manifold:n=1,d=8192", "manifold:n=2,d=8192",
+                           "manifold:n=1,d=8192", "manifold:n=2,d=8192", "manifold:n=1,d=1280", "manifold:n=1,d=5120", "manifold:n=2,d=5120",
+                           "manifold:n=2,d=6144", "manifold:n=2,d=7168",
                            "frac:n=1,m=2,d=4096", "frac:n=1,m=4,d=5120", "manifold-streams:n=4,d=2560"})
     for (const char *role : {"before", "boundary"})
       expectNoSpills(std::string(site) + ",dtype=bf16", /*backward=*/true, "sm_90a", role);
@@ -256,6 +259,13 @@ TEST(Kernels, EveryLaunchFitsSharedMemory) {
             EXPECT_LE(launch.getAsObject()->getInteger("shared_bytes").value_or(0), Target::parse(target).sharedBytes)
                 << spec << ": " << launch.getAsObject()->getString("entry")->str() << " for " << target;
         }
+}
+
+TEST(Kernels, SharedMemoryIsThatOfTheTable) {
+  for (const Target &target : Target::table())
+    if (target.device == DeviceType::Cuda) {
+      EXPECT_EQ(cuda::sharedOf(target.text()), target.sharedBytes) << target.text();
+    }
 }
 
 TEST(Kernels, AScheduleThatDoesNotFitSharedMemoryIsRefused) {

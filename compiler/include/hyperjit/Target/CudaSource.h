@@ -43,6 +43,9 @@ struct CudaSource {
 mlir::LogicalResult buildCudaSource(hc::FuncOp kernel, llvm::StringRef target, llvm::StringRef schedule,
                                     CudaSource &result);
 
+/// Bytes of dynamic shared memory that a block of the target, sm_.., may have.
+int64_t sharedOf(llvm::StringRef target);
+
 /// At most `limit` legal schedules of a kernel, complete, best first; the first is what "auto" uses. `sharedBytes` is what a
 /// block of the target may ask for.
 mlir::LogicalResult listSchedules(hc::FuncOp kernel, llvm::StringRef target, const GpuShape &shape, int64_t sharedBytes,

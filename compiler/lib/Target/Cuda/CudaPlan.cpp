@@ -422,6 +422,27 @@ void KernelPlan::formPasses() {
   }
 }
 
+void KernelPlan::loadsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, llvm::SetVector<Value> &loads,
+                         llvm::SetVector<Value> &made) {
+  llvm::DenseSet<Value> seen;
+  std::function<void(Value)> walk = [&](Value value) {
+    if (!isa<hc::RowsType>(value.getType()) || isUniform(value) || !seen.insert(value).second)
+      return;
+    if (!value.getDefiningOp() || stored.contains(value)) {
+      loads.insert(value);
+      return;
+    }
+    made.insert(value);
+    for (Value operand : value.getDefiningOp()->getOperands())
+      walk(operand);
+  };
+  for (const Store &store : pass.stores)
+    walk(store.value);
+  for (const ReductionPart &part : pass.parts)
+    for (Value operand : part.op->getOperands())
+      walk(operand);
+}
+
 void KernelPlan::markSquares() {
   for (StagePlan &stagePlan : stagePlans)
     for (SweepPass &pass : stagePlan.passes)

@@ -120,6 +120,9 @@ public:
   /// Gives a uniform value a place in the workspace; the prologue (or epilogue) makes it.
   std::string placeFixed(mlir::Value value);
   void requireUniform(mlir::Value value);
+  /// The row operands that a pass loads, if `stored` are in the slot or in memory already, and the rows that it makes, results first.
+  void loadsOf(const SweepPass &pass, const llvm::DenseSet<mlir::Value> &stored, llvm::SetVector<mlir::Value> &loads,
+               llvm::SetVector<mlir::Value> &made);
   /// The head makes what the maths of later stages alone reads of the first record, and leaves it in memory.
   void leaveToHead();
 

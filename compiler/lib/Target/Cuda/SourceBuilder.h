@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One builder for one kernel. CudaSchedule.cpp chooses the skeleton,
-// CudaShape.cpp the numbers of the schedule, CudaColumns.cpp plans the skeleton
-// clusterColumns, CudaSums.cpp makes the sums over tokens, CudaSource.cpp the
-// rest.
+// CudaShape.cpp the numbers of the schedule, CudaColumns.cpp and CudaRings.cpp
+// plan the skeleton clusterColumns, CudaSums.cpp makes the sums over tokens,
+// CudaSource.cpp the rest.
 //===----------------------------------------------------------------------===//
 #ifndef HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
 #define HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
@@ -120,7 +120,8 @@ private:
 
   void emitHeader();
   void emitUniform(const std::vector<Store> &stores, StringRef phase);
-  std::string besideHead; ///< set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next
+  std::string
+      besideHead; ///< set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next
   bool isForLanes(const BodyEmitter &emitter, llvm::ArrayRef<Store> stores, const Places &places) const;
   std::function<void()> emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
@@ -176,10 +177,11 @@ private:
   KernelPlan plan;
   std::string name;
   bool tiled = false, few = false; ///< on tensor cores; for few tokens
-  Choice used; ///< the numbers of the schedule, complete
+  Choice used;                     ///< the numbers of the schedule, complete
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
-  int64_t sweptWarps = 0; ///< of clusterColumns, where its registers are to hold sums of weight gradients; 0: as many as leave none idle
+  int64_t sweptWarps =
+      0; ///< of clusterColumns, where its registers are to hold sums of weight gradients; 0: as many as leave none idle
   bool mainReduces = false, sumsTaken = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
   /// Of the skeleton clusterColumns.
@@ -210,18 +212,18 @@ private:
     int64_t gradientTiles = 0;         ///< of mma, in each lane and round, for the sums of swept weight gradients
     std::string gradientSweeps;        ///< classes of sweeps that make them
     std::string ends = "Nothing";      ///< long maths of tokens, when all sweeps are done
-    bool late = false; ///< owners have maths that no row waits for
+    bool late = false;                 ///< owners have maths that no row waits for
     std::vector<ColumnRing> rings;
-    llvm::SetVector<Value> packed;             ///< weights that the main kernel packs itself
+    llvm::SetVector<Value> packed;                    ///< weights that the main kernel packs itself
     std::vector<std::pair<Value, std::string>> packs; ///< and their places, one for each use
-    std::string weights;                       ///< places of those that the prologue packs
+    std::string weights;                              ///< places of those that the prologue packs
     struct HeldRows {
       Value value;
       std::string place;
       const SweepPass *by;
     };
     SmallVector<RecordCopy> image; ///< where the first record's numbers lie; none: the main kernel makes them
-    std::vector<HeldRows> held;              ///< operands that the next stage reads from registers, and the pass that loads them
+    std::vector<HeldRows> held;    ///< operands that the next stage reads from registers, and the pass that loads them
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
   } columns;
   OwningOpRef<ModuleOp> module;
