@@ -14,7 +14,8 @@
 //                             kilobyte, one after the other, take longer than the sweeps; of records, too, that lie in memory
 //   preparers                 coefficient maths of stage 0, each CTA for all tokens, where records do not lie in memory
 //   sender (1)                adds the compute warps' sums and sends each token's to its owner
-//   owners                    a token's owner among the CTAs adds all CTAs' sums, does the coefficient maths of the next stage
+//   owners                    a token's owner among the CTAs fetches what the next stage's maths needs of memory while the sums
+//                             are on their way, adds all CTAs' sums, does the coefficient maths of the next stage
 //                             once, sends what sweeps need of the record to all CTAs, and does the maths that no sweep waits for
 //
 // Rows that are too wide for a cluster are shared by several (Flow::Exchange): each has an owner of every token, who tells the others

@@ -170,7 +170,9 @@ EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *conf
   for (unsigned i = 0; i < config->attributeCount; ++i)
     if (config->attributes[i].id == 4)
       cluster = int(config->attributes[i].value.cluster.x);
-  *count = int(config->gridX) > cluster ? 40 / cluster : clusters; // of those that are asked for together, some more
+  const char *given = std::getenv("HYPERJIT_EMULATOR_BLOCKS");
+  const int blocks = given ? std::atoi(given) : 40;
+  *count = int(config->gridX) > cluster ? blocks / cluster : clusters; // of those that are asked for together, some more
   return 0;
 }
 EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {

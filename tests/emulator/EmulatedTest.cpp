@@ -154,10 +154,18 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
   {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},
   {"deepseek:n=4,d=512,dtype=fp16", Role::Before, 37, "columns:cluster=2,parts=2,vector=4"},
   {"manifold:n=6,d=512,dtype=bf16", Role::Boundary, 37, "columns:cluster=4,parts=2,vector=4"},
-  // Tiles between stages, where a block has no room for as many records as otherwise.
-  {"manifold:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=2,parts=2"},
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,lag=4,parts=2,vector=4"},
+  // Tiles between stages of rows that clusters share: one group of clusters goes through all places of records several times.
+  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,lag=2,parts=2,vector=4"},
+  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 420, "columns:cluster=16,lag=4,parts=2,ring=2,vector=4"},
 })));
+
+/// With as few records as the stages take, and one group of clusters, which goes through all of them several times.
+TEST(Shared, FewRecordsAreUsedAgainAndAgain) {
+  ASSERT_EQ(setenv("HYPERJIT_EMULATOR_BLOCKS", "4", 1), 0);
+  for (Direction direction : {Direction::Forward, Direction::Backward})
+    expectEqualSides({"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 250, "columns:cluster=2,lag=5,parts=2,vector=4"}, direction);
+  unsetenv("HYPERJIT_EMULATOR_BLOCKS");
+}
 
 TEST(Shared, MoreClustersThanFitAreRefused) {
   const SiteSpec site = ProgramSource::global().normalise(SiteSpec::parse("manifold:n=1,d=1536,dtype=bf16"));

@@ -180,7 +180,7 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
     for (int64_t parts = 2; parts <= std::min<int64_t>(8, clustersAtOnce(shape.processors, cluster)); ++parts)
       if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 64 && channels <= 320)
         for (int64_t vector : {8, 4})
-          for (int64_t lag : {2, 1}) {
+          for (int64_t lag : {2, 3, 4, 1}) {
             RowNumbers numbers;
             numbers.columns = true, numbers.cluster = cluster, numbers.parts = parts, numbers.lag = lag, numbers.vector = vector;
             numbers.tokens = 8;

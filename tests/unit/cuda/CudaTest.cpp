@@ -254,7 +254,7 @@ TEST(Kernels, EveryLaunchFitsSharedMemory) {
       for (const char *role : {"before", "boundary", "after"})
         for (bool backward : {false, true}) {
           Built built = build(spec, backward, target, "auto", role);
-          ASSERT_TRUE(built.ok);
+          ASSERT_TRUE(built.ok) << role << (backward ? " backward of " : " forward of ") << spec << " for " << target;
           for (const llvm::json::Value &launch : built.source.launches)
             EXPECT_LE(launch.getAsObject()->getInteger("shared_bytes").value_or(0), Target::parse(target).sharedBytes)
                 << spec << ": " << launch.getAsObject()->getString("entry")->str() << " for " << target;

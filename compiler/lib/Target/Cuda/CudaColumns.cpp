@@ -122,7 +122,7 @@ static std::pair<Value, int64_t> partOf(Value value) {
 }
 
 /// Every CTA of a cluster needs the first record of every token. Where its numbers lie in operands as they will in the record, they are
-/// copied; where they are more than moved, they are made once, in the head, and copied.
+/// copied; where they are more than moved, they are made once, in the head, and what sweeps read of them is copied: owners fetch the rest.
 void SourceBuilder::prepareRecords() {
   StagePlan &first = plan.stagePlans.front();
   auto copyOf = [&](Value value) -> std::optional<RecordCopy> {
@@ -164,6 +164,10 @@ void SourceBuilder::prepareRecords() {
     return;
   plan.leaveToHead();
   mainShape.record = recordStride(plan.recordSize);
+  plan.head.insert(plan.head.end(), first.stores.begin(), first.stores.end());
+  first.stores.clear();
+  if (first.recordWrites.empty()) // no sweep reads a number of the token: only owners do
+    return;
   int64_t begin = plan.recordSize, end = 0;
   for (Value value : first.recordWrites) {
     int64_t place = plan.record.lookup(value);
@@ -175,8 +179,6 @@ void SourceBuilder::prepareRecords() {
   plan.tokenBytes += llvm::alignTo((end - begin) * 4, 16);
   for (Value value : first.recordWrites)
     plan.head.push_back({value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - begin))});
-  plan.head.insert(plan.head.end(), first.stores.begin(), first.stores.end());
-  first.stores.clear();
 }
 
 int64_t SourceBuilder::laneRegisters() const {

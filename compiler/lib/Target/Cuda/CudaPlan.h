@@ -5,7 +5,8 @@
 // which values live where and which launch makes them:
 //
 //   prologue    P: uniform work, by levels (wide, narrow, wide, ...)
-//   head        token coefficients that need no row and are long (Sinkhorn, ...)
+//   head        token coefficients that need no row and are long (Sinkhorn, ...);
+//               for clusterColumns the first record, and what its owners fetch
 //   main        C, M, R of all stages: one sweep a pass; W: weight gradients
 //               that its sweeps sum
 //   tail        long coefficient maths that no row waits for; clusterColumns

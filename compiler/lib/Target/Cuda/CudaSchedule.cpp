@@ -92,7 +92,7 @@ static Choice chooseColumns(hc::FuncOp kernel, StringRef target) {
   for (int64_t parts = 2; parts <= 8; ++parts)
     for (int64_t cluster : {16, 8, 4})
       if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
-        for (int64_t lag : {0, 1})                            // as many tiles as pay between stages, or as fit
+        for (int64_t lag : {0, 3, 2, 1})                      // as many tiles as pay between stages, or as fit
           if (std::optional<Candidate> one = make(cluster, parts, 0, lag); one && one->held && one->bytes >= leastBytes)
             if (!one->expands || one->warps % 4 == 0)
               return one->choice;
