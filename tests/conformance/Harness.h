@@ -84,6 +84,8 @@ struct Tolerance {
 };
 /// What a variance made as E[x^2] - mean^2 may lose on these streams: 16 e mean^2 / variance, of the row where that is most.
 double cancellationOf(const Sample &sample, const SiteSpec &spec);
+/// Whether rows of the sample may be such.
+bool mayCancel(const Sample &sample, const SiteProgram &site);
 /// Empty if all agree, else one line for each tensor that does not. `worst` (may be null) collects error / allowed.
 std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst = nullptr);
 /// A fused boundary against its two kernels, which start from the same bits: next streams and branch input differ where a

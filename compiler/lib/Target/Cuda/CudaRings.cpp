@@ -80,7 +80,9 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     return bytesOf(value, reference) == rowsOf(value) * channels * 2;
   };
   auto wordsOf = [&](Value value, StringRef reference) {
-    return inPairs(value, reference) && chunks == mainShape.warps ? mainShape.tokens * rowsOf(value) * mainShape.vector / 2 : 0;
+    return inPairs(value, reference) && chunks == mainShape.warps
+               ? mainShape.tokens * rowsOf(value) * mainShape.vector / 2
+               : 0;
   };
   // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way for longer (us of
   // a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with three; of 8192, which registers hold for

@@ -21,7 +21,7 @@ using llvm::StringRef;
 /// few of them as leave a block room; an expansion then wants registers of the other warps, which go over by fours. Few warps
 /// leave a processor idle: narrow rows take 4 channels a lane, which makes twice as many. More than four streams leave a lane no
 /// registers for 8 channels of each.
-static Choice chooseColumns(hc::FuncOp kernel, StringRef target) {
+static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
   int64_t streams = 1, width = 0;
   for (Value argument : kernel.getBody().getArguments())
@@ -101,9 +101,7 @@ static Choice chooseColumns(hc::FuncOp kernel, StringRef target) {
 
 int64_t cuda::sharedOf(StringRef target) {
   StringRef isa = target.split('/').first;
-  return isa.starts_with("sm_9") || isa.starts_with("sm_10") ? mostShared
-         : isa == "sm_80" || isa == "sm_87"                  ? 163 * 1024
-                                                             : leastShared;
+  return isa.starts_with("sm_9") || isa.starts_with("sm_10") ? mostShared : isa == "sm_80" ? 163 * 1024 : leastShared;
 }
 
 static int64_t sharedNeeded(const CudaSource &source) {
@@ -114,8 +112,8 @@ static int64_t sharedNeeded(const CudaSource &source) {
 }
 
 /// The records of eight tokens, which tensor cores take together, may be more than a block's shared memory; such kernels do without.
-static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
-  Choice choice = chooseColumns(kernel, target);
+static Choice chooseSchedule(hc::FuncOp kernel, StringRef target) {
+  Choice choice = chooseSkeleton(kernel, target);
   if (choice.columns)
     return choice;
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
@@ -133,7 +131,7 @@ OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target,
   if (failed(parseSchedule(kernel, schedule, choice)))
     return nullptr;
   if (schedule.empty() || schedule == "auto")
-    choice = chooseSkeleton(kernel, target);
+    choice = chooseSchedule(kernel, target);
   if (!target.starts_with("sm_")) {
     kernel.emitError() << "target '" << target << "' is no CUDA target";
     return nullptr;
@@ -181,7 +179,7 @@ KernelSizes SourceBuilder::measure() {
 LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const GpuShape &shape, int64_t sharedBytes,
                                   size_t limit, SmallVectorImpl<RankedSchedule> &out) {
   kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
-  Choice first = chooseSkeleton(kernel, target);
+  Choice first = chooseSchedule(kernel, target);
   CudaSource chosen;
   SourceBuilder builder(kernel, target, first, chosen);
   if (!builder.run())

@@ -45,7 +45,7 @@ struct ShapeNumbers {
 constexpr int64_t tilesOfPass = 12;
 /// Dynamic shared memory that a block may have on every target.
 constexpr int64_t leastShared = 99 * 1024;
-/// That a block may have where there are clusters and bulk copies.
+/// That a block may have on sm_90 and sm_100.
 constexpr int64_t mostShared = 227 * 1024;
 /// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230 registers.
 constexpr int64_t laneNumbers = 40;
