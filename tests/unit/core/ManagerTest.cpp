@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <pthread.h>
 #include <set>
 #include <thread>
@@ -52,7 +53,10 @@ public:
   CompilerReply run(const std::string &request) override {
     ++runs;
     nlohmann::json asked = nlohmann::json::parse(request);
-    last = asked;
+    {
+      std::lock_guard lock(mutex);
+      last = asked;
+    }
     std::string spec = asked["spec"];
     if (spec.find("slow") != std::string::npos)
       while (blocked)
@@ -71,6 +75,7 @@ public:
   std::atomic<int> runs{0}, failures{0};
   std::atomic<bool> blocked{false};
   std::string salt;
+  std::mutex mutex; ///< several compile at once
   nlohmann::json last;
 };
 
