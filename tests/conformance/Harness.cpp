@@ -399,13 +399,14 @@ double Tolerance::arithmetic(const at::Tensor &got) const {
   return sites.size() == 1 ? arithmetic : 4 * static_cast<double>(sites.size()) * arithmetic;
 }
 
-// Kernels read streams once, so they sum x and x^2 together: the mean and the mean square are each off by some e, relative, and
-// their difference by as much of mean^2. The scale of a LayerNorm is off by half of that, over the variance (seen: e mean^2 /
-// variance), and logits of a few units pass through an exp.
 static at::Tensor normedRows(const Sample &sample, const SiteSpec &spec) {
   const bool flat = spec.recipe == "manifold" || spec.recipe == "permutation"; // one norm over all streams of a token
   return toTruth(sample.x).reshape({-1, flat ? spec.n * spec.d : spec.d / spec.m});
 }
+
+// Kernels read streams once, so they sum x and x^2 together: the mean and the mean square are each off by some e, relative, and
+// their difference by as much of mean^2. The scale of a LayerNorm is off by half of that, over the variance (seen: e mean^2 /
+// variance), and logits of a few units pass through an exp.
 double cancellationOf(const Sample &sample, const SiteSpec &spec) {
   const at::Tensor rows = normedRows(sample, spec);
   const at::Tensor ratio = rows.mean(-1).square() / rows.var(-1, /*unbiased=*/false);

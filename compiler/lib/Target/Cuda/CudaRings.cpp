@@ -79,11 +79,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   auto inPairs = [&](Value value, StringRef reference) {
     return bytesOf(value, reference) == rowsOf(value) * channels * 2;
   };
-  auto wordsOf = [&](Value value, StringRef reference) {
-    return inPairs(value, reference) && chunks == mainShape.warps
-               ? mainShape.tokens * rowsOf(value) * mainShape.vector / 2
-               : 0;
-  };
+  auto wordsOf = [&](Value value) { return mainShape.tokens * rowsOf(value) * mainShape.vector / 2; };
   // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way for longer (us of
   // a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with three; of 8192, which registers hold for
   // four tiles, too, 599 with two, 565 with three, 528 with four; backward of 7168 1169 with one, 1125 with two, three of 6144 715 and 635).
@@ -91,8 +87,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   int64_t words = 0; // that a lane may hold of a tile
   for (auto &[value, use] : uses) {
     auto stored = storedAt.find(value);
-    if (use.last > (stored == storedAt.end() ? use.first : stored->second.stage))
-      words += wordsOf(value, stored == storedAt.end() ? plan.memory.memory.lookup(value) : stored->second.reference);
+    const bool loaded = stored == storedAt.end();
+    if (chunks == mainShape.warps && use.last > (loaded ? use.first : stored->second.stage) &&
+        inPairs(value, loaded ? plan.memory.memory.lookup(value) : stored->second.reference))
+      words += wordsOf(value);
   }
   const int64_t between = expands() || columns.stages > 2 ? 2 : (most + 1) * words <= heldRegisters ? most : 3;
   columns.lag = choice.lag                        ? choice.lag
@@ -105,7 +103,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
 
   // Rows that the next stage reads again stay in the lane that owns them, if it is the same and registers are left.
   auto hold = [&](Value value, StringRef reference, bool pairs, int64_t from, int64_t first, int64_t last) {
-    int64_t words = mainShape.tokens * rowsOf(value) * mainShape.vector / 2;
+    int64_t words = wordsOf(value);
     if (!pairs || chunks != mainShape.warps || first != from + 1 || last != first ||
         (columns.heldWords > 0 && columns.heldFrom != from) ||
         (columns.heldWords + words) * (columns.lag + 1) > heldRegisters)

@@ -17,10 +17,10 @@ using llvm::StringRef;
 /// Wide parts of a row leave the fewest sums to exchange, so small clusters are looked at first. Above 320 channels (1280 of all
 /// streams, if that is more; 256 to 640 beside an expansion) a block has too many warps to hold rows in registers: such parts come second, the
 /// first cluster with three tiles ahead, or the largest with two; beside an expansion three streams of them leave a lane too few
-/// registers (6144 channels, an H100: 666 us, 631 where three clusters share a row). With less than two tiles ahead (measured) memory waits for the sums. Where a cluster is too small several share a row, as
-/// few of them as leave a block room; an expansion then wants registers of the other warps, which go over by fours. Few warps
-/// leave a processor idle: narrow rows take 4 channels a lane, which makes twice as many. More than four streams leave a lane no
-/// registers for 8 channels of each.
+/// registers (6144 channels, an H100: 666 us, 631 where three clusters share a row). With less than two tiles ahead (measured) memory
+/// waits for the sums. Where a cluster is too small several share a row, as few of them as leave a block room; an expansion then wants
+/// registers of the other warps, which go over by fours. Few warps leave a processor idle: narrow rows take 4 channels a lane, which
+/// makes twice as many. More than four streams leave a lane no registers for 8 channels of each.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
   int64_t streams = 1, width = 0;

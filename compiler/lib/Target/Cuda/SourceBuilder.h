@@ -120,8 +120,8 @@ private:
 
   void emitHeader();
   void emitUniform(const std::vector<Store> &stores, StringRef phase);
-  std::string
-      besideHead; ///< set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next
+  /// Set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next.
+  std::string besideHead;
   bool isForLanes(const BodyEmitter &emitter, llvm::ArrayRef<Store> stores, const Places &places) const;
   std::function<void()> emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
@@ -139,6 +139,7 @@ private:
   void countWarps();
   LogicalResult planColumns(Places &places);
   LogicalResult chooseSweptGradients();
+  /// Those whose sums the sweeps' registers hold.
   llvm::SetVector<Operation *> sweepableGradients();
   const SweepPass *sweepOf(hc::WeightGradOp gradient);
   /// In which the warps of clusterColumns go over a block's channels.
@@ -180,8 +181,8 @@ private:
   Choice used;                     ///< the numbers of the schedule, complete
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
-  int64_t sweptWarps =
-      0; ///< of clusterColumns, where its registers are to hold sums of weight gradients; 0: as many as leave none idle
+  /// Of clusterColumns, where their registers are to hold sums of weight gradients; 0: as many as leave none idle.
+  int64_t sweptWarps = 0;
   bool mainReduces = false, sumsTaken = false;
   llvm::DenseMap<Value, std::string> projection, expansion;
   /// Of the skeleton clusterColumns.
