@@ -409,7 +409,9 @@ static at::Tensor normedRows(const Sample &sample, const SiteSpec &spec) {
 // variance), and logits of a few units pass through an exp.
 double cancellationOf(const Sample &sample, const SiteSpec &spec) {
   const at::Tensor rows = normedRows(sample, spec);
-  const at::Tensor ratio = rows.mean(-1).square() / rows.var(-1, /*unbiased=*/false);
+  const std::string *given = spec.option("norm_eps");
+  const double eps = given && *given != "auto" ? std::stod(*given) : 1e-5; // rows of zeros, which corners have, lose nothing
+  const at::Tensor ratio = rows.mean(-1).square() / (rows.var(-1, /*unbiased=*/false) + eps);
   return 16 * unitRoundoff(ops::scalarType(computeType(spec.stream))) * ratio.max().item<double>();
 }
 // Of few random channels some are nearly the same: seen with two, in fp64, where plain fp32 formulas say little of such a loss.

@@ -82,7 +82,7 @@ struct Tolerance {
   /// All of it, absolute.
   double allowed(const std::string &name, const at::Tensor &got, const at::Tensor &truth) const;
 };
-/// What a variance made as E[x^2] - mean^2 may lose on these streams: 16 e mean^2 / variance, of the row where that is most.
+/// What a variance made as E[x^2] - mean^2 may lose on these streams: 16 e mean^2 / (variance + eps), of the row where that is most.
 double cancellationOf(const Sample &sample, const SiteSpec &spec);
 /// Whether rows of the sample may be such.
 bool mayCancel(const Sample &sample, const SiteProgram &site);
