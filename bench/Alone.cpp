@@ -49,11 +49,13 @@ at::Tensor numbersFor(const OperandInfo &operand, int64_t tokens, at::Device dev
 }
 
 void parallelFor(void *, int64_t count, ParallelBody body, void *bodyContext) {
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(bodyContext, begin, end, at::get_thread_num()); });
+  at::parallel_for(0, count, 1,
+                   [&](int64_t begin, int64_t end) { body(bodyContext, begin, end, at::get_thread_num()); });
 }
 
 /// `stream`: where there is a GPU.
-AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device, cuda::Device *stream, const Target &target, int repeats) {
+AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device, cuda::Device *stream,
+                       const Target &target, int repeats) {
   KernelManager &manager = KernelManager::global();
   const std::shared_ptr<const Kernel> kernel = manager.get(spec, target);
   LaunchContext context;
@@ -81,7 +83,8 @@ AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device
       if (operands[i].scope == OperandScope::Token)
         sets.back()[i] = add(operands[i]);
   }
-  const at::Tensor workspace = at::empty({int64_t(kernel->workspaceBytes(tokens)) + 256}, at::device(device).dtype(at::kByte));
+  const at::Tensor workspace =
+      at::empty({int64_t(kernel->workspaceBytes(tokens)) + 256}, at::device(device).dtype(at::kByte));
   void *const aligned = reinterpret_cast<void *>((reinterpret_cast<uintptr_t>(workspace.data_ptr()) + 255) / 256 * 256);
 
   const int launches = int(std::max<size_t>(sets.size(), stream ? 10 : 2));
@@ -116,7 +119,8 @@ std::unique_ptr<cuda::Device> streamOf(at::Device device) {
 
 } // namespace
 
-std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device, const Target &target, int repeats) {
+std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device,
+                                   const Target &target, int repeats) {
   torch::NoGradGuard noGradients;
   const std::unique_ptr<cuda::Device> stream = streamOf(device);
   std::vector<AloneTiming> all;
@@ -132,8 +136,8 @@ AloneTiming timeDecode(const SiteSpec &given, int64_t tokens, at::Device device,
   torch::NoGradGuard noGradients;
   const SiteSpec site = ProgramSource::global().normalise(given);
   const std::unique_ptr<cuda::Device> stream = streamOf(device);
-  return timeKernel(KernelSpec::boundaryForward(site, site, /*save=*/false, bucketOf(tokens)), tokens, device, stream.get(),
-                    target, repeats);
+  return timeKernel(KernelSpec::boundaryForward(site, site, /*save=*/false, bucketOf(tokens)), tokens, device,
+                    stream.get(), target, repeats);
 }
 
 } // namespace hyperjit::tools

@@ -21,10 +21,11 @@ struct AloneTiming {
 /// The kernels that a layer of this site needs in training: of the site alone, and of its boundary with a site like it.
 std::vector<KernelSpec> kernelsOf(const SiteSpec &site, Bucket bucket);
 
-/// Each kernel launched again and again on random operands, in turn on as many sets as keep them out of the last cache (at most 1024;
-/// parameters are the same in all). On a GPU by replays of a graph, so of few tokens, too, it is the device that is timed and not the
-/// host; times include the gaps between launches.
-std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device, const Target &target, int repeats);
+/// Each kernel launched again and again on random operands, in turn on as many sets as keep them out of the last cache
+/// (at most 1024; parameters are the same in all). On a GPU by replays of a graph, so of few tokens, too, it is the
+/// device that is timed and not the host; times include the gaps between launches.
+std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device,
+                                   const Target &target, int repeats);
 /// The boundary's forward without gradients, the same way: what a site of a decoding model takes.
 AloneTiming timeDecode(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats);
 

@@ -1,14 +1,15 @@
 // hyperjit bench: a chain of sites forward and backward, against plain ATen, with the copy bandwidth of the same run.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A row's time is that of a whole chain divided by its sites: expand and reduce are outside, the branches return what they
-// are given. The counted traffic u comes from the compiler's own kernels; share = bytes of u / time / copy bandwidth.
+// A row's time is that of a whole chain divided by its sites: expand and reduce are outside, the branches return what
+// they are given. The counted traffic u comes from the compiler's own kernels; share = bytes of u / time / copy
+// bandwidth.
 #include "Alone.h"
 #include "Console.h"
-#include "torch/Measure.h"
 #include "Plot.h"
 #include "TorchGraph.h"
 #include "TorchTools.h"
+#include "torch/Measure.h"
 
 #include <hyperjit/core/Error.h>
 #include <hyperjit/core/KernelManager.h>
@@ -38,13 +39,13 @@ namespace {
 struct Row {
   std::string implementation, spec, direction, mode;
   int64_t tokens = 0;
-  Timing us; ///< of one site; hyperjit's on a GPU of replays of a graph
+  Timing us;                      ///< of one site; hyperjit's on a GPU of replays of a graph
   std::optional<Timing> launched; ///< of one site of a chain, launched by the host call by call
   double u = 0, share = 0, speedup = 1;
 };
 
-/// The counted traffic of one site of a chain: its two halves meet their neighbours' in boundary kernels; the chain's ends are
-/// single halves. Read from the compiled kernels.
+/// The counted traffic of one site of a chain: its two halves meet their neighbours' in boundary kernels; the chain's
+/// ends are single halves. Read from the compiled kernels.
 struct CountedTraffic {
   double forward = 0, backward = 0;
 };
@@ -97,7 +98,8 @@ CountedTraffic countTraffic(const SiteSpec &given, int64_t sites, int64_t tokens
   for (const KernelSpec &kernel : kernelsOf(given, bucketOf(tokens))) {
     const TrafficInfo traffic = manager.artifact(kernel, target).artifact->meta.traffic;
     const double times = kernel.role == Role::Boundary ? double(sites - 1) : 1;
-    (kernel.direction == Direction::Forward ? counted.forward : counted.backward) += times * double(traffic.readsU + traffic.writesU);
+    (kernel.direction == Direction::Forward ? counted.forward : counted.backward) +=
+        times * double(traffic.readsU + traffic.writesU);
   }
   counted.forward /= double(sites);
   counted.backward /= double(sites);
@@ -105,7 +107,8 @@ CountedTraffic countTraffic(const SiteSpec &given, int64_t sites, int64_t tokens
 }
 
 /// Forward (as in training), backward, and both of one chain.
-std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &options, int64_t tokens, at::Device device) {
+std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &options, int64_t tokens,
+                         at::Device device) {
   auto clear = [&] {
     for (const nn::Connection &layer : chain.layers)
       nn::Connection(layer)->zero_grad();
@@ -129,7 +132,8 @@ std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &opt
       return graph.output();
     };
     auto replayBackward = [&](const at::Tensor &) { graph.replayBackward(); };
-    timing = timedTraining(device, options.repeats, replayForward, replayBackward, [&] { replayBackward(replayForward()); });
+    timing =
+        timedTraining(device, options.repeats, replayForward, replayBackward, [&] { replayBackward(replayForward()); });
     if (!at::equal(graph.output(), expected) || !at::equal(chain.x.grad(), gradient))
       throw InternalError("a chain replayed as CUDA graphs differs from the same chain launched", chain.spec.text());
     clear();
@@ -201,9 +205,10 @@ double hostMicroseconds(const SiteSpec &given, at::Device device) {
   return milliseconds * 1e3 / (calls * 3); // before, boundary, after
 }
 
-/// What a call of the boundary operator costs the host at one token on the CPU, by parts (us): a call of an operator that does
-/// nothing, the results as LibTorch makes them, the kernel itself, and the rest, which is hyperjit's own: plan and kernel looked
-/// up, operands checked, pointers collected, launched. On one thread, as the kernel is launched by itself too.
+/// What a call of the boundary operator costs the host at one token on the CPU, by parts (us): a call of an operator
+/// that does nothing, the results as LibTorch makes them, the kernel itself, and the rest, which is hyperjit's own:
+/// plan and kernel looked up, operands checked, pointers collected, launched. On one thread, as the kernel is launched
+/// by itself too.
 struct LaunchCost {
   double call = 0, dispatch = 0, results = 0, kernel = 0;
   double own() const { return call - dispatch - results - kernel; }
@@ -215,7 +220,8 @@ std::vector<at::Tensor> nothing(const at::Tensor &, const at::Tensor &, at::Tens
 }
 
 TORCH_LIBRARY(hyperjit_bench, library) {
-  library.def("nothing(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> "
+  library.def("nothing(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, str spec, "
+              "bool save) -> "
               "Tensor[]");
 }
 TORCH_LIBRARY_IMPL(hyperjit_bench, CPU, library) { library.impl("nothing", TORCH_FN(nothing)); }
@@ -226,24 +232,28 @@ LaunchCost launchCost(const SiteSpec &given) {
   Chain chain(given, 1, 1, at::kCPU);
   const auto program = ProgramSource::global().site(given);
   const std::string site = program->spec.text(), both = site + "|" + site;
-  const at::Tensor x = chain.x.detach(), y = at::randn({1, given.d}, at::dtype(ops::scalarType(program->spec.branchOut)));
+  const at::Tensor x = chain.x.detach(),
+                   y = at::randn({1, given.d}, at::dtype(ops::scalarType(program->spec.branchOut)));
   std::vector<at::Tensor> parameters, carries;
   for (const at::Tensor &parameter : chain.layers[0]->siteParameters())
     parameters.push_back(parameter.detach());
   for (const CarryInfo &carry : program->signature.carriesIn)
     carries.push_back(at::randn({1, carry.size}, at::dtype(ops::scalarType(computeType(program->spec.stream)))));
   const std::vector<at::Tensor> made = ops::before(x, parameters, carries, site);
-  const std::vector<at::Tensor> coefficients(made.begin() + 1, made.end() - int64_t(program->signature.carriesOut.size()));
+  const std::vector<at::Tensor> coefficients(made.begin() + 1,
+                                             made.end() - int64_t(program->signature.carriesOut.size()));
   const std::vector<at::Tensor> results = ops::boundary(x, y, coefficients, parameters, carries, both);
 
-  const auto kernel =
-      KernelManager::global().get(KernelSpec::boundaryForward(program->spec, program->spec, false, bucketOf(1)), Target::hostLevel());
+  const auto kernel = KernelManager::global().get(
+      KernelSpec::boundaryForward(program->spec, program->spec, false, bucketOf(1)), Target::hostLevel());
   std::vector<void *> pointers = {x.data_ptr(), y.data_ptr()};
-  for (const std::vector<at::Tensor> *list : std::initializer_list<const std::vector<at::Tensor> *>{&coefficients, &parameters, &carries, &results})
+  for (const std::vector<at::Tensor> *list :
+       std::initializer_list<const std::vector<at::Tensor> *>{&coefficients, &parameters, &carries, &results})
     for (const at::Tensor &tensor : *list)
       pointers.push_back(tensor.data_ptr());
   std::vector<char> workspace(kernel->workspaceBytes(1) + 64);
-  const auto doNothing = c10::Dispatcher::singleton().findSchemaOrThrow("hyperjit_bench::nothing", "").typed<decltype(nothing)>();
+  const auto doNothing =
+      c10::Dispatcher::singleton().findSchemaOrThrow("hyperjit_bench::nothing", "").typed<decltype(nothing)>();
 
   // The least of many short runs: what interrupts the host is no part of a call.
   constexpr int calls = 500, runs = 30;
@@ -251,7 +261,8 @@ LaunchCost launchCost(const SiteSpec &given) {
     return millisecondsOf([&] {
              for (int i = 0; i < calls; ++i)
                call();
-           }) * 1e3 / calls;
+           }) *
+           1e3 / calls;
   };
   auto microseconds = [&](const std::function<void()> &call) {
     double least = INFINITY;
@@ -268,12 +279,12 @@ LaunchCost launchCost(const SiteSpec &given) {
     for (const at::Tensor &result : results)
       list.emplace_back(at::detail::empty_cpu(result.sizes(), result.scalar_type(), false));
   });
-  auto launch = [&](int64_t tokens) {
-    return aRun([&] { kernel->launch(pointers, workspace.data(), tokens, {}); });
-  };
-  // Without tokens all is done but the work; where some of it is the call's, not a token's, the checks of pointers count as work.
+  auto launch = [&](int64_t tokens) { return aRun([&] { kernel->launch(pointers, workspace.data(), tokens, {}); }); };
+  // Without tokens all is done but the work; where some of it is the call's, not a token's, the checks of pointers
+  // count as work.
   const std::vector<LaunchInfo> &launches = kernel->meta().launches;
-  bool ofTokens = std::all_of(launches.begin(), launches.end(), [](const LaunchInfo &each) { return each.grid == GridKind::Chunks; });
+  bool ofTokens = std::all_of(launches.begin(), launches.end(),
+                              [](const LaunchInfo &each) { return each.grid == GridKind::Chunks; });
   double one = INFINITY, none = ofTokens ? INFINITY : 0; // by turns: the host's speed is not that of the run before
   for (int run = 0; run < runs; ++run) {
     one = std::min(one, launch(1));
@@ -298,8 +309,11 @@ int bench(const BenchOptions &options) {
   const OtherWork otherWork;
   at::Device device = chooseDevice(options.device);
   std::string name = deviceName(device);
-  auto asked = [](const std::vector<std::string> &list, const char *word) { return std::find(list.begin(), list.end(), word) != list.end(); };
-  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"), decode = asked(options.modes, "decode");
+  auto asked = [](const std::vector<std::string> &list, const char *word) {
+    return std::find(list.begin(), list.end(), word) != list.end();
+  };
+  const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"),
+             decode = asked(options.modes, "decode");
   std::vector<SiteSpec> specs;
   std::vector<std::optional<KernelSpec>> kernelTexts; // of each spec: this kernel and no others
   for (const std::string &text : options.specs) {
@@ -307,15 +321,20 @@ int bench(const BenchOptions &options) {
     std::optional<KernelSpec> kernel;
     if (isKernelText(text)) {
       if (chains || decode || !alone)
-        throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' is a kernel, and kernels are timed by themselves: write --mode alone, or a site", text));
+        throw UserError(
+            ErrorId::InvalidSpec,
+            fmt::format("'{}' is a kernel, and kernels are timed by themselves: write --mode alone, or a site", text));
       kernel = normalise(KernelSpec::parse(text), ProgramSource::global());
       for (int64_t tokens : options.tokens)
         if (bucketOf(tokens) != kernel->bucket)
-          throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' is not the kernel for {} tokens; --tokens says how many", text, tokens));
+          throw UserError(ErrorId::InvalidSpec,
+                          fmt::format("'{}' is not the kernel for {} tokens; --tokens says how many", text, tokens));
       spec = kernel->before ? *kernel->before : *kernel->after;
     } else if (text.starts_with("boundary(")) {
-      throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' names two sites, and a chain has one: write a site, or a kernel of the two "
-                                                        "('{}:forward:save:tokens=large') with --mode alone", text, text));
+      throw UserError(ErrorId::InvalidSpec,
+                      fmt::format("'{}' names two sites, and a chain has one: write a site, or a kernel of the two "
+                                  "('{}:forward:save:tokens=large') with --mode alone",
+                                  text, text));
     } else {
       spec = SiteSpec::parse(text);
       spec.validate();
@@ -326,24 +345,28 @@ int bench(const BenchOptions &options) {
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::hostLevel();
   bool eager = asked(options.against, "eager");
-  // What a call of a layer costs is asked of sites; a kernel by its text needs no other one (HYPERJIT_JIT=off). First of all: CUDA text that
-  // this process has compiled already is not compiled again.
+  // What a call of a layer costs is asked of sites; a kernel by its text needs no other one (HYPERJIT_JIT=off). First
+  // of all: CUDA text that this process has compiled already is not compiled again.
   const bool calls = !kernelTexts.back();
   const Json first = calls ? firstCall(specs.back(), target) : Json();
   double copy = copyBandwidth(device);
   std::vector<Row> rows;
   std::vector<int64_t> few; // tokens of a decoding step
   if (decode) {
-    std::copy_if(options.tokens.begin(), options.tokens.end(), std::back_inserter(few), [](int64_t tokens) { return bucketOf(tokens) == Bucket::Small; });
+    std::copy_if(options.tokens.begin(), options.tokens.end(), std::back_inserter(few),
+                 [](int64_t tokens) { return bucketOf(tokens) == Bucket::Small; });
     if (few.empty())
       few = {1, 16};
   }
   Progress progress("bench", int64_t(specs.size() * (options.tokens.size() + few.size())));
   int64_t done = 0;
-  auto bytesOf = [](const SiteSpec &spec, int64_t tokens) { return double(sizeOf(spec.stream)) * double(spec.d) * double(tokens); };
+  auto bytesOf = [](const SiteSpec &spec, int64_t tokens) {
+    return double(sizeOf(spec.stream)) * double(spec.d) * double(tokens);
+  };
   auto addKernel = [&](const SiteSpec &spec, const AloneTiming &one, const char *mode, int64_t tokens) {
-    rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward", mode, tokens, one.us,
-                    std::nullopt, one.u, one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
+    rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward",
+                    mode, tokens, one.us, std::nullopt, one.u,
+                    one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
   // What was under way when the process was asked to end has too few repeats: it is no row.
   for (size_t index = 0; index < specs.size(); ++index) {
@@ -361,8 +384,8 @@ int bench(const BenchOptions &options) {
       const double bytes = bytesOf(spec, tokens);
       std::vector<AloneTiming> kernels;
       if (alone)
-        kernels = timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : kernelsOf(spec, bucketOf(tokens)), tokens, device, target,
-                            options.repeats);
+        kernels = timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : kernelsOf(spec, bucketOf(tokens)),
+                            tokens, device, target, options.repeats);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
       if (chains && !interrupted()) {
@@ -379,7 +402,9 @@ int bench(const BenchOptions &options) {
       for (std::vector<Row> *list : {&mine, &theirs})
         for (size_t i = 0; i < list->size(); ++i) {
           Row &row = (*list)[i];
-          row.u = row.direction == "forward" ? counted.forward : row.direction == "backward" ? counted.backward : counted.forward + counted.backward;
+          row.u = row.direction == "forward"    ? counted.forward
+                  : row.direction == "backward" ? counted.backward
+                                                : counted.forward + counted.backward;
           row.share = row.u * bytes / (row.us.median * 1e3) / copy;
           row.speedup = eager ? theirs[i].launched->median / row.launched->median : 1;
           rows.push_back(row);
@@ -397,16 +422,26 @@ int bench(const BenchOptions &options) {
   answer["allocator"] = options.allocator;
   answer["interrupted"] = interrupted();
   answer["rows"] = Json::array();
-  Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "u", "share", "speedup"});
-  auto json = [](const Timing &timing) { return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}}; };
+  Table table(
+      {"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "u", "share", "speedup"});
+  auto json = [](const Timing &timing) {
+    return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}};
+  };
   for (const Row &row : rows) {
-    table.add({row.spec, fmt::format("{}", row.tokens), row.direction, row.implementation, fmt::format("{:.1f}", row.us.median),
-               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max),
-               row.launched ? fmt::format("{:.1f}", row.launched->median) : "-", fmt::format("{:.2f}", row.u), fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
-    answer["rows"].push_back({{"implementation", row.implementation}, {"spec", row.spec}, {"tokens", row.tokens},
-                              {"direction", row.direction}, {"mode", row.mode},
-                              {"us", json(row.us)}, {"launched_us", row.launched ? json(*row.launched) : Json()}, {"u", row.u},
-                              {"share", row.share}, {"speedup", row.speedup}});
+    table.add({row.spec, fmt::format("{}", row.tokens), row.direction, row.implementation,
+               fmt::format("{:.1f}", row.us.median), fmt::format("{:.1f}", row.us.min),
+               fmt::format("{:.1f}", row.us.max), row.launched ? fmt::format("{:.1f}", row.launched->median) : "-",
+               fmt::format("{:.2f}", row.u), fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
+    answer["rows"].push_back({{"implementation", row.implementation},
+                              {"spec", row.spec},
+                              {"tokens", row.tokens},
+                              {"direction", row.direction},
+                              {"mode", row.mode},
+                              {"us", json(row.us)},
+                              {"launched_us", row.launched ? json(*row.launched) : Json()},
+                              {"u", row.u},
+                              {"share", row.share},
+                              {"speedup", row.speedup}});
   }
   LaunchCost launch;
   if (calls) {
@@ -416,27 +451,36 @@ int bench(const BenchOptions &options) {
     at::set_num_threads(1);
     launch = launchCost(specs.back());
     at::set_num_threads(threads);
-    answer["launch_us"] = {{"call", launch.call}, {"dispatch", launch.dispatch}, {"results", launch.results},
-                           {"kernel", launch.kernel}, {"own", launch.own()}};
+    answer["launch_us"] = {{"call", launch.call},
+                           {"dispatch", launch.dispatch},
+                           {"results", launch.results},
+                           {"kernel", launch.kernel},
+                           {"own", launch.own()}};
   }
   answer["peak_bytes"] = peakBytes();
   const double others = otherWork.share();
   answer["other_work"] = others;
   if (others > 0.05)
-    fmt::print(stderr, "hyperjit: other processes took {:.0f} % of the processors during this run; its times are not worth keeping\n",
-               100 * others);
-  const char *graphs = !device.is_cuda()             ? ""
-                       : TrainingGraph::available() ? "; hyperjit's chains replayed as graphs, eager's and all speedups as launched"
-                                                     : "; all as launched by the host: this build has no CUDA graphs (install a toolkit or nvidia-cuda-crt, build again)";
+    fmt::print(
+        stderr,
+        "hyperjit: other processes took {:.0f} % of the processors during this run; its times are not worth keeping\n",
+        100 * others);
+  const char *graphs = !device.is_cuda() ? ""
+                       : TrainingGraph::available()
+                           ? "; hyperjit's chains replayed as graphs, eager's and all speedups as launched"
+                           : "; all as launched by the host: this build has no CUDA graphs (install a toolkit or "
+                             "nvidia-cuda-crt, build again)";
   if (options.json != "-") {
-    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel{}\n\n{}\n", name, copy, options.sites, graphs, table.text());
+    fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel{}\n\n{}\n", name, copy,
+               options.sites, graphs, table.text());
     if (calls) {
       fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
       if (first["disk"].is_number())
         fmt::print(", from disk {:.2f} ms", first["disk"].get<double>());
       fmt::print(", from memory {:.2f} us; host {:.1f} us a call at 1 token\n", 1e3 * first["memory"].get<double>(),
                  answer["host_us_per_call"].get<double>());
-      fmt::print("boundary operator at 1 token on the CPU: {:.2f} us; dispatcher {:.2f}, making results {:.2f}, kernel {:.2f}, hyperjit's "
+      fmt::print("boundary operator at 1 token on the CPU: {:.2f} us; dispatcher {:.2f}, making results {:.2f}, kernel "
+                 "{:.2f}, hyperjit's "
                  "own {:.2f}\n",
                  launch.call, launch.dispatch, launch.results, launch.kernel, launch.own());
     }
@@ -455,13 +499,15 @@ int bench(const BenchOptions &options) {
     plot.yFromZero = true;
     std::map<std::string, Curve> curves;
     std::vector<Row> drawn; // of chains
-    std::copy_if(rows.begin(), rows.end(), std::back_inserter(drawn), [](const Row &row) { return row.direction == "both"; });
+    std::copy_if(rows.begin(), rows.end(), std::back_inserter(drawn),
+                 [](const Row &row) { return row.direction == "both"; });
     std::stable_sort(drawn.begin(), drawn.end(), [overWidths](const Row &a, const Row &b) {
       return overWidths ? SiteSpec::parse(a.spec).d < SiteSpec::parse(b.spec).d : a.tokens < b.tokens;
     });
     for (const Row &row : drawn) {
       const SiteSpec spec = SiteSpec::parse(row.spec);
-      Curve &curve = curves[fmt::format("{} {} n={}{}{}", row.implementation, spec.recipe, spec.n, spec.m > 1 ? fmt::format(" m={}", spec.m) : "",
+      Curve &curve = curves[fmt::format("{} {} n={}{}{}", row.implementation, spec.recipe, spec.n,
+                                        spec.m > 1 ? fmt::format(" m={}", spec.m) : "",
                                         overWidths || widths.size() == 1 ? "" : fmt::format(" D={}", spec.d))];
       curve.dashed = row.implementation == "eager";
       curve.x.push_back(double(overWidths ? spec.d : row.tokens));
@@ -475,7 +521,8 @@ int bench(const BenchOptions &options) {
   }
   writeJson(answer, options.json);
   if (interrupted())
-    fmt::print(stderr, "hyperjit: interrupted: {} of {} measured\n", done, specs.size() * (options.tokens.size() + few.size()));
+    fmt::print(stderr, "hyperjit: interrupted: {} of {} measured\n", done,
+               specs.size() * (options.tokens.size() + few.size()));
   return interrupted() ? exitProblem : exitOk;
 }
 
@@ -483,7 +530,8 @@ int bench(const BenchOptions &options) {
 
 } // namespace hyperjit::tools
 
-extern "C" __attribute__((visibility("default"))) int hyperjit_tools_bench(const hyperjit::tools::BenchOptions &options) {
+extern "C" __attribute__((visibility("default"))) int
+hyperjit_tools_bench(const hyperjit::tools::BenchOptions &options) {
   hyperjit::tools::watchInterrupt();
   return hyperjit::tools::withoutStack([&] { return hyperjit::tools::bench(options); });
 }

@@ -62,9 +62,11 @@ struct TrainingGraph::State {};
 
 bool TrainingGraph::available() { return false; }
 
-TrainingGraph::TrainingGraph(at::Device, const std::function<at::Tensor()> &, const std::function<void(const at::Tensor &)> &) {
-  throw EnvironmentProblem("this build has no CUDA graphs: it was made without LibTorch's CUDA library or without all of CUDA's headers; "
-                           "install a toolkit, or nvidia-cuda-crt beside the torch wheel, and build again");
+TrainingGraph::TrainingGraph(at::Device, const std::function<at::Tensor()> &,
+                             const std::function<void(const at::Tensor &)> &) {
+  throw EnvironmentProblem(
+      "this build has no CUDA graphs: it was made without LibTorch's CUDA library or without all of CUDA's headers; "
+      "install a toolkit, or nvidia-cuda-crt beside the torch wheel, and build again");
 }
 TrainingGraph::~TrainingGraph() = default;
 

@@ -1,5 +1,5 @@
-// One lazy stream through two variants: what a site leaves open is finished inside the kernel of the next, also when that is
-// another variant. The same chain finished site by site gives the same numbers with more kernels.
+// One lazy stream through two variants: what a site leaves open is finished inside the kernel of the next, also when
+// that is another variant. The same chain finished site by site gives the same numbers with more kernels.
 //   example-mixed-stream [STEPS]
 // SPDX-License-Identifier: Apache-2.0
 #include <hyperjit/core/KernelManager.h>
@@ -19,13 +19,15 @@ constexpr int64_t n = 4, dim = 48, tokens = 96;
 
 struct Chain {
   hyperjit::nn::HyperConnection first{hyperjit::nn::HyperConnectionOptions(dim).streams(n).layerIndex(0)};
-  hyperjit::nn::ManifoldHyperConnection second{hyperjit::nn::ManifoldHyperConnectionOptions(dim).streams(n).layerIndex(1)};
-  hyperjit::nn::HyperConnection third{hyperjit::nn::HyperConnectionOptions(dim).streams(n).layerIndex(2).dynamic(false)};
+  hyperjit::nn::ManifoldHyperConnection second{
+      hyperjit::nn::ManifoldHyperConnectionOptions(dim).streams(n).layerIndex(1)};
+  hyperjit::nn::HyperConnection third{
+      hyperjit::nn::HyperConnectionOptions(dim).streams(n).layerIndex(2).dynamic(false)};
   torch::nn::Linear a{dim, dim}, b{dim, dim};
 
   Chain() {
-    first->wrap(a);                                                 // a module ...
-    second->wrap([](const at::Tensor &u) { return at::tanh(u); });  // ... or any function
+    first->wrap(a);                                                // a module ...
+    second->wrap([](const at::Tensor &u) { return at::tanh(u); }); // ... or any function
     third->wrap(b);
   }
   std::vector<at::Tensor> parameters() const {
@@ -61,9 +63,11 @@ int main(int argc, char **argv) {
   at::Tensor fused = chain.forward(x, true), apart = chain.forward(x, false), cotangent = at::randn_like(fused);
   auto difference = [](const at::Tensor &a, const at::Tensor &b) { return (a - b).abs().max().item<double>(); };
   double error = difference(fused, apart), gradientError = 0;
-  auto gradients = torch::autograd::grad({fused}, inputs, {cotangent}), wanted = torch::autograd::grad({apart}, inputs, {cotangent});
+  auto gradients = torch::autograd::grad({fused}, inputs, {cotangent}),
+       wanted = torch::autograd::grad({apart}, inputs, {cotangent});
   for (size_t i = 0; i < gradients.size(); ++i)
-    gradientError = std::max(gradientError, difference(gradients[i], wanted[i]) / (1 + wanted[i].abs().max().item<double>()));
+    gradientError =
+        std::max(gradientError, difference(gradients[i], wanted[i]) / (1 + wanted[i].abs().max().item<double>()));
   std::printf("fused against site by site: output %.1e, gradients %.1e\n", error, gradientError);
 
   torch::optim::AdamW optimizer(chain.parameters(), torch::optim::AdamWOptions(5e-3));

@@ -1,5 +1,5 @@
-// A variant of your own in a few lines: no kernel, no backward, no autograd class. Its gradients are checked against plain
-// ATen, its traffic is asked from the compiler, and a stack of it is trained.
+// A variant of your own in a few lines: no kernel, no backward, no autograd class. Its gradients are checked against
+// plain ATen, its traffic is asked from the compiler, and a stack of it is trained.
 //   example-own-variant [STEPS]
 // SPDX-License-Identifier: Apache-2.0
 #include <hyperjit/DSL.h>
@@ -14,12 +14,14 @@
 
 using namespace hyperjit::dsl;
 
-// Highway streams: every stream decides from its own content how much of it the branch reads and how much of it is kept.
+// Highway streams: every stream decides from its own content how much of it the branch reads and how much of it is
+// kept.
 static void highway(Site &s) {
   int64_t n = s.n();
   Rows x = s.streams(); // n rows of D channels: what is written here is the mathematics of one token
   auto [read, keep] = project(rmsNorm(x, 1e-6), s.weight("gates", {s.D(), 2}, normal(0.02)), {1, 1}); // n x 1 each
-  Coefficients reads = softmax(reshape(read, {n}) + s.coefficients("read", {n}, values(oneHot(n, 0, 2), "stream 0 first")));
+  Coefficients reads =
+      softmax(reshape(read, {n}) + s.coefficients("read", {n}, values(oneHot(n, 0, 2), "stream 0 first")));
   Coefficients keeps = sigmoid(reshape(keep, {n}) + s.coefficients("keep", {n}, constant(4)));
   s.branchInput(mix(reads, x));
   Rows y = s.branchOutput(); // the hole: attention, an MLP, anything
@@ -37,7 +39,8 @@ at::Tensor branch(const at::Tensor &u) { return at::tanh(u); }
 at::Tensor formula(const Layer &layer, const at::Tensor &x) {
   auto p = layer->namedSiteParameters();
   at::Tensor logits = at::matmul(x * at::rsqrt(x.square().mean(-1, true) + 1e-6), p["gates"]);
-  at::Tensor reads = at::softmax(logits.select(-1, 0) + p["read"], -1), keeps = at::sigmoid(logits.select(-1, 1) + p["keep"]);
+  at::Tensor reads = at::softmax(logits.select(-1, 0) + p["read"], -1),
+             keeps = at::sigmoid(logits.select(-1, 1) + p["keep"]);
   at::Tensor y = branch((reads.unsqueeze(-1) * x).sum(-2));
   return keeps.unsqueeze(-1) * x + p["write"].unsqueeze(-1) * y.unsqueeze(-2);
 }
@@ -100,7 +103,8 @@ int main(int argc, char **argv) {
   double first = 0, last = 0;
   at::Tensor inputRows = at::randn({128, dim}), wanted = at::tanh(inputRows.roll(3, -1));
   for (int64_t step = 0; step < steps; ++step) {
-    hyperjit::nn::Stream stream = hyperjit::nn::ExpandStreams(hyperjit::nn::ExpandStreamsOptions(n, dim))->forward(inputRows);
+    hyperjit::nn::Stream stream =
+        hyperjit::nn::ExpandStreams(hyperjit::nn::ExpandStreamsOptions(n, dim))->forward(inputRows);
     for (Layer &one : stack)
       stream = one->forward(stream);
     at::Tensor loss = at::mse_loss(hyperjit::nn::ReduceStreams("mean")->forward(stream), wanted);
@@ -112,5 +116,7 @@ int main(int argc, char **argv) {
       first = last;
   }
   std::printf("loss %.4f -> %.4f in %ld steps\n", first, last, long(steps));
-  return forward == 2 * n + 2 && backward == 3 * n + 3 && error < 1e-12 && gradientError < 1e-9 && last < 0.7 * first ? 0 : 1;
+  return forward == 2 * n + 2 && backward == 3 * n + 3 && error < 1e-12 && gradientError < 1e-9 && last < 0.7 * first
+             ? 0
+             : 1;
 }

@@ -1,4 +1,5 @@
-// Train a model whose residual connections are hyper-connections: make a layer, wrap a block with it, train, save, load.
+// Train a model whose residual connections are hyper-connections: make a layer, wrap a block with it, train, save,
+// load.
 //   example-train [STEPS]
 // SPDX-License-Identifier: Apache-2.0
 #include <hyperjit/torch/torch.h>

@@ -56,9 +56,11 @@ private:
       return {};
     if (!stage("specialized", {after.get(), before.get()}))
       return {};
-    // Canonicalization comes after the cut: what crosses, and what each part makes by itself, is what was recorded. Callers allocate by that.
+    // Canonicalization comes after the cut: what crosses, and what each part makes by itself, is what was recorded.
+    // Callers allocate by that.
     if (late) {
-      // Backward runs the sites the other way round: what the later site deferred, then what the earlier one needs first.
+      // Backward runs the sites the other way round: what the later site deferred, then what the earlier one needs
+      // first.
       if (!adjointSite(*before) || !adjointSite(*after) || !stage("adjoint", {after.get(), before.get()}))
         return {};
       if (!split(*before, "after") || !split(*after, "before"))
@@ -68,7 +70,8 @@ private:
     if (!stage("split", {}))
       return {};
     // Before sites are joined: what is saved is the later one's, whatever the earlier one is.
-    if (!late && (request.backward || request.save) && (!clean() || !passes("hc-save-reductions", hc::createSaveReductions())))
+    if (!late && (request.backward || request.save) &&
+        (!clean() || !passes("hc-save-reductions", hc::createSaveReductions())))
       return {};
     if (request.role == "boundary" && !passes("hc-fuse-boundary", hc::createFuseBoundary()))
       return {};
@@ -95,7 +98,8 @@ private:
 
   OwningOpRef<ModuleOp> parse(const SiteRequest &site, StringRef name) {
     failedPass = "parse";
-    OwningOpRef<ModuleOp> parsed = parseSourceString<ModuleOp>(site.program, ParserConfig(context), /*sourceName=*/name);
+    OwningOpRef<ModuleOp> parsed =
+        parseSourceString<ModuleOp>(site.program, ParserConfig(context), /*sourceName=*/name);
     if (!parsed)
       return {};
     auto functions = llvm::to_vector(parsed->getOps<hc::FuncOp>());

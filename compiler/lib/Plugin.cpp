@@ -65,7 +65,8 @@ std::string kernelName(const json::Object &request, StringRef role, bool backwar
   // CUDA text gets the digest of what it says (nameByText).
   if (StringRef(text(request, "target")).starts_with("sm_"))
     return name;
-  return name + "_" + digestOf(text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule"));
+  return name + "_" +
+         digestOf(text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule"));
 }
 
 /// The digest in a CUDA kernel's name is that of the text: requests that end in the same kernel then have equal texts,
@@ -91,14 +92,15 @@ json::Array describeOperands(hc::FuncOp kernel) {
   auto describe = [&](Type type, DictionaryAttr attrs, bool uniform, bool output, bool used) {
     auto name = attrs.getAs<StringAttr>(hc::HCDialect::nameAttrName);
     auto dtype = attrs.getAs<TypeAttr>(hc::HCDialect::dtypeAttrName);
-    operands.push_back(json::Object{
-        {"name", name ? name.getValue() : ""},
-        {"kind", isa<hc::RowsType>(type) ? "rows" : isa<hc::CoeffsType>(type) ? "coeffs" : "weight"},
-        {"scope", uniform ? "uniform" : "token"},
-        {"elements", hc::elementCount(type)},
-        {"dtype", dtype ? runtimeTypeName(dtype.getValue()) : "fp32"},
-        {"output", output},
-        {"used", used}});
+    operands.push_back(json::Object{{"name", name ? name.getValue() : ""},
+                                    {"kind", isa<hc::RowsType>(type)     ? "rows"
+                                             : isa<hc::CoeffsType>(type) ? "coeffs"
+                                                                         : "weight"},
+                                    {"scope", uniform ? "uniform" : "token"},
+                                    {"elements", hc::elementCount(type)},
+                                    {"dtype", dtype ? runtimeTypeName(dtype.getValue()) : "fp32"},
+                                    {"output", output},
+                                    {"used", used}});
   };
   for (BlockArgument argument : kernel.getArguments())
     describe(argument.getType(), kernel.getArgAttrDict(argument.getArgNumber()), uniformity.isUniform(argument), false,
@@ -135,8 +137,8 @@ public:
     read(*object);
 
     if (stage == "recipe")
-      return reply(json::Object{{"stage", stage}}, (request.after ? request.after->program : "") +
-                                           (request.before ? request.before->program : ""));
+      return reply(json::Object{{"stage", stage}},
+                   (request.after ? request.after->program : "") + (request.before ? request.before->program : ""));
     std::string printed;
     bool found = false;
     StageCallback onStage = [&](StringRef name, ModuleOp module) {
@@ -261,14 +263,15 @@ private:
     object["schedule"] = image.layout.schedule;
     json::Array launches;
     for (const cpu::ImageLaunch &launch : image.launches)
-      launches.push_back(json::Object{
-          {"entry", launch.entry}, {"grid", launch.grid}, {"extent", launch.extent}, {"offset", static_cast<int64_t>(launch.offset)}});
+      launches.push_back(json::Object{{"entry", launch.entry},
+                                      {"grid", launch.grid},
+                                      {"extent", launch.extent},
+                                      {"offset", static_cast<int64_t>(launch.offset)}});
     object["launches"] = std::move(launches);
     object["workspace"] = json::Object{{"fixed", image.layout.workspaceFixed},
                                        {"per_chunk", image.layout.workspacePerChunk},
                                        {"per_token", int64_t(0)}};
-    object["chunks"] =
-        json::Object{{"block_tokens", image.layout.blockTokens}, {"max_chunks", image.layout.maxChunks}};
+    object["chunks"] = json::Object{{"block_tokens", image.layout.blockTokens}, {"max_chunks", image.layout.maxChunks}};
     object["scratch_bytes"] = image.layout.scratchBytes;
     return reply(std::move(object), StringRef(image.bytes.data(), image.bytes.size()));
   }
@@ -309,7 +312,8 @@ private:
       return "";
     SmallVector<StringRef> lines;
     StringRef(site->program).split(lines, '\n');
-    return place.getLine() < 1 || place.getLine() > lines.size() ? "" : "\n  in: " + lines[place.getLine() - 1].trim().str();
+    return place.getLine() < 1 || place.getLine() > lines.size() ? ""
+                                                                 : "\n  in: " + lines[place.getLine() - 1].trim().str();
   }
 
   int unknownStage(StringRef exits) {

@@ -9,6 +9,7 @@
 #include <string>
 
 const char *hyperjit::pluginVersion() {
-  static const std::string text = std::string("llvm " LLVM_VERSION_STRING ", sources ") + std::string(compilerDigestText, 16);
+  static const std::string text =
+      std::string("llvm " LLVM_VERSION_STRING ", sources ") + std::string(compilerDigestText, 16);
   return text.c_str();
 }

@@ -1,5 +1,5 @@
-// Artifact.cpp - the bytes of an entry. Content is never trusted: every length is checked before it is used, the checksum
-// before anything is decompressed or parsed.
+// Artifact.cpp - the bytes of an entry. Content is never trusted: every length is checked before it is used, the
+// checksum before anything is decompressed or parsed.
 //
 //   entry    ::= header meta payload                 little endian
 //   header   ::= magic "HJKERNL\1" | format u32 | header_len u32 | flags u32 (bit 0: payload is zstd) | kind u32
@@ -65,7 +65,8 @@ std::vector<std::byte> hyperjit::encodeEntry(const CacheKey &key, const Artifact
   Header header{};
   if (artifact.payload.size() >= kStoreRawBelow) {
     compressed.resize(ZSTD_compressBound(artifact.payload.size()));
-    size_t size = ZSTD_compress(compressed.data(), compressed.size(), artifact.payload.data(), artifact.payload.size(), 3);
+    size_t size =
+        ZSTD_compress(compressed.data(), compressed.size(), artifact.payload.data(), artifact.payload.size(), 3);
     if (!ZSTD_isError(size) && size < artifact.payload.size()) {
       header.flags |= kZstd;
       stored = std::span<const std::byte>(compressed).first(size);

@@ -29,9 +29,9 @@ struct GridName {
   GridKind kind;
   const char *name;
 };
-constexpr GridName kGrids[] = {{GridKind::Once, "once"},     {GridKind::Chunks, "chunks"},
+constexpr GridName kGrids[] = {{GridKind::Once, "once"},       {GridKind::Chunks, "chunks"},
                                {GridKind::Columns, "columns"}, {GridKind::Tokens, "tokens"},
-                               {GridKind::Fixed, "fixed"},   {GridKind::Persistent, "persistent"}};
+                               {GridKind::Fixed, "fixed"},     {GridKind::Persistent, "persistent"}};
 
 [[noreturn]] void fail(const std::string &why) {
   throw InternalError("the meta data of a kernel make no sense: " + why);
@@ -103,7 +103,8 @@ LaunchInfo readLaunch(const json &object) {
   launch.entry = word(object, "entry");
   const json &grid = object.at("grid");
   std::string kind = grid.is_string() ? grid.get<std::string>() : word(grid, "kind");
-  const GridName *row = std::find_if(std::begin(kGrids), std::end(kGrids), [&](const GridName &g) { return kind == g.name; });
+  const GridName *row =
+      std::find_if(std::begin(kGrids), std::end(kGrids), [&](const GridName &g) { return kind == g.name; });
   if (row == std::end(kGrids))
     fail(fmt::format("grid '{}' of {}", kind, launch.entry));
   launch.grid = row->kind;
@@ -133,12 +134,9 @@ json writeLaunch(const LaunchInfo &launch) {
     grid["blocks"] = launch.blocks;
   if (launch.perProcessor)
     grid["per_sm"] = launch.perProcessor;
-  json object = {{"entry", launch.entry},
-                 {"grid", grid},
-                 {"extent", launch.extent},
-                 {"block", launch.block},
-                 {"cluster", launch.cluster},
-                 {"shared_bytes", launch.sharedBytes},
+  json object = {{"entry", launch.entry},     {"grid", grid},
+                 {"extent", launch.extent},   {"block", launch.block},
+                 {"cluster", launch.cluster}, {"shared_bytes", launch.sharedBytes},
                  {"offset", launch.offset}};
   addRest(object, launch.extra);
   return object;

@@ -12,7 +12,8 @@ using namespace hyperjit;
 Backend::~Backend() = default;
 
 std::string Backend::assembly(const std::string &, const Target &target) const {
-  throw UserError(ErrorId::Unsupported, "there is no PTX for target " + target.text() + "; a CUDA target, sm_90a say, has it");
+  throw UserError(ErrorId::Unsupported,
+                  "there is no PTX for target " + target.text() + "; a CUDA target, sm_90a say, has it");
 }
 
 namespace {

@@ -1,5 +1,5 @@
-// CacheClean.cpp - what walks through a whole root: the cleaner, lists, counters, the manifest's head. Ages are measured
-// against a file made just now in the same file system, so a skewed clock does no harm.
+// CacheClean.cpp - what walks through a whole root: the cleaner, lists, counters, the manifest's head. Ages are
+// measured against a file made just now in the same file system, so a skewed clock does no harm.
 // SPDX-License-Identifier: Apache-2.0
 #include "CacheRoot.h"
 
@@ -39,14 +39,17 @@ int64_t CacheRoot::clean(int64_t maxBytes, bool force) {
   if (!version)
     return 0;
   // The stamp is also the lock, and its new time is what "now" means on this file system.
-  Descriptor stamp = open(version.get(), ".last_clean", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, fileMode());
+  Descriptor stamp =
+      open(version.get(), ".last_clean", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, fileMode());
   if (!stamp || files.flock(stamp.get(), LOCK_EX | LOCK_NB) != 0)
     return 0;
   struct stat before, after;
   if (files.fstat(stamp.get(), &before) != 0 || !S_ISREG(before.st_mode))
     return 0;
-  // A write gets the time of the file system, whatever this process believes; touching is for a disk without room for it.
-  if ((files.write(stamp.get(), "1\n", 2) != 2 && files.touch(stamp.get()) != 0) || files.fstat(stamp.get(), &after) != 0)
+  // A write gets the time of the file system, whatever this process believes; touching is for a disk without room for
+  // it.
+  if ((files.write(stamp.get(), "1\n", 2) != 2 && files.touch(stamp.get()) != 0) ||
+      files.fstat(stamp.get(), &after) != 0)
     return 0;
   if (!force && before.st_size > 0 && std::abs(double(after.st_mtime - before.st_mtime)) < kCleanSeconds) {
     // Not due: the time of the last clean must not move.

@@ -37,10 +37,7 @@ struct HeadReader : nlohmann::json_sax<nlohmann::json> {
   int depth = 0;
   std::vector<std::string> *list = nullptr; ///< the one that is open
   bool key(std::string &name) override {
-    list = depth != 1                ? nullptr
-           : name == "toolchains" ? &head.toolchains
-           : name == "targets"    ? &head.targets
-                                  : nullptr;
+    list = depth != 1 ? nullptr : name == "toolchains" ? &head.toolchains : name == "targets" ? &head.targets : nullptr;
     return depth != 1 || name != "entries";
   }
   bool string(std::string &value) override {
@@ -179,7 +176,9 @@ CacheManifest CacheManifest::parse(std::string_view text) {
 //===-- Write -----------------------------------------------------------------------------------------------------===//
 
 std::string CacheManifest::text() const {
-  ordered_json object = {{"schema", "hyperjit.manifest/1"}, {"version", version()}, {"toolchains", head.toolchains},
+  ordered_json object = {{"schema", "hyperjit.manifest/1"},
+                         {"version", version()},
+                         {"toolchains", head.toolchains},
                          {"targets", head.targets}};
   object["entries"] = ordered_json::array();
   for (const ManifestEntry &entry : entries)
@@ -228,10 +227,11 @@ std::optional<ManifestEntry> CacheManifest::describe(const std::string &file, st
     return std::nullopt;
   const ArtifactMeta &meta = decoded.artifact->meta;
   auto field = [&](std::string_view name) {
-    auto it = std::find_if(meta.keyFields.begin(), meta.keyFields.end(), [&](const auto &f) { return f.first == name; });
+    auto it =
+        std::find_if(meta.keyFields.begin(), meta.keyFields.end(), [&](const auto &f) { return f.first == name; });
     return it == meta.keyFields.end() ? std::string() : it->second;
   };
-  return ManifestEntry{file,      sha256Text(bytes),  int64_t(bytes.size()),    meta.target, field("toolchain"),
+  return ManifestEntry{file,      sha256Text(bytes), int64_t(bytes.size()),    meta.target, field("toolchain"),
                        meta.spec, field("schedule"), field("compiler digest"), key.hex()};
 }
 
@@ -315,7 +315,8 @@ std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &r
   }
   if (!headFits())
     differences.push_back({"manifest.json", "names other toolchains or targets than its entries"});
-  // What somebody added. The root itself may hold other things of its owner; v1 is ours alone, and so are tuning results.
+  // What somebody added. The root itself may hold other things of its owner; v1 is ours alone, and so are tuning
+  // results.
   std::error_code error;
   for (fs::directory_iterator it(root + "/tuning", error), end; !error && it != end; it.increment(error))
     if (std::string file = std::string(kTuning) + it->path().filename().string();
@@ -326,11 +327,13 @@ std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &r
   for (; !error && it != end; it.increment(error)) {
     fs::path relative = it->path().lexically_relative(root);
     std::string file = relative.generic_string();
-    std::string top = std::next(relative.begin()) == relative.end() ? std::string() : std::next(relative.begin())->string();
+    std::string top =
+        std::next(relative.begin()) == relative.end() ? std::string() : std::next(relative.begin())->string();
     std::string last = relative.filename().string();
     if (it->is_directory() && !it->is_symlink())
       continue;
-    if (top == "locks" || top == "stats" || top == ".last_clean" || last.starts_with(".tmp-") || last.starts_with(".bad-"))
+    if (top == "locks" || top == "stats" || top == ".last_clean" || last.starts_with(".tmp-") ||
+        last.starts_with(".bad-"))
       continue;
     if (!named.count(file))
       differences.push_back({file, "is not in the manifest"});

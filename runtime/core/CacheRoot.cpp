@@ -1,5 +1,5 @@
-// CacheRoot.cpp - the protocol, from top to bottom: folders and trust, load, publish, discard, lock. Rules, each learnt from
-// somebody's incident:
+// CacheRoot.cpp - the protocol, from top to bottom: folders and trust, load, publish, discard, lock. Rules, each learnt
+// from somebody's incident:
 //   * publish by link(): a valid file is never replaced, so no reader sees ESTALE (pytorch #173679, prime-rl #2305)
 //   * the loser of a race uses its own bytes and never needs the winner's file (DeepEP #683)
 //   * locks carry no correctness; they are advisory, time-limited, and may lie (sglang #31347)
@@ -106,7 +106,8 @@ Descriptor CacheRoot::openVersion() {
     return Descriptor();
   };
   // In a folder that everybody may write (and rename in, without the sticky bit) v1 is whatever somebody puts there.
-  if (rules.checkOwner && (files.fstat(top.get(), &status) != 0 || ((status.st_mode & S_IWOTH) && !(status.st_mode & S_ISVTX))))
+  if (rules.checkOwner &&
+      (files.fstat(top.get(), &status) != 0 || ((status.st_mode & S_IWOTH) && !(status.st_mode & S_ISVTX))))
     return refuse(root);
   Descriptor version = openFolder(top.get(), "v1");
   if (version && rules.checkOwner && (files.fstat(version.get(), &status) != 0 || !trusts(status)))
@@ -150,8 +151,8 @@ Descriptor CacheRoot::openShard(const CacheKey &key, bool create) {
   Descriptor shard = openFolder(version.get(), name.c_str());
   struct stat status;
   if (shard && rules.checkOwner && (files.fstat(shard.get(), &status) != 0 || !trusts(status))) {
-    warnOnce("cache-entry-trust", fmt::format("{}/v1/{} belongs to somebody else or is writable by everybody and is not used",
-                                              root, name));
+    warnOnce("cache-entry-trust",
+             fmt::format("{}/v1/{} belongs to somebody else or is writable by everybody and is not used", root, name));
     errno = kRefused;
     return {};
   }
@@ -184,7 +185,8 @@ CacheRoot::Loaded CacheRoot::load(const CacheKey &key) {
   std::string name = entryName(key);
   // A second look before an entry is called damaged: cached attributes of a network file system can make it look short.
   for (int look = 1;; ++look) {
-    // 1. Open. No link is followed, no pipe waited on. ENOENT, ESTALE, ELOOP, EACCES, EIO, EMFILE: a miss, file untouched.
+    // 1. Open. No link is followed, no pipe waited on. ENOENT, ESTALE, ELOOP, EACCES, EIO, EMFILE: a miss, file
+    //    untouched.
     Descriptor file = open(shard.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     struct stat status;
     // 2. A regular file of plausible size that nobody else could have written.
@@ -192,9 +194,10 @@ CacheRoot::Loaded CacheRoot::load(const CacheKey &key) {
         status.st_size > off_t(kMaxEntryBytes))
       return {};
     if (rules.checkOwner && !trusts(status)) {
-      warnOnce("cache-entry-trust", fmt::format("{} belongs to somebody else or is writable by everybody and is not used; "
-                                                "HYPERJIT_CACHE_TRUST=path would take it",
-                                                pathOf(key)));
+      warnOnce("cache-entry-trust",
+               fmt::format("{} belongs to somebody else or is writable by everybody and is not used; "
+                           "HYPERJIT_CACHE_TRUST=path would take it",
+                           pathOf(key)));
       return {};
     }
     // 3. All of it into private memory.

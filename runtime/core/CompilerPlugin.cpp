@@ -139,12 +139,14 @@ static std::string reproducer(const nlohmann::json &request) {
   std::string text = request.value("spec", "");
   try {
     KernelSpec spec = KernelSpec::parse(text);
-    std::string site = spec.role == Role::Boundary ? fmt::format("boundary({}|{})", spec.after->text(), spec.before->text())
-                       : spec.after                ? spec.after->text()
-                                                   : spec.before->text();
+    std::string site = spec.role == Role::Boundary
+                           ? fmt::format("boundary({}|{})", spec.after->text(), spec.before->text())
+                       : spec.after ? spec.after->text()
+                                    : spec.before->text();
     std::string stage = request.value("stage", "");
-    return fmt::format("hyperjit show '{}' --role {} --direction {} --tokens {} --target {}{}   (kernel {}; a recipe of your own needs --load or --recipe)", site,
-                       name(spec.role), name(spec.direction), name(spec.bucket), request.value("target", ""),
+    return fmt::format("hyperjit show '{}' --role {} --direction {} --tokens {} --target {}{}   (kernel {}; a recipe "
+                       "of your own needs --load or --recipe)",
+                       site, name(spec.role), name(spec.direction), name(spec.bucket), request.value("target", ""),
                        stage.empty() ? "" : " --stage " + stage, text);
   } catch (const std::exception &) {
     return text;

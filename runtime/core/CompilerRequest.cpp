@@ -12,35 +12,20 @@ std::string hyperjit::compilerRequest(const ResolvedKernel &kernel, const Target
     if (!program)
       return nullptr;
     const SiteSpec &spec = program->spec;
-    return {{"program", program->text},
-            {"d", spec.rowWidth()},
-            {"m", spec.m},
-            {"saved", program->signature.saved},
-            {"stream", name(spec.stream)},
-            {"branch_in", name(spec.branchIn)},
-            {"branch_out", name(spec.branchOut)},
-            {"weight", name(spec.weight)}};
+    return {{"program", program->text},           {"d", spec.rowWidth()},        {"m", spec.m},
+            {"saved", program->signature.saved},  {"stream", name(spec.stream)}, {"branch_in", name(spec.branchIn)},
+            {"branch_out", name(spec.branchOut)}, {"weight", name(spec.weight)}};
   };
-  nlohmann::json object = {{"spec", kernel.spec.text()},
-                           {"role", name(kernel.spec.role)},
-                           {"direction", name(kernel.spec.direction)},
-                           {"save", kernel.spec.save},
-                           {"given", kernel.spec.given},
-                           {"want", kernel.spec.want},
-                           {"after", site(kernel.after)},
-                           {"before", site(kernel.before)},
-                           {"bucket", name(kernel.spec.bucket)},
-                           {"target", target.text()},
-                           {"schedule", kernel.schedule.text()},
-                           {"stage", stage}};
+  nlohmann::json object = {
+      {"spec", kernel.spec.text()},  {"role", name(kernel.spec.role)},     {"direction", name(kernel.spec.direction)},
+      {"save", kernel.spec.save},    {"given", kernel.spec.given},         {"want", kernel.spec.want},
+      {"after", site(kernel.after)}, {"before", site(kernel.before)},      {"bucket", name(kernel.spec.bucket)},
+      {"target", target.text()},     {"schedule", kernel.schedule.text()}, {"stage", stage}};
   if (list) {
     object["list"] = list;
-    object["machine"] = {{"shared_bytes", target.sharedBytes},
-                         {"processors", target.processors},
-                         {"registers", target.registers},
-                         {"processor_threads", target.processorThreads},
-                         {"max_cluster", target.maxCluster},
-                         {"copy_gbs", target.copyGBs}};
+    object["machine"] = {{"shared_bytes", target.sharedBytes}, {"processors", target.processors},
+                         {"registers", target.registers},      {"processor_threads", target.processorThreads},
+                         {"max_cluster", target.maxCluster},   {"copy_gbs", target.copyGBs}};
   }
   return object.dump();
 }

@@ -1,5 +1,5 @@
-// CompilerRequest.h - what the compiler plugin is asked: one kernel, its programs and its target, as JSON. The plugin's end is
-// compiler/lib/Plugin.cpp.
+// CompilerRequest.h - what the compiler plugin is asked: one kernel, its programs and its target, as JSON. The plugin's
+// end is compiler/lib/Plugin.cpp.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_COMPILERREQUEST_H
 #define HYPERJIT_CORE_COMPILERREQUEST_H
@@ -23,7 +23,8 @@ struct ResolvedKernel {
   bool tuned = false; ///< the schedule is a tuning table's, not the caller's
 };
 
-/// `stage`: the text of which stage is wanted, empty for the kernel. `list`: how many legal schedules are wanted instead.
+/// `stage`: the text of which stage is wanted, empty for the kernel. `list`: how many legal schedules are wanted
+/// instead.
 std::string compilerRequest(const ResolvedKernel &kernel, const Target &target, std::string_view stage,
                             size_t list = 0);
 

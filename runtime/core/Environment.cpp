@@ -30,7 +30,8 @@ static constexpr EnvironmentVariable kTable[] = {
     {"HYPERJIT_CACHE_VERIFY", "checksum", "checksum|regen",
      "regen compiles on every hit and compares, which finds an incomplete key"},
     {"HYPERJIT_CHECK_WAITS", "0", "0|1",
-     "CUDA kernels whose warps wait ten seconds for one another at most, then say so and trap: to find out why one hangs"},
+     "CUDA kernels whose warps wait ten seconds for one another at most, then say so and trap: to find out why one "
+     "hangs"},
     {"HYPERJIT_COMPILER_PATH", "beside libhyperjit.so", "file or folder", "libhyperjit-compiler.so"},
     {"HYPERJIT_COMPILE_JOBS", "min(4, CPUs)", "number", "kernels compiled at a time"},
     {"HYPERJIT_DUMP", "", "folder", "writes program, request, generated code and binary of each compiled kernel there"},
@@ -38,15 +39,17 @@ static constexpr EnvironmentVariable kTable[] = {
     {"HYPERJIT_JIT", "on", "on|off", "off: a kernel that no cache holds is an error"},
     {"HYPERJIT_KEEP_MEMORY", "1G", "bytes, with K, M or G",
      "most memory of freed CPU results of 4 MiB and more that is kept for the next ones; 0: none"},
-    {"HYPERJIT_LIBTORCH", "the torch wheel in .venv", "folder", "LibTorch to build against; read by CMake and scripts/setup"},
+    {"HYPERJIT_LIBTORCH", "the torch wheel in .venv", "folder",
+     "LibTorch to build against; read by CMake and scripts/setup"},
     {"HYPERJIT_LOCK_TIMEOUT", "30", "seconds", "longest wait for another process that compiles the same kernel"},
     {"HYPERJIT_LOG", "warn", "warn|info|debug", "what is said on stderr"},
     {"HYPERJIT_NVRTC_PATH", "the torch wheel's, else the loader's", "file", "libnvrtc to load"},
-    {"HYPERJIT_RECORD", "", "file", "appends the spec of every kernel that is used; input of hyperjit precompile --specs"},
+    {"HYPERJIT_RECORD", "", "file",
+     "appends the spec of every kernel that is used; input of hyperjit precompile --specs"},
     {"HYPERJIT_TUNING_FAULT", "", "crash|hang|wrong|fail:TEXT",
      "for tests: what a worker of hyperjit autotune does with schedules that hold the text"},
-    {"HYPERJIT_TUNING_PATH", "", "files or folders, with :",
-     "read-only tuning results (*.jsonl), asked before those beside the caches"},
+    {"HYPERJIT_TUNING_PATH", "",
+     "files or folders, with :", "read-only tuning results (*.jsonl), asked before those beside the caches"},
 };
 
 std::span<const EnvironmentVariable> hyperjit::environmentTable() { return kTable; }
@@ -78,11 +81,13 @@ std::vector<std::pair<std::string, std::string>> hyperjit::unknownEnvironment() 
 
 static UserError badSetting(std::string_view name, std::string_view value) {
   auto row = std::find_if(std::begin(kTable), std::end(kTable), [&](const auto &row) { return row.name == name; });
-  return UserError(ErrorId::InvalidSetting, fmt::format("{}={}: it takes {} ({})", name, value, row->values, row->meaning));
+  return UserError(ErrorId::InvalidSetting,
+                   fmt::format("{}={}: it takes {} ({})", name, value, row->values, row->meaning));
 }
 
 template <typename Value>
-static Value choice(std::string_view name, std::initializer_list<std::pair<std::string_view, Value>> words, Value fallback) {
+static Value choice(std::string_view name, std::initializer_list<std::pair<std::string_view, Value>> words,
+                    Value fallback) {
   std::optional<std::string> text = environment(name);
   if (!text)
     return fallback;

@@ -118,5 +118,6 @@ std::string hyperjit::unknownWord(std::string_view kind, std::string_view word, 
     text += fmt::format("; did you mean '{}'?", nearest);
   else
     text += ".";
-  return text + (words.empty() ? std::string(" There is none.") : fmt::format(" There are: {}", fmt::join(words, ", ")));
+  return text +
+         (words.empty() ? std::string(" There is none.") : fmt::format(" There are: {}", fmt::join(words, ", ")));
 }

@@ -32,7 +32,9 @@ int FileSystem::fstat(int file, struct stat *status) { return ::fstat(file, stat
 int FileSystem::lstatat(int folder, const char *name, struct stat *status) {
   return ::fstatat(folder, name, status, AT_SYMLINK_NOFOLLOW);
 }
-ssize_t FileSystem::pread(int file, void *bytes, size_t size, off_t offset) { return ::pread(file, bytes, size, offset); }
+ssize_t FileSystem::pread(int file, void *bytes, size_t size, off_t offset) {
+  return ::pread(file, bytes, size, offset);
+}
 ssize_t FileSystem::write(int file, const void *bytes, size_t size) { return ::write(file, bytes, size); }
 int FileSystem::fallocate(int file, off_t size) { return ::fallocate(file, 0, 0, size); }
 int FileSystem::fsync(int file) { return ::fsync(file); }

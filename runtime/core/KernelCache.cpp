@@ -136,7 +136,8 @@ bool KernelCache::publish(const CacheKey &key, const Artifact &artifact) {
     return false;
   std::vector<std::byte> bytes = encodeEntry(key, artifact);
   if (bytes.size() > kMaxEntryBytes) {
-    warnOnce("cache-large", fmt::format("a kernel of {} bytes is not kept on disk: {}", bytes.size(), artifact.meta.spec));
+    warnOnce("cache-large",
+             fmt::format("a kernel of {} bytes is not kept on disk: {}", bytes.size(), artifact.meta.spec));
     return false;
   }
   if (state->settings.cache == CacheMode::Refresh)
@@ -158,9 +159,10 @@ bool KernelCache::store(const CacheKey &key, std::span<const std::byte> bytes) {
     return true;
   case CacheRoot::Published::Not:
     if (result.error != CacheRoot::kRefused)
-      warnOnce(fmt::format("cache-store-{}", result.error),
-               fmt::format("compiled kernels are not kept in {}: {}; set HYPERJIT_CACHE_DIR to a folder that can be written",
-                           root.path(), std::strerror(result.error)));
+      warnOnce(
+          fmt::format("cache-store-{}", result.error),
+          fmt::format("compiled kernels are not kept in {}: {}; set HYPERJIT_CACHE_DIR to a folder that can be written",
+                      root.path(), std::strerror(result.error)));
     return false;
   case CacheRoot::Published::Ours:
     break;
@@ -202,9 +204,12 @@ void KernelCache::saveStatistics(int64_t compiled, double compileMilliseconds) c
   // A forked child's counters began as its parent's, which are the parent's to save.
   if (!state->writes() || state->owner != ::getpid() || counted.hits + counted.misses == 0)
     return;
-  nlohmann::json object = {{"hits", counted.hits},           {"misses", counted.misses},
-                           {"bad", counted.bad},             {"published", counted.published},
-                           {"lost", counted.lost},           {"compiled", compiled},
+  nlohmann::json object = {{"hits", counted.hits},
+                           {"misses", counted.misses},
+                           {"bad", counted.bad},
+                           {"published", counted.published},
+                           {"lost", counted.lost},
+                           {"compiled", compiled},
                            {"compile_ms", compileMilliseconds}};
   state->roots.front().writeStatistics(object.dump());
 }
@@ -280,7 +285,8 @@ std::optional<NearestEntry> KernelCache::nearest(const KeyFields &fields) const 
       candidate.path = entry.path;
       const auto &theirs = decoded.artifact->meta.keyFields;
       for (const auto &[field, wanted] : fields.list()) {
-        auto it = std::find_if(theirs.begin(), theirs.end(), [&, &name = field](const auto &f) { return f.first == name; });
+        auto it =
+            std::find_if(theirs.begin(), theirs.end(), [&, &name = field](const auto &f) { return f.first == name; });
         std::string found = it == theirs.end() ? std::string("(not recorded)") : it->second;
         if (found != wanted)
           candidate.differences.push_back({field, wanted, found});

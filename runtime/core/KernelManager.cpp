@@ -79,8 +79,8 @@ struct KernelManager::State {
   KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
 };
 
-/// A child that is forked while other threads work has none of these threads, and all that they held. So nobody is inside the
-/// maps while a fork happens, and the child gets a gate with all its places free.
+/// A child that is forked while other threads work has none of these threads, and all that they held. So nobody is
+/// inside the maps while a fork happens, and the child gets a gate with all its places free.
 struct KernelManager::Forks {
   std::mutex mutex;
   std::set<State *> managers;
@@ -142,7 +142,9 @@ std::shared_ptr<const Backend> KernelManager::State::backend(const Target &targe
                                                        name(target.device), target.text()));
 }
 
-KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const { return hyperjit::normalise(spec, programs()); }
+KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
+  return hyperjit::normalise(spec, programs());
+}
 
 ResolvedKernel KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule,
                                              bool tuned) const {
@@ -162,7 +164,8 @@ ResolvedKernel KernelManager::State::resolve(const KernelSpec &spec, const Targe
 Schedule KernelManager::State::tunedFor(const ResolvedKernel &kernel, const Target &target) const {
   if (options.tuning)
     return options.tuning(kernel.spec, target);
-  return tuning.find(kernel.spec, kernel.after ? kernel.after->digest : "", kernel.before ? kernel.before->digest : "", target);
+  return tuning.find(kernel.spec, kernel.after ? kernel.after->digest : "", kernel.before ? kernel.before->digest : "",
+                     target);
 }
 
 KeyFields KernelManager::State::fields(const ResolvedKernel &kernel, const Target &target,
@@ -189,7 +192,8 @@ Artifact KernelManager::State::compile(const ResolvedKernel &kernel, const Targe
   log(LogLevel::Info, fmt::format("compiling {} for {}", fields.spec, fields.target));
   std::string asked = compilerRequest(kernel, target, "");
   CompilerReply reply = options.compiler->run(asked);
-  std::string dumpName = fmt::format("{}-{}-{}", name(kernel.spec.role), name(kernel.spec.direction), key.hex().substr(0, 12));
+  std::string dumpName =
+      fmt::format("{}-{}-{}", name(kernel.spec.role), name(kernel.spec.direction), key.hex().substr(0, 12));
   if (dumps()) {
     dump(dumpName + ".request.json", asked.data(), asked.size());
     for (const auto &[end, program] : {std::pair{".after.hc", kernel.after}, std::pair{".before.hc", kernel.before}})
@@ -257,9 +261,10 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
           result.fields.target == target.text() && result.fields.toolchain == maker->toolchain()) {
         Artifact again = compile(kernel, target, *maker, result.fields, result.key);
         if (again.payload != found->payload)
-          throw InternalError("a kernel on disk differs from the same kernel compiled now: its key is incomplete or its "
-                              "compiler is not deterministic (HYPERJIT_CACHE_VERIFY=regen)",
-                              result.fields.text());
+          throw InternalError(
+              "a kernel on disk differs from the same kernel compiled now: its key is incomplete or its "
+              "compiler is not deterministic (HYPERJIT_CACHE_VERIFY=regen)",
+              result.fields.text());
       }
       return finish(std::move(*found), Origin::Disk);
     }
@@ -268,13 +273,14 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
   }
   if (!options.settings.jit) {
     const std::vector<std::string> &offered = cache.shipped().targets;
-    throw MissingKernelError(fmt::format(
-        "no compiled kernel for '{}', target {} (key {}), and HYPERJIT_JIT=off forbids to compile it. {}. Compile it ahead "
-        "with: hyperjit precompile --specs FILE --target {}{}",
-        result.fields.spec, result.fields.target, result.key.hex(), searched(), result.fields.target,
-        offered.empty() || std::find(offered.begin(), offered.end(), result.fields.target) != offered.end()
-            ? std::string()
-            : fmt::format(". The shipped kernels are for {}", fmt::join(offered, ", "))));
+    throw MissingKernelError(
+        fmt::format("no compiled kernel for '{}', target {} (key {}), and HYPERJIT_JIT=off forbids to compile it. {}. "
+                    "Compile it ahead "
+                    "with: hyperjit precompile --specs FILE --target {}{}",
+                    result.fields.spec, result.fields.target, result.key.hex(), searched(), result.fields.target,
+                    offered.empty() || std::find(offered.begin(), offered.end(), result.fields.target) != offered.end()
+                        ? std::string()
+                        : fmt::format(". The shipped kernels are for {}", fmt::join(offered, ", "))));
   }
   try {
     if (noToolchain)
@@ -298,8 +304,9 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
   } catch (const UserError &error) {
     if (kernel.tuned && error.id() == ErrorId::Unsupported) {
       // A tuning file may be edited, or older than a limit; it only proposes.
-      warnOnce("tuned " + result.fields.spec, fmt::format("the tuning table's schedule for '{}' is not legal and is ignored: {}",
-                                                          result.fields.spec, error.what()));
+      warnOnce("tuned " + result.fields.spec,
+               fmt::format("the tuning table's schedule for '{}' is not legal and is ignored: {}", result.fields.spec,
+                           error.what()));
       return find(spec, target, schedule, compileAnyway, /*tuned=*/false);
     }
     if (error.id() != ErrorId::CompilerMissing && error.id() != ErrorId::LibraryMissing)
@@ -309,9 +316,10 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
   }
 }
 
-/// Layers with a manifest are looked up under their own toolchain: another patch release, or none, would miss all of them.
-/// And under the plainer targets that this one runs: a pack is made for x86-64-v3 or sm_90a, not for every product.
-/// Where the schedule is the rules' (`byRule`), it is what a table says for that target, as it was when the pack was made.
+/// Layers with a manifest are looked up under their own toolchain: another patch release, or none, would miss all of
+/// them. And under the plainer targets that this one runs: a pack is made for x86-64-v3 or sm_90a, not for every
+/// product. Where the schedule is the rules' (`byRule`), it is what a table says for that target, as it was when the
+/// pack was made.
 std::optional<Artifact> KernelManager::State::findShipped(const ResolvedKernel &kernel, bool byRule,
                                                           const Target &target, KeyFields &fields, CacheKey &key) {
   const ManifestHead &shipped = cache.shipped();
@@ -329,7 +337,8 @@ std::optional<Artifact> KernelManager::State::findShipped(const ResolvedKernel &
   toolchains.insert(toolchains.end(), shipped.toolchains.begin(), shipped.toolchains.end());
   std::set<CacheKey> tried = {key};
   for (const std::string &name : targets) {
-    if (name != fields.target && std::find(shipped.targets.begin(), shipped.targets.end(), name) == shipped.targets.end())
+    if (name != fields.target &&
+        std::find(shipped.targets.begin(), shipped.targets.end(), name) == shipped.targets.end())
       continue;
     std::string schedule =
         byRule && name != fields.target ? tunedFor(kernel, Target::parse(name)).text() : fields.schedule;
@@ -390,7 +399,8 @@ KernelPointer KernelManager::State::load(const KernelSpec &spec, const Target &t
       throw;
     // A whole entry that this driver refuses: the file stays for others, this process compiles once for itself.
     ++rejected;
-    log(LogLevel::Info, fmt::format("entry {} was refused and is compiled again: {}", resolved.key.hex(), error.what()));
+    log(LogLevel::Info,
+        fmt::format("entry {} was refused and is compiled again: {}", resolved.key.hex(), error.what()));
     resolved = find(spec, target, schedule, /*compileAnyway=*/true);
     kernel = maker->load(resolved.artifact);
   }
@@ -409,7 +419,8 @@ void KernelManager::saveStatistics() const {
   state->cache.saveStatistics(state->compiled, double(state->compileMicroseconds) / 1000);
 }
 
-std::shared_ptr<const Kernel> KernelManager::get(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
+std::shared_ptr<const Kernel> KernelManager::get(const KernelSpec &spec, const Target &target,
+                                                 const Schedule &schedule) {
   std::string slot = slotName(spec, target, schedule);
   std::promise<KernelPointer> promise;
   std::shared_future<KernelPointer> wait;
@@ -428,8 +439,8 @@ std::shared_ptr<const Kernel> KernelManager::get(const KernelSpec &spec, const T
   try {
     KernelSpec normalised = state->normalise(spec);
     // Another spelling of a spec shares the kernel of the canonical one.
-    KernelPointer kernel =
-        normalised.text() == spec.text() ? state->load(normalised, target, schedule) : get(normalised, target, schedule);
+    KernelPointer kernel = normalised.text() == spec.text() ? state->load(normalised, target, schedule)
+                                                            : get(normalised, target, schedule);
     promise.set_value(kernel);
     return kernel;
   } catch (...) {
@@ -469,11 +480,13 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
       order.push_back(&request);
   if (order.empty())
     return;
-  // R processes take R different orders and find what others made on disk. True random numbers: process numbers are equal
-  // in containers, ranks are not always named.
+  // R processes take R different orders and find what others made on disk. True random numbers: process numbers are
+  // equal in containers, ranks are not always named.
   std::shuffle(order.begin(), order.end(), std::mt19937_64(std::random_device()()));
-  // Few tokens and many often have one text, and who asks for it while it is compiled waits: so not one beside the other.
-  std::stable_partition(order.begin(), order.end(), [](auto *request) { return request->spec.bucket == Bucket::Large; });
+  // Few tokens and many often have one text, and who asks for it while it is compiled waits: so not one beside the
+  // other.
+  std::stable_partition(order.begin(), order.end(),
+                        [](auto *request) { return request->spec.bucket == Bucket::Large; });
 
   std::atomic<size_t> next{0};
   std::mutex mutex;

@@ -36,11 +36,12 @@ static void checkLetters(std::string_view what, std::string_view letters, std::s
       throw UserError(ErrorId::InvalidSpec, fmt::format("{}={} of '{}': {} takes letters of '{}' for {}", what, letters,
                                                         spec.text(), what, allowed, name(spec.role)));
   if (ordered(letters, all) != letters)
-    throw UserError(ErrorId::InvalidSpec, fmt::format("{}={} of '{}': write {}={}", what, letters, spec.text(), what,
-                                                      ordered(letters, all)));
-  if (letters.empty())
     throw UserError(ErrorId::InvalidSpec,
-                    fmt::format("'{}' has no letter in {}: a backward without it has nothing to do", spec.text(), what));
+                    fmt::format("{}={} of '{}': write {}={}", what, letters, spec.text(), what, ordered(letters, all)));
+  if (letters.empty())
+    throw UserError(
+        ErrorId::InvalidSpec,
+        fmt::format("'{}' has no letter in {}: a backward without it has nothing to do", spec.text(), what));
 }
 
 KernelSpec KernelSpec::beforeForward(SiteSpec before, bool save, Bucket bucket) {
@@ -85,10 +86,11 @@ KernelSpec KernelSpec::backward(std::optional<SiteSpec> after, std::optional<Sit
 
 KernelSpec KernelSpec::parse(std::string_view whole) {
   auto fail = [&](const std::string &why) -> UserError {
-    return UserError(ErrorId::InvalidSpec,
-                     fmt::format("'{}': {}; a kernel is before(SITE), boundary(SITE|SITE) or after(SITE), then "
-                                 ":forward:save, :forward:infer or :backward:given=xuck:want=xycpk, then :tokens=small|large",
-                                 whole, why));
+    return UserError(
+        ErrorId::InvalidSpec,
+        fmt::format("'{}': {}; a kernel is before(SITE), boundary(SITE|SITE) or after(SITE), then "
+                    ":forward:save, :forward:infer or :backward:given=xuck:want=xycpk, then :tokens=small|large",
+                    whole, why));
   };
   std::string_view text = text::trim(whole);
   size_t open = text.find('('), close = text.find(')');
@@ -159,11 +161,10 @@ std::string KernelSpec::text() const {
 
 void KernelSpec::validate() const {
   if (after.has_value() != (role != Role::Before) || before.has_value() != (role != Role::After))
-    throw UserError(ErrorId::InvalidSpec,
-                    fmt::format("a {} kernel has {}", name(role),
-                                role == Role::Boundary ? "an after site and a before site"
-                                : role == Role::Before ? "a before site only"
-                                                       : "an after site only"));
+    throw UserError(ErrorId::InvalidSpec, fmt::format("a {} kernel has {}", name(role),
+                                                      role == Role::Boundary ? "an after site and a before site"
+                                                      : role == Role::Before ? "a before site only"
+                                                                             : "an after site only"));
   if (after)
     after->validate();
   if (before)

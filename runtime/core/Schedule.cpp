@@ -11,11 +11,13 @@
 
 using namespace hyperjit;
 
-/// Of all skeletons: `blocks` on the CPU, `rows` and `columns` on CUDA. What is legal on a target is the compiler's to say.
+/// Of all skeletons: `blocks` on the CPU, `rows` and `columns` on CUDA. What is legal on a target is the compiler's to
+/// say.
 static constexpr ScheduleParameter kKnown[] = {
     {"ahead", "whether rows of the next tokens are fetched meanwhile", 0, 1},
     {"blocks", "blocks of an SM", 1, 8},
-    {"chunks", "most chunks of tokens, each with its own partial sums (and at most one cluster, where sweeps make them)", 1, 256},
+    {"chunks",
+     "most chunks of tokens, each with its own partial sums (and at most one cluster, where sweeps make them)", 1, 256},
     {"cluster", "blocks of a cluster that share a token", 1, 16, true},
     {"columns", "columns of a projection in registers", 1, 6},
     {"lag", "tiles between the stages of a kernel", 1, 8},
@@ -96,7 +98,8 @@ std::string Schedule::order() const {
   Schedule ordering;
   ordering.skeleton = skeleton;
   for (const auto &[key, value] : parameters) {
-    const auto *row = std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
+    const auto *row =
+        std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
     // A number that nobody knows may order anything.
     if (row == std::end(kKnown) || row->orders)
       ordering.set(key, value);
@@ -106,7 +109,8 @@ std::string Schedule::order() const {
 
 void Schedule::check(const Target &target) const {
   for (const auto &[key, value] : parameters) {
-    const auto *row = std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
+    const auto *row =
+        std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
     if (row == std::end(kKnown))
       continue; // The skeleton's own; the compiler knows it.
     if (value < row->least || value > row->most)

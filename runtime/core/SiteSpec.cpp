@@ -10,7 +10,8 @@
 
 using namespace hyperjit;
 
-static constexpr std::string_view kGrammar = "a spec is recipe[:key=value,...], for example manifold:n=4,d=4096,dtype=bf16";
+static constexpr std::string_view kGrammar =
+    "a spec is recipe[:key=value,...], for example manifold:n=4,d=4096,dtype=bf16";
 
 /// What separates parts of a KernelSpec cannot be part of an option's value.
 static bool isOptionValue(std::string_view text) {
@@ -26,13 +27,13 @@ static bool isOptionValue(std::string_view text) {
 template <typename Number> static Number positive(std::string_view key, std::string_view value) {
   std::optional<Number> number = text::number<Number>(value);
   if (!number || *number < 1)
-    throw UserError(ErrorId::InvalidValue, fmt::format("{}={}: {} takes a whole number of at least 1", key, value, key));
+    throw UserError(ErrorId::InvalidValue,
+                    fmt::format("{}={}: {} takes a whole number of at least 1", key, value, key));
   return *number;
 }
 
 const std::vector<std::string> &SiteSpec::keys() {
-  static const std::vector<std::string> words = {"n",      "m",         "d",          "dtype",
-                                                 "branch", "branch_in", "branch_out", "weight"};
+  static const std::vector<std::string> words = {"n", "m", "d", "dtype", "branch", "branch_in", "branch_out", "weight"};
   return words;
 }
 
@@ -42,8 +43,7 @@ SiteSpec SiteSpec::parse(std::string_view whole) {
   size_t colon = text.find(':');
   spec.recipe = std::string(text.substr(0, colon));
   if (!text::isWord(spec.recipe))
-    throw UserError(ErrorId::InvalidSpec,
-                    fmt::format("'{}' does not start with a recipe's name; {}", whole, kGrammar));
+    throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' does not start with a recipe's name; {}", whole, kGrammar));
   std::optional<DType> branchIn, branchOut;
   std::set<std::string_view> seen;
   if (colon != std::string_view::npos)
@@ -109,15 +109,14 @@ void SiteSpec::validate() const {
   if (!text::isWord(recipe))
     throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' is no recipe's name", recipe));
   if (n < 1 || m < 1 || d < 1)
-    throw UserError(ErrorId::InvalidValue,
-                    fmt::format("n={}, m={}, d={} of {}: all are at least 1", n, m, d, recipe));
+    throw UserError(ErrorId::InvalidValue, fmt::format("n={}, m={}, d={} of {}: all are at least 1", n, m, d, recipe));
   if (d % m != 0)
-    throw UserError(ErrorId::InvalidValue,
-                    fmt::format("m={} does not divide d={} of {}: a stream is cut into m fracs of d/m channels", m, d, recipe));
+    throw UserError(
+        ErrorId::InvalidValue,
+        fmt::format("m={} does not divide d={} of {}: a stream is cut into m fracs of d/m channels", m, d, recipe));
   if (int64_t(n) * m > kMaxStreamRows)
-    throw UserError(ErrorId::LimitExceeded,
-                    fmt::format("n m = {} x {} = {} rows of {}: fused kernels take at most {}", n, m, int64_t(n) * m,
-                                recipe, kMaxStreamRows));
+    throw UserError(ErrorId::LimitExceeded, fmt::format("n m = {} x {} = {} rows of {}: fused kernels take at most {}",
+                                                        n, m, int64_t(n) * m, recipe, kMaxStreamRows));
   if (d > (int64_t(1) << 24))
     throw UserError(ErrorId::LimitExceeded, fmt::format("d={} of {}: at most {}", d, recipe, int64_t(1) << 24));
 }

@@ -29,8 +29,8 @@ KernelSpec hyperjit::normalise(const KernelSpec &kernel, ProgramSource &programs
   return result;
 }
 
-KernelSpec hyperjit::trainingKernel(ProgramSource &programs, const SiteSpec &afterSite, const SiteSpec &beforeSite, Role role,
-                                    Direction direction, Bucket bucket) {
+KernelSpec hyperjit::trainingKernel(ProgramSource &programs, const SiteSpec &afterSite, const SiteSpec &beforeSite,
+                                    Role role, Direction direction, Bucket bucket) {
   std::optional<SiteSpec> after, before;
   if (role != Role::Before)
     after = afterSite;
@@ -92,6 +92,7 @@ std::vector<KernelSpec> hyperjit::kernelsOf(std::string_view line, ProgramSource
   }
   size_t bar = line.find('|');
   if (bar == std::string_view::npos)
-    throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' names one site; a boundary is written boundary(spec|spec)", line));
+    throw UserError(ErrorId::InvalidSpec,
+                    fmt::format("'{}' names one site; a boundary is written boundary(spec|spec)", line));
   return allKernels(programs, site(line.substr(9, bar - 9)), site(line.substr(bar + 1, line.size() - bar - 2)));
 }

@@ -54,14 +54,14 @@ static Target processor(std::string isa, std::string name, std::string features,
 /// others: 0.88 of the data sheet's memory rate, as measured on those two.
 static const std::vector<Target> &shipped() {
   static const std::vector<Target> table = {
-      gpu("sm_80", "", 108, 164, 2048, 1, 40, 128, 1370),      // A100 40 GB
-      gpu("sm_86", "", 84, 100, 1536, 1, 6, 128, 610),         // A40, RTX 3090
-      gpu("sm_89", "", 142, 100, 1536, 1, 96, 128, 760),       // L40S; RTX 4090 is close
+      gpu("sm_80", "", 108, 164, 2048, 1, 40, 128, 1370), // A100 40 GB
+      gpu("sm_86", "", 84, 100, 1536, 1, 6, 128, 610),    // A40, RTX 3090
+      gpu("sm_89", "", 142, 100, 1536, 1, 96, 128, 760),  // L40S; RTX 4090 is close
       gpu("sm_90a", "", 132, 228, 2048, 8, 50, 128, 3000),
       gpu("sm_90a", "h100", 132, 228, 2048, 8, 50, 128, 3020), // SXM5, HBM3
       gpu("sm_90a", "h200", 132, 228, 2048, 8, 60, 128, 4252),
-      gpu("sm_100a", "", 148, 228, 2048, 8, 126, 256, 6800),   // B200
-      gpu("sm_120", "", 170, 100, 1536, 8, 96, 128, 1570),     // RTX 5090
+      gpu("sm_100a", "", 148, 228, 2048, 8, 126, 256, 6800), // B200
+      gpu("sm_120", "", 170, 100, 1536, 8, 96, 128, 1570),   // RTX 5090
       processor("x86-64-v3", "x86-64-v3", "", 16, 256),
       processor("x86-64-v4", "x86-64-v4", "", 32, 512),
   };
@@ -119,7 +119,9 @@ Target Target::parse(std::string_view whole) {
     bool avx = wide || pieces[1] == "x86-64-v3";
     if (sound && (avx || pieces[1] == "x86-64-v2" || pieces[1] == "x86-64"))
       return processor(std::string(pieces[0]), std::string(pieces[1]), std::string(pieces[2]), wide ? 32 : 16,
-                 wide ? 512 : avx ? 256 : 128);
+                       wide  ? 512
+                       : avx ? 256
+                             : 128);
   }
   throw UserError(ErrorId::UnknownTarget, unknownWord("target", whole, names()));
 }
@@ -197,9 +199,9 @@ const Host &host() {
 Target Target::native() {
   const Host &found = host();
   return processor("x86_64-unknown-linux-gnu", found.level(), found.features(), found.v4() ? 32 : 16,
-             found.v4()   ? 512
-             : found.v3() ? 256
-                          : 128);
+                   found.v4()   ? 512
+                   : found.v3() ? 256
+                                : 128);
 }
 
 Target Target::hostLevel() {
@@ -256,7 +258,6 @@ Target Target::forCudaDevice(int major, int minor, std::string_view deviceName) 
   }
   if (best)
     return *best;
-  throw UserError(ErrorId::UnknownTarget,
-                  fmt::format("no target for compute capability {}.{} ({}). There are: {}", major, minor, deviceName,
-                              fmt::join(names(), ", ")));
+  throw UserError(ErrorId::UnknownTarget, fmt::format("no target for compute capability {}.{} ({}). There are: {}",
+                                                      major, minor, deviceName, fmt::join(names(), ", ")));
 }

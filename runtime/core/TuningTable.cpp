@@ -28,8 +28,8 @@ std::string hyperjit::tuningCompiler(DeviceType device) {
   return text;
 }
 
-static std::string keyOf(std::string_view spec, std::string_view after, std::string_view before, std::string_view target,
-                         std::string_view compiler) {
+static std::string keyOf(std::string_view spec, std::string_view after, std::string_view before,
+                         std::string_view target, std::string_view compiler) {
   return fmt::format("{}\n{}\n{}\n{}\n{}", spec, after, before, target, compiler);
 }
 

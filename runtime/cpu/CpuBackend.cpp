@@ -77,8 +77,8 @@ private:
       else
         Call::body(&call, 0, count, 0);
       if (call.noMemory)
-        throw UserError(ErrorId::DeviceFailure, fmt::format("no memory for {} bytes of scratch a thread in {}",
-                                                            what.scratchBytes, what.spec));
+        throw UserError(ErrorId::DeviceFailure,
+                        fmt::format("no memory for {} bytes of scratch a thread in {}", what.scratchBytes, what.spec));
     }
   }
 
@@ -113,10 +113,11 @@ std::shared_ptr<const Kernel> CpuBackend::load(std::shared_ptr<const Artifact> a
   for (const LaunchInfo &launch : meta.launches) {
     if (launch.offset < 0 || size_t(launch.offset) >= artifact->payload.size())
       throw InternalError(ErrorId::ImageRejected,
-                          fmt::format("entry {} at {} is outside its image of {} bytes: {}", launch.entry, launch.offset,
-                                      artifact->payload.size(), meta.spec));
+                          fmt::format("entry {} at {} is outside its image of {} bytes: {}", launch.entry,
+                                      launch.offset, artifact->payload.size(), meta.spec));
     if (launch.grid != GridKind::Once && launch.grid != GridKind::Chunks && launch.grid != GridKind::Columns)
-      throw InternalError(ErrorId::ImageRejected, fmt::format("entry {} has a grid of a GPU: {}", launch.entry, meta.spec));
+      throw InternalError(ErrorId::ImageRejected,
+                          fmt::format("entry {} has a grid of a GPU: {}", launch.entry, meta.spec));
   }
   return std::make_shared<CpuKernel>(std::move(artifact));
 }

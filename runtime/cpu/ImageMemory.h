@@ -8,7 +8,8 @@
 
 namespace hyperjit {
 
-/// An anonymous mapping with a copy of an image. Page aligned, so that offsets keep the alignment they were linked with.
+/// An anonymous mapping with a copy of an image. Page aligned, so that offsets keep the alignment they were linked
+/// with.
 class ImageMemory {
 public:
   /// Throws InternalError (ImageRejected) for an empty image and where the system refuses executable memory.

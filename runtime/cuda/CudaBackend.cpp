@@ -24,7 +24,8 @@ namespace {
 std::vector<std::string> options(const Target &target) {
   // -v makes ptxas report registers and spills in the log; generic lambdas of the templates carry no annotation. Not
   // --split-compile: which of its threads is first decides the code, so that one text has several cubins.
-  std::vector<std::string> list{"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa, "--ptxas-options=-v"};
+  std::vector<std::string> list{"--std=c++20", "-default-device", "--gpu-architecture=" + target.isa,
+                                "--ptxas-options=-v"};
   if (environment("HYPERJIT_CHECK_WAITS") == "1")
     list.push_back("-DHYPERJIT_CHECK_WAITS");
   return list;
@@ -104,7 +105,8 @@ std::string linesNamed(std::string_view log, std::string_view text) {
 
 void check(int status, const char *what, const std::string &reproducer) {
   if (status)
-    throw InternalError(ErrorId::CompilerBug, fmt::format("{}: {}", what, Nvrtc::get().errorString(status)), reproducer);
+    throw InternalError(ErrorId::CompilerBug, fmt::format("{}: {}", what, Nvrtc::get().errorString(status)),
+                        reproducer);
 }
 
 /// Compiles generated text with the embedded headers; returns the log. Throws InternalError with the lines it names.

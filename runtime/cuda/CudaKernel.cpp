@@ -36,7 +36,7 @@ struct LoadedModule {
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
   int64_t moreBlocks = 0; ///< beside those of tokens
-  int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
+  int64_t parts = 1;      ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool overlaps = false; ///< begins while the launch before it ends, and waits for it itself
   bool yIsChunks = false;
@@ -194,11 +194,14 @@ private:
         LaunchConfig config = attributes.config(launch, launch.cluster * parts, 1, 1, nullptr);
         driver.check(driver.activeClusters(&count, loaded.function, &config), launch.entry);
         if (count < parts)
-          throw UserError(ErrorId::DeviceFailure,
-                          fmt::format("device {} has room for {} clusters of {} blocks of {} with {} bytes of shared memory at once, and {} "
-                                      "are needed (it may be a part of a GPU); ask for another schedule, 'rows' for example, with a "
-                                      "tuning result",
-                                      device, count, launch.cluster, launch.entry, launch.sharedBytes, parts));
+          throw UserError(
+              ErrorId::DeviceFailure,
+              fmt::format(
+                  "device {} has room for {} clusters of {} blocks of {} with {} bytes of shared memory at once, and "
+                  "{} "
+                  "are needed (it may be a part of a GPU); ask for another schedule, 'rows' for example, with a "
+                  "tuning result",
+                  device, count, launch.cluster, launch.entry, launch.sharedBytes, parts));
         loaded.residentBlocks = count / parts * parts * launch.cluster;
       } else {
         driver.check(driver.occupancy(&count, loaded.function, launch.block, size_t(launch.sharedBytes)), launch.entry);

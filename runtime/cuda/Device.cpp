@@ -57,7 +57,8 @@ void *Device::stream() const { return state->stream; }
 
 void *Device::allocate(size_t bytes) {
   DevicePointer pointer = 0;
-  state->driver.check(state->driver.memoryAllocate(&pointer, bytes ? bytes : 1), fmt::format("{} bytes of device memory", bytes));
+  state->driver.check(state->driver.memoryAllocate(&pointer, bytes ? bytes : 1),
+                      fmt::format("{} bytes of device memory", bytes));
   state->memory.push_back(pointer);
   return reinterpret_cast<void *>(uintptr_t(pointer));
 }
@@ -71,12 +72,15 @@ void Device::download(void *to, const void *from, size_t bytes) {
     state->driver.check(state->driver.copyFromDevice(to, address(from), bytes), "copying from the device");
 }
 void Device::copy(void *to, const void *from, size_t bytes) {
-  state->driver.check(state->driver.copyOnDevice(address(to), address(from), bytes, state->stream), "copying on the device");
+  state->driver.check(state->driver.copyOnDevice(address(to), address(from), bytes, state->stream),
+                      "copying on the device");
 }
 void Device::fill(void *to, unsigned char value, size_t bytes) {
   state->driver.check(state->driver.fillBytes(address(to), value, bytes, state->stream), "filling memory");
 }
-void Device::synchronise() { state->driver.check(state->driver.streamSynchronize(state->stream), "running on the device"); }
+void Device::synchronise() {
+  state->driver.check(state->driver.streamSynchronize(state->stream), "running on the device");
+}
 
 std::function<void()> Device::record(const std::function<void()> &work) {
   const Driver &driver = state->driver;
@@ -96,7 +100,9 @@ std::function<void()> Device::record(const std::function<void()> &work) {
   driver.graphDestroy(graph);
   driver.check(made, "making a graph");
   state->executables.push_back(executable);
-  return [&driver, executable, stream = state->stream] { driver.check(driver.graphLaunch(executable, stream), "launching a graph"); };
+  return [&driver, executable, stream = state->stream] {
+    driver.check(driver.graphLaunch(executable, stream), "launching a graph");
+  };
 }
 
 double Device::milliseconds(const std::function<void()> &work) {

@@ -20,8 +20,7 @@ using namespace hyperjit::cuda;
 
 namespace {
 
-template <class F>
-bool bind(void *library, const char *name, F &function) {
+template <class F> bool bind(void *library, const char *name, F &function) {
   function = reinterpret_cast<F>(dlsym(library, name));
   return function;
 }

@@ -43,7 +43,8 @@ struct LaunchAttribute {
   } value;
 };
 static_assert(sizeof(LaunchAttribute) == 72);
-inline constexpr int kAttributeCooperative = 2, kAttributeCluster = 4, kAttributeOverlaps = 6; ///< 6: programmatic stream serialization
+inline constexpr int kAttributeCooperative = 2, kAttributeCluster = 4,
+                     kAttributeOverlaps = 6; ///< 6: programmatic stream serialization
 
 /// CUlaunchConfig
 struct LaunchConfig {

@@ -1,4 +1,5 @@
-// hyperjit autotune: searches legal schedules by measuring them, and writes what won as lines that every run then reads.
+// hyperjit autotune: searches legal schedules by measuring them, and writes what won as lines that every run then
+// reads.
 // SPDX-License-Identifier: Apache-2.0
 #include "Plot.h"
 #include "Tool.h"
@@ -65,18 +66,20 @@ double secondsSince(Clock::time_point start) { return std::chrono::duration<doub
 /// "boundary bwd n=4 D=7168 bf16"
 std::string label(const KernelSpec &kernel) {
   const SiteSpec &site = kernel.before ? *kernel.before : *kernel.after;
-  return fmt::format("{} {} {}{} n={} D={} {}", site.recipe, name(kernel.role), kernel.direction == Direction::Forward ? "fwd" : "bwd",
-                     kernel.direction == Direction::Forward && kernel.role != Role::After && !kernel.save ? " infer" : "", site.n,
-                     site.d, name(site.stream));
+  return fmt::format(
+      "{} {} {}{} n={} D={} {}", site.recipe, name(kernel.role), kernel.direction == Direction::Forward ? "fwd" : "bwd",
+      kernel.direction == Direction::Forward && kernel.role != Role::After && !kernel.save ? " infer" : "", site.n,
+      site.d, name(site.stream));
 }
 
 std::vector<Task> tasksOf(const Options &options) {
   std::map<Bucket, int64_t> counts;
   for (int64_t tokens : options.tokens)
     if (auto [place, first] = counts.emplace(bucketOf(tokens), tokens); !first && place->second != tokens)
-      throw UsageError(fmt::format("--tokens {} and {}: one kernel serves both (small is up to {} tokens, large is above); name one "
-                                   "count of each",
-                                   place->second, tokens, kSmallTokens));
+      throw UsageError(
+          fmt::format("--tokens {} and {}: one kernel serves both (small is up to {} tokens, large is above); name one "
+                      "count of each",
+                      place->second, tokens, kSmallTokens));
   std::vector<Task> tasks;
   std::set<std::string> seen;
   for (const SpecArguments::Text &text : options.specs.readWithPlaces())
@@ -90,10 +93,12 @@ std::vector<Task> tasksOf(const Options &options) {
         tasks.push_back({text.text, kernel, counts[kernel.bucket]});
     }
   if (tasks.empty())
-    throw UsageError("no kernel to tune: write a spec like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs");
+    throw UsageError(
+        "no kernel to tune: write a spec like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs");
   // The large bucket decides what orders a token's sums, for both.
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task &a, const Task &b) { return a.kernel.bucket == Bucket::Large && b.kernel.bucket == Bucket::Small; });
+  std::stable_sort(tasks.begin(), tasks.end(), [](const Task &a, const Task &b) {
+    return a.kernel.bucket == Bucket::Large && b.kernel.bucket == Bucket::Small;
+  });
   return tasks;
 }
 
@@ -101,11 +106,13 @@ std::string outPath(const Options &options, const Target &target) {
   if (!options.out.empty())
     return options.out;
   if (Settings::fromEnvironment().cache == CacheMode::ReadOnly)
-    throw EnvironmentProblem("HYPERJIT_CACHE=ro keeps the cache folder as it is: name a file for the results with --out FILE.jsonl");
+    throw EnvironmentProblem(
+        "HYPERJIT_CACHE=ro keeps the cache folder as it is: name a file for the results with --out FILE.jsonl");
   const std::string &root = manager().settings().cacheDirectory;
   if (root.empty())
     throw EnvironmentProblem("there is no cache folder to keep results in: name a file with --out FILE.jsonl");
-  std::string file = target.device == DeviceType::Cpu ? (target.isa == target.cpu ? target.isa : "native") : target.text();
+  std::string file =
+      target.device == DeviceType::Cpu ? (target.isa == target.cpu ? target.isa : "native") : target.text();
   std::replace(file.begin(), file.end(), '/', '-');
   return fmt::format("{}/tuning/{}.jsonl", root, file);
 }
@@ -153,7 +160,8 @@ struct Run {
 
   void tune(const Task &task, size_t index, size_t count);
   double share(const Outcome &outcome, double us) const {
-    return copyGBs > 0 && us > 0 ? double(outcome.opened.wideBytes) * double(outcome.task.tokens) / (us * 1e3) / copyGBs : 0;
+    return copyGBs > 0 && us > 0 ? double(outcome.opened.wideBytes) * double(outcome.task.tokens) / (us * 1e3) / copyGBs
+                                 : 0;
   }
 };
 
@@ -231,13 +239,15 @@ void Run::tune(const Task &task, size_t index, size_t count) {
     tools.progress = [&](const Trial &last, size_t done, size_t planned, double best, double base) {
       if (last.good())
         outcome.path.emplace_back(double(done), last.median());
-      progress.advance(int64_t(done), fmt::format("[{:3}/{}] {}  best {:.1f} us ({:.2f}x default{})", done, planned, label(task.kernel), best,
-                                                  base / best,
-                                                  copyGBs > 0 ? fmt::format(", {:.0f} % of copy bandwidth", 100 * share(outcome, best))
-                                                              : std::string()));
+      progress.advance(int64_t(done),
+                       fmt::format("[{:3}/{}] {}  best {:.1f} us ({:.2f}x default{})", done, planned,
+                                   label(task.kernel), best, base / best,
+                                   copyGBs > 0 ? fmt::format(", {:.0f} % of copy bandwidth", 100 * share(outcome, best))
+                                               : std::string()));
     };
     outcome.search = search(candidates, known, options.exhaustive, tools);
-    progress.finish(fmt::format("{}  best {:.1f} us ({:.2f}x default)", label(task.kernel), outcome.search.best.median(),
+    progress.finish(fmt::format("{}  best {:.1f} us ({:.2f}x default)", label(task.kernel),
+                                outcome.search.best.median(),
                                 outcome.search.base.median() / outcome.search.best.median()));
     TuningRecord record = blank;
     record.base = outcome.search.base.schedule;
@@ -266,7 +276,8 @@ void writePlot(const std::string &path, const std::vector<Outcome> &outcomes, co
   plot.subtitle = device;
   plot.xLabel = "candidates tried, in the order of the cost model";
   plot.yLabel = "default / best so far";
-  bool one = std::count_if(outcomes.begin(), outcomes.end(), [](const Outcome &outcome) { return !outcome.path.empty(); }) == 1;
+  bool one = std::count_if(outcomes.begin(), outcomes.end(),
+                           [](const Outcome &outcome) { return !outcome.path.empty(); }) == 1;
   for (const Outcome &outcome : outcomes) {
     if (outcome.path.empty())
       continue;
@@ -296,8 +307,10 @@ int report(const Run &run) {
     const TuningRecord &record = outcome.record;
     if (!outcome.failed.empty()) {
       code = exitProblem;
-      answer["results"].push_back({{"spec", outcome.task.kernel.text()}, {"tokens", outcome.task.tokens},
-                                   {"target", run.target.text()}, {"error", outcome.failed}});
+      answer["results"].push_back({{"spec", outcome.task.kernel.text()},
+                                   {"tokens", outcome.task.tokens},
+                                   {"target", run.target.text()},
+                                   {"error", outcome.failed}});
       continue;
     }
     auto timed = [&](const Schedule &schedule, double us) {
@@ -318,7 +331,8 @@ int report(const Run &run) {
     table.add({label(outcome.task.kernel), fmt::format("{}", record.tokens), fmt::format("{:.1f}", record.baseUs),
                fmt::format("{:.1f}", record.us), fmt::format("{:.2f}", record.baseUs / record.us),
                fmt::format("{:.2f}", run.share(outcome, record.us)), fmt::format("{}", outcome.search.tried),
-               fmt::format("{}", outcome.search.rejected), record.schedule.isAuto() ? "the default stays" : record.schedule.text()});
+               fmt::format("{}", outcome.search.rejected),
+               record.schedule.isAuto() ? "the default stays" : record.schedule.text()});
   }
   answer["seconds"] = secondsSince(run.begin);
   if (!run.options.plot.empty())
@@ -342,7 +356,9 @@ int showList(const Options &options, const Target &target, const std::vector<Tas
       schedules.push_back({{"schedule", candidate.schedule.text()}, {"cost", candidate.cost}});
       table.add({fmt::format("{:.2f}", candidate.cost), candidate.schedule.text()});
     }
-    answer["kernels"].push_back({{"spec", task.kernel.text()}, {"tokens", task.tokens}, {"count", candidates.size()},
+    answer["kernels"].push_back({{"spec", task.kernel.text()},
+                                 {"tokens", task.tokens},
+                                 {"count", candidates.size()},
                                  {"schedules", options.list ? std::move(schedules) : Json::array()}});
     if (!options.json.empty())
       continue;
@@ -399,11 +415,17 @@ int checkFile(const Options &options) {
       if (!wins)
         code = exitProblem;
       std::string verdict = wins ? "wins" : !tuned.good() ? tuned.status : "no longer wins";
-      answer["checked"].push_back({{"spec", record.spec}, {"tokens", record.tokens}, {"target", record.target},
-                                   {"schedule", record.schedule.text()}, {"us", tuned.good() ? tuned.median() : 0},
-                                   {"default_us", base.us.empty() ? 0 : base.median()}, {"wins", wins}, {"verdict", verdict}});
-      table.add({label(KernelSpec::parse(record.spec)), fmt::format("{}", record.tokens), fmt::format("{:.1f}", base.median()),
-                 fmt::format("{:.1f}", tuned.median()), fmt::format("{:.2f}", base.median() / tuned.median()),
+      answer["checked"].push_back({{"spec", record.spec},
+                                   {"tokens", record.tokens},
+                                   {"target", record.target},
+                                   {"schedule", record.schedule.text()},
+                                   {"us", tuned.good() ? tuned.median() : 0},
+                                   {"default_us", base.us.empty() ? 0 : base.median()},
+                                   {"wins", wins},
+                                   {"verdict", verdict}});
+      table.add({label(KernelSpec::parse(record.spec)), fmt::format("{}", record.tokens),
+                 fmt::format("{:.1f}", base.median()), fmt::format("{:.1f}", tuned.median()),
+                 fmt::format("{:.2f}", base.median() / tuned.median()),
                  fmt::format("{:.2f}", record.baseUs / record.us), verdict});
     } catch (const Interrupted &) {
       break;
@@ -447,8 +469,10 @@ int run(Options &options) {
   run.begin = Clock::now();
   for (size_t i = 0; i < tasks.size() && !interrupted(); ++i) {
     if (options.budget > 0 && secondsSince(run.begin) > options.budget && i > 0) {
-      fmt::print(stderr, "hyperjit: the budget of {} s is spent; {} of {} kernels are left, the same command with --resume goes on\n",
-                 options.budget, tasks.size() - i, tasks.size());
+      fmt::print(
+          stderr,
+          "hyperjit: the budget of {} s is spent; {} of {} kernels are left, the same command with --resume goes on\n",
+          options.budget, tasks.size() - i, tasks.size());
       break;
     }
     try {
@@ -464,33 +488,47 @@ int run(Options &options) {
 
 void addAutotune(CLI::App &app, int &exit) {
   auto options = std::make_shared<Options>();
-  CLI::App *command = app.add_subcommand("autotune", "search the schedules of kernels by measuring them here; merge A B..., prune FILE");
+  CLI::App *command = app.add_subcommand(
+      "autotune", "search the schedules of kernels by measuring them here; merge A B..., prune FILE");
   options->specs.add(*command, true);
-  command->add_option("--from-record", options->fromRecord, "the file that HYPERJIT_RECORD wrote: the kernels of a run");
-  command->add_option("--role", options->role, "before|boundary|after (all)")->check(CLI::IsMember({"before", "boundary", "after"}));
-  command->add_option("--direction", options->direction, "forward|backward (both)")->check(CLI::IsMember({"forward", "backward"}));
+  command->add_option("--from-record", options->fromRecord,
+                      "the file that HYPERJIT_RECORD wrote: the kernels of a run");
+  command->add_option("--role", options->role, "before|boundary|after (all)")
+      ->check(CLI::IsMember({"before", "boundary", "after"}));
+  command->add_option("--direction", options->direction, "forward|backward (both)")
+      ->check(CLI::IsMember({"forward", "backward"}));
   command->add_option("--tokens", options->tokens, "tokens to measure with: one count up to 64, one above, or both")
       ->delimiter(',')
       ->check(aboveZero())
       ->capture_default_str();
-  command->add_option("--target", options->target, "native, x86-64-v3, sm_90a/h100, ... (the GPU's, else the best level of this CPU)");
-  command->add_option("--budget", options->budget, "seconds for all kernels together (30 a kernel)")->check(aboveZero());
+  command->add_option("--target", options->target,
+                      "native, x86-64-v3, sm_90a/h100, ... (the GPU's, else the best level of this CPU)");
+  command->add_option("--budget", options->budget, "seconds for all kernels together (30 a kernel)")
+      ->check(aboveZero());
   command->add_option("--timeout", options->limit, "seconds that one candidate may take to compile and run")
       ->check(aboveZero())
       ->capture_default_str();
-  command->add_option("--out", options->out, "JSON lines to append to (TARGET.jsonl in the cache's tuning folder, which every run reads)");
-  command->add_flag("--resume", options->resume, "keep what --out holds: decided kernels are not searched again, measured candidates not tried again");
+  command->add_option("--out", options->out,
+                      "JSON lines to append to (TARGET.jsonl in the cache's tuning folder, which every run reads)");
+  command->add_flag(
+      "--resume", options->resume,
+      "keep what --out holds: decided kernels are not searched again, measured candidates not tried again");
   command->add_flag("--exhaustive", options->exhaustive, "try every legal schedule");
-  command->add_flag("--list", options->list, "print the legal schedules, best first by the cost model; measures nothing");
-  command->add_flag("--dry-run", options->dryRun, "print the kernels and how many schedules each has; measures nothing");
-  CLI::Option *check = command->add_option("--check", options->check, "measure the results of this file again; exit 1 where one no longer wins");
+  command->add_flag("--list", options->list,
+                    "print the legal schedules, best first by the cost model; measures nothing");
+  command->add_flag("--dry-run", options->dryRun,
+                    "print the kernels and how many schedules each has; measures nothing");
+  CLI::Option *check = command->add_option("--check", options->check,
+                                           "measure the results of this file again; exit 1 where one no longer wins");
   CLI::Option *plot = writes(command->add_option("--plot", options->plot, "SVG of the search"));
   // The file says what is measured.
-  for (CLI::Option *other : {plot, command->get_option("SPEC"), command->get_option("--specs"), command->get_option("--from-record")})
+  for (CLI::Option *other :
+       {plot, command->get_option("SPEC"), command->get_option("--specs"), command->get_option("--from-record")})
     check->excludes(other);
   command->add_option("--worker", options->worker)->group(""); // what a search starts
   addJson(*command, options->json);
-  command->footer(examples("autotune manifold:n=4,d=512 --budget 60 --plot search.svg", "autotune --from-record specs.txt --tokens 64,8192 --resume"));
+  command->footer(examples("autotune manifold:n=4,d=512 --budget 60 --plot search.svg",
+                           "autotune --from-record specs.txt --tokens 64,8192 --resume"));
   command->callback([options, &exit] { exit = run(*options); });
 }
 

@@ -10,30 +10,47 @@ namespace hyperjit::tools {
 void addBench(CLI::App &app, int &exit) {
   auto options = std::make_shared<BenchOptions>();
   auto specs = std::make_shared<SpecArguments>();
-  CLI::App *command = app.add_subcommand("bench", "time chained sites forward and backward against plain ATen, with the copy bandwidth of the same run");
+  CLI::App *command = app.add_subcommand(
+      "bench", "time chained sites forward and backward against plain ATen, with the copy bandwidth of the same run");
   specs->add(*command, true);
   command->get_option("SPEC")->description("recipe:key=value,...; with --mode alone also a kernel's text");
-  command->add_option("--tokens", options->tokens, "comma list of token counts")->delimiter(',')->check(aboveZero())->capture_default_str();
+  command->add_option("--tokens", options->tokens, "comma list of token counts")
+      ->delimiter(',')
+      ->check(aboveZero())
+      ->capture_default_str();
   command->add_option("--against", options->against, "comma list: eager (plain ATen formulas); none")
       ->delimiter(',')
       ->check(CLI::IsMember({"eager", "none"}))
       ->capture_default_str();
-  command->add_option("--mode", options->modes, "comma list: chain (sites of a chain), alone (each kernel by itself), decode (a boundary of few tokens without gradients)")
+  command
+      ->add_option("--mode", options->modes,
+                   "comma list: chain (sites of a chain), alone (each kernel by itself), decode (a boundary of few "
+                   "tokens without gradients)")
       ->delimiter(',')
       ->check(CLI::IsMember({"chain", "alone", "decode"}))
       ->capture_default_str();
   command->add_option("--sites", options->sites, "sites of a chain")->check(aboveZero())->capture_default_str();
-  command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
-  command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")->check(aboveZero())->capture_default_str();
-  command->add_option("--allocator", options->allocator, "CPU memory: keep freed blocks in the process, or leave them to the system's allocator")
+  command->add_option("--device", options->device, "auto|cpu|cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")
+      ->check(aboveZero())
+      ->capture_default_str();
+  command
+      ->add_option("--allocator", options->allocator,
+                   "CPU memory: keep freed blocks in the process, or leave them to the system's allocator")
       ->check(CLI::IsMember({"keep", "system"}))
       ->capture_default_str();
   writes(command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth"));
   addJson(*command, options->json);
-  command->get_option("--json")->type_name("[FILE]")->description("print JSON, or write it to FILE: the next word, or --json=FILE");
-  command->footer(examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4", "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone,decode --json bench.json"));
+  command->get_option("--json")->type_name("[FILE]")->description(
+      "print JSON, or write it to FILE: the next word, or --json=FILE");
+  command->footer(
+      examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4",
+               "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone,decode --json bench.json"));
   command->callback([options, specs, &exit] {
-    if (!options->plot.empty() && std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
+    if (!options->plot.empty() &&
+        std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
       throw UsageError("--plot shows chains, and --mode names none; add chain to --mode or leave --plot out");
     specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())

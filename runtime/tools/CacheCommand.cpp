@@ -81,11 +81,16 @@ int list(const Options &options) {
     DecodedEntry entry = KernelCache::inspect(found.file.path);
     std::string spec = entry.artifact ? entry.artifact->meta.spec : "? " + entry.reason;
     std::string target = entry.artifact ? entry.artifact->meta.target : "?";
-    answer["entries"].push_back({{"key", found.file.key.hex()}, {"bytes", found.file.bytes}, {"modified", found.file.modified},
-                                 {"target", target}, {"spec", spec}, {"layer", found.layer}});
+    answer["entries"].push_back({{"key", found.file.key.hex()},
+                                 {"bytes", found.file.bytes},
+                                 {"modified", found.file.modified},
+                                 {"target", target},
+                                 {"spec", spec},
+                                 {"layer", found.layer}});
     if (options.json.empty())
-      fmt::print("{}  {:>9}  {}  {:<14} {}\n", found.file.key.hex().substr(0, 12), humanBytes(uint64_t(found.file.bytes)),
-                 timeText(found.file.modified), target.size() > 14 ? "native" : target, spec);
+      fmt::print("{}  {:>9}  {}  {:<14} {}\n", found.file.key.hex().substr(0, 12),
+                 humanBytes(uint64_t(found.file.bytes)), timeText(found.file.modified),
+                 target.size() > 14 ? "native" : target, spec);
   }
   writeJson(answer, options.json);
   return exitOk;
@@ -141,10 +146,11 @@ int stats(const Options &options) {
   answer["entries"] = entries;
   answer["bytes"] = bytes;
   if (options.json.empty())
-    fmt::print("{} entries, {}\n{} processes of the last 30 days: {} hits, {} misses, {} bad, {} published, {} compiled in "
-               "{:.1f} s\n",
-               entries, humanBytes(uint64_t(bytes)), totals.processes, totals.cache.hits, totals.cache.misses,
-               totals.cache.bad, totals.cache.published, totals.compiled, totals.compileMilliseconds / 1000);
+    fmt::print(
+        "{} entries, {}\n{} processes of the last 30 days: {} hits, {} misses, {} bad, {} published, {} compiled in "
+        "{:.1f} s\n",
+        entries, humanBytes(uint64_t(bytes)), totals.processes, totals.cache.hits, totals.cache.misses,
+        totals.cache.bad, totals.cache.published, totals.compiled, totals.compileMilliseconds / 1000);
   writeJson(answer, options.json);
   return exitOk;
 }
@@ -209,8 +215,9 @@ std::string tuningText(const CacheManifest &manifest) {
   return count == 0 ? "" : fmt::format(", {} file{} of tuning results", count, count == 1 ? "" : "s");
 }
 
-/// Tuning results of a pack beside those that are there. A name that is taken by other results gets a part of the SHA-256 in
-/// it, with which it sorts before, and so is asked before, what was there: the pack's kernels are those of its results.
+/// Tuning results of a pack beside those that are there. A name that is taken by other results gets a part of the
+/// SHA-256 in it, with which it sorts before, and so is asked before, what was there: the pack's kernels are those of
+/// its results.
 void storeTuning(const std::string &root, const ManifestFile &file, std::span<const std::byte> bytes) {
   std::string_view text(reinterpret_cast<const char *>(bytes.data()), bytes.size());
   fs::path path = fs::path(root) / file.file;
@@ -294,9 +301,10 @@ int unpack(const Options &options) {
   reader.tuning = [&](const ManifestFile &file, std::span<const std::byte> bytes) { storeTuning(root, file, bytes); };
   CacheManifest manifest = readPack(options.file, &reader);
   if (failed)
-    throw EnvironmentProblem(fmt::format("{} of {} kernels could not be stored in {}; those that were are whole, the same "
-                                         "command goes on",
-                                         failed, manifest.entries.size(), root));
+    throw EnvironmentProblem(
+        fmt::format("{} of {} kernels could not be stored in {}; those that were are whole, the same "
+                    "command goes on",
+                    failed, manifest.entries.size(), root));
   // Of everything in the folder: packs add up.
   writeManifest(root, CacheManifest::of(root));
   bool runs = manifest.head.targets.empty();
@@ -479,8 +487,10 @@ int explain(const Options &options) {
         if (std::optional<NearestEntry> nearest = manager.cache().nearest(fields)) {
           verdict += "\nnearest is " + nearest->path;
           for (const NearestEntry::Difference &difference : nearest->differences) {
-            verdict += fmt::format("\n  {} is '{}' here and '{}' there", difference.field, difference.wanted, difference.found);
-            differences.push_back({{"field", difference.field}, {"wanted", difference.wanted}, {"found", difference.found}});
+            verdict += fmt::format("\n  {} is '{}' here and '{}' there", difference.field, difference.wanted,
+                                   difference.found);
+            differences.push_back(
+                {{"field", difference.field}, {"wanted", difference.wanted}, {"found", difference.found}});
           }
           if (nearest->differences.empty())
             verdict += "\n  every field is equal: it is damaged, or its owner or mode is not trusted";
@@ -489,7 +499,10 @@ int explain(const Options &options) {
       Json list = Json::object();
       for (auto &[field, value] : fields.list())
         list[field] = value;
-      answer["kernels"].push_back({{"spec", kernel.text()}, {"key", key.hex()}, {"found", where}, {"fields", list},
+      answer["kernels"].push_back({{"spec", kernel.text()},
+                                   {"key", key.hex()},
+                                   {"found", where},
+                                   {"fields", list},
                                    {"differences", differences}});
       if (options.json.empty())
         fmt::print("{}\n{}key = {}\n{}\n\n", kernel.text(), fields.text(), key.hex(), verdict);
@@ -519,9 +532,11 @@ void addCache(CLI::App &app, int &exit) {
       ->add_option("KEY", options->key, "the key, or enough of its start")
       ->required();
   add("stats", "how many entries and bytes, and what the processes of the last 30 days counted", "", stats);
-  CLI::App *verifying = add("verify", "reads every entry and checks it; exit 1 if one is damaged", " --manifest", verify);
+  CLI::App *verifying =
+      add("verify", "reads every entry and checks it; exit 1 if one is damaged", " --manifest", verify);
   verifying->add_option("DIR", options->places, "folders to check instead of the layers");
-  verifying->add_flag("--manifest", options->manifest, "also compare with manifest.json: changed, missing or added files");
+  verifying->add_flag("--manifest", options->manifest,
+                      "also compare with manifest.json: changed, missing or added files");
   CLI::App *packing =
       add("pack",
           "writes the kernels of a cache and its tuning results into one file, the same bytes from the same content",
@@ -533,18 +548,22 @@ void addCache(CLI::App &app, int &exit) {
       add("unpack", "checks a pack and stores its kernels and tuning results", " kernels.hjpack --to kernels", unpack);
   unpacking->add_option("FILE", options->file, "the pack")->required();
   unpacking->add_option("--to", options->folder, "the folder to fill (the writable directory)");
-  add("diff", "which kernels only one of two folders or packs holds; exit 1 if they differ", " kernels new.hjpack", diff)
+  add("diff", "which kernels only one of two folders or packs holds; exit 1 if they differ", " kernels new.hjpack",
+      diff)
       ->add_option("PLACE", options->places, "folder or pack")
       ->expected(2);
   add("missing", "the spec list of the kernels that HYPERJIT_JIT=off missed in a log", " --log run.log", missing)
       ->add_option("--log", options->log, "the log, - for stdin")
       ->required();
-  add("prune", "removes the least recently used entries above HYPERJIT_CACHE_MAX_SIZE and old temporary files", "", prune);
+  add("prune", "removes the least recently used entries above HYPERJIT_CACHE_MAX_SIZE and old temporary files", "",
+      prune);
   add("clear", "removes every entry of the writable directory, and nothing else there", "", clear);
-  CLI::App *explaining = add("explain", "what the keys of a spec are made of, and whether they are found; exit 1 if one is not",
-                             " static:n=4,d=512", explain);
+  CLI::App *explaining =
+      add("explain", "what the keys of a spec are made of, and whether they are found; exit 1 if one is not",
+          " static:n=4,d=512", explain);
   options->specs.add(*explaining, true);
-  explaining->add_option("--target", options->target, "native, x86-64-v3, sm_90a/h100, ... (the best x86-64 level of this CPU)");
+  explaining->add_option("--target", options->target,
+                         "native, x86-64-v3, sm_90a/h100, ... (the best x86-64 level of this CPU)");
 }
 
 } // namespace hyperjit::tools

@@ -48,7 +48,8 @@ void checkDestination(const std::filesystem::path &path) {
     throw EnvironmentProblem(fmt::format("cannot write '{}': it is a folder", path.string()));
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
   if (::access(folder.c_str(), W_OK | X_OK) != 0)
-    throw EnvironmentProblem(fmt::format("cannot write '{}': {}: {}", path.string(), folder.string(), std::strerror(errno)));
+    throw EnvironmentProblem(
+        fmt::format("cannot write '{}': {}: {}", path.string(), folder.string(), std::strerror(errno)));
 }
 
 void writeJson(const Json &value, const std::string &destination) {
@@ -64,7 +65,8 @@ void writeJson(const Json &value, const std::string &destination) {
 std::string Table::text() const {
   // A cell's width is in code points, not bytes.
   auto width = [](const std::string &cell) {
-    return size_t(std::count_if(cell.begin(), cell.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+    return size_t(
+        std::count_if(cell.begin(), cell.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
   };
   auto numeric = [](const std::string &cell) {
     return !cell.empty() && (std::isdigit(static_cast<unsigned char>(cell[0])) || cell[0] == '-' || cell[0] == '.');
@@ -135,7 +137,8 @@ void Progress::draw(std::string_view note, bool last) {
     if (last)
       line += "\n";
   } else {
-    line = fmt::format("{}: {}/{}, {:.0f} s{}{}{}\n", title, done, total, seconds, pace, note.empty() ? "" : ", ", note);
+    line =
+        fmt::format("{}: {}/{}, {:.0f} s{}{}{}\n", title, done, total, seconds, pace, note.empty() ? "" : ", ", note);
   }
   std::fputs(line.c_str(), stderr);
   std::fflush(stderr);

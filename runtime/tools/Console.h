@@ -40,7 +40,8 @@ void writeJson(const Json &value, const std::string &destination);
 /// Writes a file through a temporary name beside it, so that an interrupted run leaves no half of it.
 void writeFileWhole(const std::filesystem::path &path, std::string_view content);
 
-/// A file that is written when work is done has a folder that can be written before it begins. "-" and "none" are no files.
+/// A file that is written when work is done has a folder that can be written before it begins. "-" and "none" are no
+/// files.
 void checkDestination(const std::filesystem::path &path);
 
 /// A table with a header row; columns are as wide as their widest cell, numbers align right.
@@ -73,10 +74,11 @@ private:
   std::chrono::steady_clock::time_point begin, shown;
 };
 
-/// True once Ctrl-C was pressed or the process was asked to end (SIGTERM: timeout, a batch system); long work looks at it between
-/// steps, finishes what it holds and prints it.
+/// True once Ctrl-C was pressed or the process was asked to end (SIGTERM: timeout, a batch system); long work looks at
+/// it between steps, finishes what it holds and prints it.
 bool interrupted();
-/// Installs the handler behind `interrupted`, of this library or program: each has its own. A second signal ends the process at once.
+/// Installs the handler behind `interrupted`, of this library or program: each has its own. A second signal ends the
+/// process at once.
 void watchInterrupt();
 
 std::string humanBytes(uint64_t bytes);

@@ -23,7 +23,8 @@ std::string readFile(const fs::path &path) {
   std::error_code error;
   uint64_t size = fs::file_size(path, error);
   if (!error && size > largestText)
-    throw UsageError(fmt::format("text '{}' has {}; at most {} are read", path.string(), humanBytes(size), humanBytes(largestText)));
+    throw UsageError(
+        fmt::format("text '{}' has {}; at most {} are read", path.string(), humanBytes(size), humanBytes(largestText)));
   std::ifstream file(path, std::ios::binary);
   std::ostringstream content;
   content << file.rdbuf();
@@ -36,7 +37,11 @@ std::string readFile(const fs::path &path) {
 size_t characterLength(const std::string &text, size_t at) {
   auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   unsigned char lead = byte(at);
-  size_t length = lead < 0x80 ? 1 : lead >= 0xC2 && lead < 0xE0 ? 2 : lead >= 0xE0 && lead < 0xF0 ? 3 : lead >= 0xF0 && lead < 0xF5 ? 4 : 0;
+  size_t length = lead < 0x80                   ? 1
+                  : lead >= 0xC2 && lead < 0xE0 ? 2
+                  : lead >= 0xE0 && lead < 0xF0 ? 3
+                  : lead >= 0xF0 && lead < 0xF5 ? 4
+                                                : 0;
   if (length == 0 || at + length > text.size())
     return 0;
   for (size_t i = 1; i < length; ++i)
@@ -64,7 +69,8 @@ std::optional<std::string> whyBinary(const std::string &text) {
 std::string readFolder(const fs::path &folder) {
   std::vector<fs::path> files;
   auto options = fs::directory_options::skip_permission_denied;
-  for (auto entry = fs::recursive_directory_iterator(folder, options); entry != fs::recursive_directory_iterator(); ++entry) {
+  for (auto entry = fs::recursive_directory_iterator(folder, options); entry != fs::recursive_directory_iterator();
+       ++entry) {
     bool hidden = entry->path().filename().string().starts_with(".");
     if (entry->is_directory() && hidden)
       entry.disable_recursion_pending();
@@ -151,9 +157,10 @@ Corpus readCorpus(const fs::path &path, int64_t shortest) {
     corpus.vocabulary.emplace_back(character);
   }
   if (corpus.vocabulary.size() == 1)
-    throw UsageError(fmt::format("text '{}' has {} characters, {} of them different, and each too rare to learn: one must occur at least {} "
-                                 "times; give a longer text",
-                                 corpus.source, characters.size(), counts.size(), rare));
+    throw UsageError(fmt::format(
+        "text '{}' has {} characters, {} of them different, and each too rare to learn: one must occur at least {} "
+        "times; give a longer text",
+        corpus.source, characters.size(), counts.size(), rare));
   corpus.characters.reserve(characters.size());
   for (std::string_view character : characters)
     corpus.characters.push_back(ids[character]);

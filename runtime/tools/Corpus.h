@@ -20,9 +20,9 @@ struct Corpus {
   std::string decode(const std::vector<int64_t> &ids) const;
 };
 
-/// Reads `path` (a UTF-8 file, or a folder whose text files are joined in the order of their names); an empty path means
-/// the text built beside the command. UsageError, by name, for a text that is missing, empty, binary, shorter than
-/// `shortest` characters, or of rare characters only.
+/// Reads `path` (a UTF-8 file, or a folder whose text files are joined in the order of their names); an empty path
+/// means the text built beside the command. UsageError, by name, for a text that is missing, empty, binary, shorter
+/// than `shortest` characters, or of rare characters only.
 Corpus readCorpus(const std::filesystem::path &path, int64_t shortest);
 
 } // namespace hyperjit::tools

@@ -9,17 +9,32 @@ namespace hyperjit::tools {
 
 void addDemo(CLI::App &app, int &exit) {
   auto options = std::make_shared<DemoOptions>();
-  CLI::App *command = app.add_subcommand("demo", "train a small language model on real text with plain and hyper-connections, and compare them");
-  command->add_option("--text", options->text, "a UTF-8 file, or a folder of them (the project's own sources and documents)");
-  command->add_option("--steps", options->steps, "training steps of each variant")->check(aboveZero())->capture_default_str();
-  command->add_option("--variants", options->variants, "comma list of: plain, a recipe, or a spec like dynamic:n=2,tanh=off")->capture_default_str();
+  CLI::App *command = app.add_subcommand(
+      "demo", "train a small language model on real text with plain and hyper-connections, and compare them");
+  command->add_option("--text", options->text,
+                      "a UTF-8 file, or a folder of them (the project's own sources and documents)");
+  command->add_option("--steps", options->steps, "training steps of each variant")
+      ->check(aboveZero())
+      ->capture_default_str();
+  command
+      ->add_option("--variants", options->variants,
+                   "comma list of: plain, a recipe, or a spec like dynamic:n=2,tanh=off")
+      ->capture_default_str();
   command->add_option("--streams", options->streams, "residual streams n")->check(aboveZero())->capture_default_str();
-  command->add_option("--fracs", options->fracs, "fracs m of the variant frac")->check(aboveZero())->capture_default_str();
+  command->add_option("--fracs", options->fracs, "fracs m of the variant frac")
+      ->check(aboveZero())
+      ->capture_default_str();
   command->add_option("--dim", options->dim, "model width D")->check(aboveZero())->capture_default_str();
-  command->add_option("--layers", options->layers, "transformer layers; each has two connections")->check(aboveZero())->capture_default_str();
+  command->add_option("--layers", options->layers, "transformer layers; each has two connections")
+      ->check(aboveZero())
+      ->capture_default_str();
   command->add_option("--batch", options->batch, "sequences a step")->check(aboveZero())->capture_default_str();
-  command->add_option("--context", options->context, "characters a sequence")->check(aboveZero())->capture_default_str();
-  command->add_option("--device", options->device, "auto|cpu|cuda")->check(CLI::IsMember({"auto", "cpu", "cuda"}))->capture_default_str();
+  command->add_option("--context", options->context, "characters a sequence")
+      ->check(aboveZero())
+      ->capture_default_str();
+  command->add_option("--device", options->device, "auto|cpu|cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   command->add_option("--seed", options->seed, "of weights, data order and sampled text")->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the losses; none: no plot")->capture_default_str();
   command->add_option("--json", options->json, "results as JSON; -: stdout, none: no JSON")->capture_default_str();
@@ -27,8 +42,8 @@ void addDemo(CLI::App &app, int &exit) {
   command->callback([options, &exit] {
     checkDestination(options->plot);
     checkDestination(options->json);
-    // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower. Read
-    // by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
+    // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower.
+    // Read by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
     ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);
     exit = reinterpret_cast<DemoEntry>(torchToolsEntry(demoEntryName))(*options);
   });

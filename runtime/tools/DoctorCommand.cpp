@@ -33,7 +33,8 @@ Check compiler() {
     check.ok = true;
   } catch (const std::exception &error) {
     check.found = error.what();
-    check.advice = "kernels that no cache holds cannot be compiled; build the target hyperjit-compiler or set HYPERJIT_COMPILER_PATH";
+    check.advice = "kernels that no cache holds cannot be compiled; build the target hyperjit-compiler or set "
+                   "HYPERJIT_COMPILER_PATH";
   }
   return check;
 }
@@ -72,7 +73,8 @@ Check cache() {
     while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
       folder = folder.parent_path();
     bool writable = takesFiles(folder);
-    bool open = anybodyWrites(layer.root) || anybodyWrites(layer.root + "/v1"), foreign = belongsToOthers(layer.root + "/v1");
+    bool open = anybodyWrites(layer.root) || anybodyWrites(layer.root + "/v1"),
+         foreign = belongsToOthers(layer.root + "/v1");
     check.ok = writable && (settings.trust != CacheTrust::Owner || (!open && !foreign));
     check.found = layer.root;
     if (!writable) {
@@ -80,15 +82,18 @@ Check cache() {
       check.advice = "every process compiles for itself; set HYPERJIT_CACHE_DIR to a folder you can write";
     } else if (!check.ok) {
       check.found += open ? " (writable by everybody)" : " (belongs to somebody else)";
-      check.advice = fmt::format("it is neither read nor written: chmod o-w {0}, or set HYPERJIT_CACHE_DIR, or HYPERJIT_CACHE_TRUST=path "
-                                 "if you vouch for it", layer.root);
+      check.advice = fmt::format(
+          "it is neither read nor written: chmod o-w {0}, or set HYPERJIT_CACHE_DIR, or HYPERJIT_CACHE_TRUST=path "
+          "if you vouch for it",
+          layer.root);
     } else {
       std::error_code error;
       auto space = std::filesystem::space(folder, error);
       if (!error && space.available < uint64_t(64) << 20) {
         check.ok = false;
         check.found += fmt::format(" ({} left on its disk)", humanBytes(space.available));
-        check.advice = "kernels are compiled and not kept; make room, or lower HYPERJIT_CACHE_MAX_SIZE and run hyperjit cache prune";
+        check.advice = "kernels are compiled and not kept; make room, or lower HYPERJIT_CACHE_MAX_SIZE and run "
+                       "hyperjit cache prune";
       }
     }
   }
@@ -114,9 +119,11 @@ std::vector<Check> shipped() {
     check.found = fmt::format("{}: {} kernels{}", layer.root, entries, manifest ? "" : ", no manifest");
     check.ok = entries > 0;
     if (!check.ok)
-      check.advice = fmt::format("nothing is found there: is '{}' the folder that precompile --out or cache unpack --to filled?", layer.root);
+      check.advice = fmt::format(
+          "nothing is found there: is '{}' the folder that precompile --out or cache unpack --to filled?", layer.root);
     else if (!manifest)
-      check.advice = "without a manifest only a machine with the same toolchain and the very target finds them; fill it with precompile --out";
+      check.advice = "without a manifest only a machine with the same toolchain and the very target finds them; fill "
+                     "it with precompile --out";
     checks.push_back(check);
   }
   if (const ManifestHead &head = cache.shipped(); !head.targets.empty()) {
@@ -180,8 +187,8 @@ Check driver() {
     names += (device ? ", " : "") + std::string(text);
   }
   check.ok = devices > 0;
-  check.found = fmt::format("CUDA {}.{}, {} device{}{}{}", number / 1000, number % 1000 / 10, devices, devices == 1 ? "" : "s",
-                            devices ? ": " : "", names);
+  check.found = fmt::format("CUDA {}.{}, {} device{}{}{}", number / 1000, number % 1000 / 10, devices,
+                            devices == 1 ? "" : "s", devices ? ": " : "", names);
   if (check.ok)
     check.advice.clear();
   return check;
@@ -243,15 +250,19 @@ int run(const std::string &json) {
     torch.advice = "demo and bench need a build with LibTorch (HYPERJIT_BUILD_TORCH=ON)";
   }
   checks.push_back(torch);
-  checks.push_back(toolchain(DeviceType::Cuda, "nvrtc",
-                             "kernels for NVIDIA GPUs cannot be compiled; NVRTC comes with the torch wheel, or set HYPERJIT_NVRTC_PATH",
-                             true));
+  checks.push_back(toolchain(
+      DeviceType::Cuda, "nvrtc",
+      "kernels for NVIDIA GPUs cannot be compiled; NVRTC comes with the torch wheel, or set HYPERJIT_NVRTC_PATH",
+      true));
   checks.push_back(driver());
   Json answer = jsonHead("doctor", Target::native().text());
   answer["checks"] = Json::array();
   bool good = true;
   for (const Check &check : checks) {
-    answer["checks"].push_back({{"name", check.name}, {"ok", check.ok}, {"found", check.found}, {"advice", check.advice},
+    answer["checks"].push_back({{"name", check.name},
+                                {"ok", check.ok},
+                                {"found", check.found},
+                                {"advice", check.advice},
                                 {"optional", check.optional}});
     good &= check.ok || check.optional;
     if (json.empty()) {
@@ -268,7 +279,9 @@ int run(const std::string &json) {
 
 void addDoctor(CLI::App &app, int &exit) {
   auto json = std::make_shared<std::string>();
-  CLI::App *command = app.add_subcommand("doctor", "checks compiler, cache, back ends and libraries, and says what to do; exit 1 if a needed part is missing");
+  CLI::App *command = app.add_subcommand(
+      "doctor",
+      "checks compiler, cache, back ends and libraries, and says what to do; exit 1 if a needed part is missing");
   addJson(*command, *json);
   command->footer(examples("doctor", "doctor --json"));
   command->callback([json, &exit] { exit = run(*json); });

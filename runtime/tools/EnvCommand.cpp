@@ -23,7 +23,8 @@ static std::string effective(std::string_view name, const Settings &settings) {
 }
 
 static int run(const std::string &json) {
-  // Typed at once, so that a value that means nothing is found here and not in the middle of a run; told after the table.
+  // Typed at once, so that a value that means nothing is found here and not in the middle of a run; told after the
+  // table.
   Settings settings;
   std::exception_ptr wrong;
   try {
@@ -37,10 +38,15 @@ static int run(const std::string &json) {
   for (const EnvironmentVariable &variable : environmentTable()) {
     auto value = environment(variable.name);
     std::string inForce = wrong ? std::string() : effective(variable.name, settings);
-    table.add({std::string(variable.name), value ? *value : inForce.empty() ? std::string(variable.defaultValue) : inForce,
+    table.add({std::string(variable.name),
+               value             ? *value
+               : inForce.empty() ? std::string(variable.defaultValue)
+                                 : inForce,
                value ? "environment" : "default", std::string(variable.values), std::string(variable.meaning)});
-    answer["settings"].push_back({{"name", variable.name}, {"value", value.value_or(std::string(variable.defaultValue))},
-                                  {"from", value ? "environment" : "default"}, {"takes", variable.values},
+    answer["settings"].push_back({{"name", variable.name},
+                                  {"value", value.value_or(std::string(variable.defaultValue))},
+                                  {"from", value ? "environment" : "default"},
+                                  {"takes", variable.values},
                                   {"meaning", variable.meaning}});
     if (!inForce.empty())
       answer["settings"].back()["in_force"] = inForce;
@@ -49,7 +55,8 @@ static int run(const std::string &json) {
   auto unknown = unknownEnvironment();
   for (auto &[name, near] : unknown) {
     answer["unknown"].push_back({{"name", name}, {"nearest", near}});
-    fmt::print(stderr, "hyperjit: {} is set but means nothing{}\n", name, near.empty() ? "" : fmt::format("; did you mean {}?", near));
+    fmt::print(stderr, "hyperjit: {} is set but means nothing{}\n", name,
+               near.empty() ? "" : fmt::format("; did you mean {}?", near));
   }
   if (json.empty())
     fmt::print("{}", table.text());

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The archive is POSIX ustar, so that tar and every OCI tool read it; entries are compressed already. It is written here
-// because the same entries must give the same bytes, and because the command goes along in a bundle that brings no library.
+// The archive is POSIX ustar, so that tar and every OCI tool read it; entries are compressed already. It is written
+// here because the same entries must give the same bytes, and because the command goes along in a bundle that brings no
+// library.
 //
 //   pack   ::= member* zero[512] zero[512]
-//   member ::= name[100] mode[8] uid[8] gid[8] size[12] mtime[12] checksum[8] type "0" link[100] "ustar\0" "00" zero[247]
+//   member ::= name[100] mode[8] uid[8] gid[8] size[12] mtime[12] checksum[8] type "0" link[100] "ustar\0" "00"
+//   zero[247]
 //              content, padded with zeros to 512
 #include "Pack.h"
 
@@ -52,7 +54,9 @@ Block header(const std::string &name, size_t size) {
   put(124, fmt::format("{:011o}", size));
   put(136, "00000000000");
   put(156, "0");
-  put(257, std::string("ustar\0" "00", 8));
+  put(257, std::string("ustar\0"
+                       "00",
+                       8));
   put(148, fmt::format("{:06o}", checksumOf(block)) + std::string("\0 ", 2));
   return block;
 }
@@ -153,7 +157,8 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
     if (file)
       fs::rename(temporary, path, error);
     if (!file || error)
-      throw EnvironmentProblem(fmt::format("cannot write '{}': {}", path, error ? error.message() : std::strerror(errno ? errno : EIO)));
+      throw EnvironmentProblem(
+          fmt::format("cannot write '{}': {}", path, error ? error.message() : std::strerror(errno ? errno : EIO)));
   } catch (...) {
     file.close();
     ::unlink(temporary.c_str());
@@ -193,7 +198,8 @@ CacheManifest readPack(const std::string &path, const PackReader *reader) {
       return;
     auto it = missing.find(name);
     if (it == missing.end())
-      bad(path, named ? fmt::format("'{}' is not in its manifest, or twice in the file", name) : "its manifest does not come first");
+      bad(path, named ? fmt::format("'{}' is not in its manifest, or twice in the file", name)
+                      : "its manifest does not come first");
     if (sha256Text(bytes) != it->second.sha256())
       bad(path, fmt::format("'{}' has another SHA-256 than the manifest says", name));
     if (it->second.tuning && it->second.tuning->size != int64_t(bytes.size()))

@@ -13,10 +13,17 @@ static std::string escaped(const std::string &text) {
   std::string out;
   for (char c : text) {
     switch (c) {
-    case '<': out += "&lt;"; break;
-    case '>': out += "&gt;"; break;
-    case '&': out += "&amp;"; break;
-    default: out += c;
+    case '<':
+      out += "&lt;";
+      break;
+    case '>':
+      out += "&gt;";
+      break;
+    case '&':
+      out += "&amp;";
+      break;
+    default:
+      out += c;
     }
   }
   return out;
@@ -96,8 +103,8 @@ std::string Plot::svg() const {
                        px(x), height - bottom, height - bottom + 5, height - bottom + 19, x);
   out += fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#999\"/>\n", left, top,
                      width - left - right, height - top - bottom);
-  out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", (left + width - right) / 2, height - 14,
-                     escaped(xLabel));
+  out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", (left + width - right) / 2,
+                     height - 14, escaped(xLabel));
   out += fmt::format("<text transform=\"translate(18 {}) rotate(-90)\" text-anchor=\"middle\">{}</text>\n",
                      (top + height - bottom) / 2, escaped(yLabel));
   for (size_t c = 0; c < curves.size(); ++c) {
@@ -109,8 +116,8 @@ std::string Plot::svg() const {
       if (std::isfinite(curve.x[i]) && std::isfinite(curve.y[i])) {
         points += fmt::format("{:.1f},{:.1f} ", px(curve.x[i]), py(curve.y[i]));
         if (count <= 16) // a line through few points hides where they are, and one point has no line
-          markers += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>", px(curve.x[i]), py(curve.y[i]),
-                                 colours[c % colours.size()]);
+          markers += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>", px(curve.x[i]),
+                                 py(curve.y[i]), colours[c % colours.size()]);
       }
     out += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.6\"{} points=\"{}\"/>{}\n",
                        colours[c % colours.size()], dash, points, markers);

@@ -54,7 +54,8 @@ Work collect(const Options &options, const std::vector<Target> &targets) {
       texts.push_back({std::move(spec), options.model});
   }
   if (texts.empty())
-    throw UsageError("no spec given; write one like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs or --model");
+    throw UsageError(
+        "no spec given; write one like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs or --model");
   std::set<std::string> seen;
   for (const SpecArguments::Text &text : texts) {
     std::vector<KernelSpec> kernels;
@@ -82,7 +83,8 @@ std::vector<size_t> orderOfWork(const std::vector<KernelRequest> &requests) {
   std::iota(order.begin(), order.end(), size_t(0));
   auto rank = [&](size_t i) {
     const KernelSpec &spec = requests[i].spec;
-    return std::tuple(spec.bucket != Bucket::Large, spec.direction != Direction::Backward, spec.save, spec.role != Role::Boundary);
+    return std::tuple(spec.bucket != Bucket::Large, spec.direction != Direction::Backward, spec.save,
+                      spec.role != Role::Boundary);
   };
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return rank(a) < rank(b); });
   return order;
@@ -97,9 +99,11 @@ void nameUnused(const std::vector<Target> &targets) {
       continue;
     const Target own = cuda ? here : Target::hostLevel();
     if (target.text() != own.text() && (cuda ? target.isa == own.isa : target.runsHere()))
-      fmt::print(stderr, "hyperjit: this machine is {}, and finds kernels for {} only in a folder with a manifest (--out DIR, then "
-                         "HYPERJIT_CACHE_PATH=DIR); for its own cache, name --target {}\n",
-                 own.text(), target.text(), own.text());
+      fmt::print(
+          stderr,
+          "hyperjit: this machine is {}, and finds kernels for {} only in a folder with a manifest (--out DIR, then "
+          "HYPERJIT_CACHE_PATH=DIR); for its own cache, name --target {}\n",
+          own.text(), target.text(), own.text());
   }
 }
 
@@ -126,8 +130,9 @@ int run(const Options &options) {
   KernelManager manager(managerOptions);
   const std::string &root = manager.settings().cacheDirectory;
   if (root.empty() || manager.settings().cache == CacheMode::Off || manager.settings().cache == CacheMode::ReadOnly)
-    throw EnvironmentProblem("there is no writable cache to fill: name a folder with --out DIR or HYPERJIT_CACHE_DIR, and "
-                             "leave HYPERJIT_CACHE at rw");
+    throw EnvironmentProblem(
+        "there is no writable cache to fill: name a folder with --out DIR or HYPERJIT_CACHE_DIR, and "
+        "leave HYPERJIT_CACHE at rw");
 
   Progress progress("precompile", int64_t(work.requests.size()));
   std::atomic<size_t> next{0};
@@ -151,7 +156,10 @@ int run(const Options &options) {
           fail(work, spec, target, fmt::format("compiled, but '{}' could not be written", path), exitEnvironment);
         } else {
           ++(resolved.origin == Origin::Compiled ? compiled : cached);
-          entries[i] = {{"spec", spec}, {"target", target}, {"key", resolved.key.hex()}, {"bytes", error ? 0 : bytes},
+          entries[i] = {{"spec", spec},
+                        {"target", target},
+                        {"key", resolved.key.hex()},
+                        {"bytes", error ? 0 : bytes},
                         {"ms", resolved.milliseconds}};
         }
       } catch (const std::exception &error) {
@@ -191,7 +199,8 @@ int run(const Options &options) {
     if (!entry.is_null())
       answer["entries"].push_back(std::move(entry));
   if (options.json.empty())
-    fmt::print("{}: {} compiled, {} already there, {} failed, {:.1f} s{}\n", root, compiled, cached, work.failed.size(), seconds,
+    fmt::print("{}: {} compiled, {} already there, {} failed, {:.1f} s{}\n", root, compiled, cached, work.failed.size(),
+               seconds,
                interrupted() ? fmt::format(" (interrupted: {} left, the same command goes on)",
                                            int64_t(work.requests.size()) - done)
                              : "");
@@ -205,13 +214,15 @@ int run(const Options &options) {
 
 void addPrecompile(CLI::App &app, int &exit) {
   auto options = std::make_shared<Options>();
-  CLI::App *command = app.add_subcommand("precompile", "compile the kernels of specs into the cache, for any target, without its device");
+  CLI::App *command = app.add_subcommand(
+      "precompile", "compile the kernels of specs into the cache, for any target, without its device");
   options->specs.add(*command, true);
   command->add_option("--model", options->model, "a module saved by torch::save: the kernels of its hyperjit layers");
   command->add_option("--target", options->targets,
                       "comma list: native, x86-64-v3, sm_90a, sm_90a/h100, ... (the best x86-64 level of this CPU)");
   command->add_option("--jobs", options->jobs, "kernels at a time (one per processor)")->check(aboveZero());
-  command->add_option("--out", options->out, "the directory to fill and to give a manifest, ready to be shipped (HYPERJIT_CACHE_DIR)");
+  command->add_option("--out", options->out,
+                      "the directory to fill and to give a manifest, ready to be shipped (HYPERJIT_CACHE_DIR)");
   addJson(*command, options->json);
   command->footer(examples("precompile manifold:n=4,d=4096,dtype=bf16 --target sm_90a --out kernels",
                            "precompile --specs specs.txt --target x86-64-v3,sm_90a,sm_100a"));

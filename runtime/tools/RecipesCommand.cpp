@@ -68,11 +68,15 @@ int run(const Options &options) {
     Json entry = {{"name", info.name}, {"summary", info.summary}, {"paper", info.paper}, {"equation", info.equation}};
     entry["options"] = Json::array();
     for (const RecipeOption &option : info.options)
-      entry["options"].push_back({{"name", option.name}, {"default", option.defaultValue}, {"values", option.values},
-                                  {"meaning", option.meaning}, {"kernel", option.kernel}});
+      entry["options"].push_back({{"name", option.name},
+                                  {"default", option.defaultValue},
+                                  {"values", option.values},
+                                  {"meaning", option.meaning},
+                                  {"kernel", option.kernel}});
     entry["parameters"] = Json::array();
     for (const ParameterInfo &parameter : parameters)
-      entry["parameters"].push_back({{"name", parameter.name}, {"shape", parameter.shape},
+      entry["parameters"].push_back({{"name", parameter.name},
+                                     {"shape", parameter.shape},
                                      {"dtype", std::string(hyperjit::name(parameter.dtype))},
                                      {"initialisation", parameter.initialisation.text}});
     answer["recipes"].push_back(std::move(entry));
@@ -80,7 +84,8 @@ int run(const Options &options) {
       print(info, parameters);
   }
   if (options.json.empty())
-    fmt::print("\nShapes are those of n=4,m=1,d=512 (n=1,m=4,d=512 where there is one stream; a recorded program has its own n and m). Every recipe takes n, m, d, dtype, branch, weight: manifold:n=4,d=4096,dtype=bf16\n");
+    fmt::print("\nShapes are those of n=4,m=1,d=512 (n=1,m=4,d=512 where there is one stream; a recorded program has "
+               "its own n and m). Every recipe takes n, m, d, dtype, branch, weight: manifold:n=4,d=4096,dtype=bf16\n");
   writeJson(answer, options.json);
   return exitOk;
 }

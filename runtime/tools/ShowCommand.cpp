@@ -46,8 +46,8 @@ struct Traffic {
 std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &target) {
   std::shared_ptr<const Backend> backend = Backend::find(target.device);
   if (!backend || target.device != DeviceType::Cuda)
-    throw UsageError(fmt::format("--stage ptx needs a CUDA target that this build has, for example --target sm_90a, not {}",
-                                 target.text()));
+    throw UsageError(fmt::format(
+        "--stage ptx needs a CUDA target that this build has, for example --target sm_90a, not {}", target.text()));
   backend->toolchain(); // where NVRTC is missing, that is the answer
   return backend->assembly(manager.stage(kernel, target, "cuda"), target);
 }
@@ -59,7 +59,8 @@ std::string disassemble(const ResolvedArtifact &resolved) {
     throw EnvironmentProblem("nvdisasm is not on PATH; it comes with the CUDA toolkit (package cuda-nvdisasm-13-0). "
                              "--stage cuda shows the source");
   std::string path = fmt::format("{}/hyperjit-{}.cubin", std::filesystem::temp_directory_path().string(), ::getpid());
-  writeFileWhole(path, {reinterpret_cast<const char *>(resolved.artifact->payload.data()), resolved.artifact->payload.size()});
+  writeFileWhole(
+      path, {reinterpret_cast<const char *>(resolved.artifact->payload.data()), resolved.artifact->payload.size()});
   std::string text;
   if (FILE *pipe = ::popen(fmt::format("nvdisasm -c '{}'", path).c_str(), "r")) {
     char block[4096];
@@ -125,8 +126,11 @@ int showSummary(const Options &options, const std::string &text) {
     Part part = parsePart(text);
     title = part.text();
     for (const ParameterInfo &p : ProgramSource::global().parameters(part.before)) {
-      parameters.add({p.name, fmt::format("({})", fmt::join(p.shape, ", ")), std::string(name(p.dtype)), p.initialisation.text});
-      answer["parameters"].push_back({{"name", p.name}, {"shape", p.shape}, {"dtype", std::string(name(p.dtype))},
+      parameters.add(
+          {p.name, fmt::format("({})", fmt::join(p.shape, ", ")), std::string(name(p.dtype)), p.initialisation.text});
+      answer["parameters"].push_back({{"name", p.name},
+                                      {"shape", p.shape},
+                                      {"dtype", std::string(name(p.dtype))},
                                       {"initialisation", p.initialisation.text}});
       ++parameterCount;
     }
@@ -142,7 +146,8 @@ int showSummary(const Options &options, const std::string &text) {
   answer["kernels"] = Json::array();
 
   Traffic chained[2], alone[2];
-  Table table({"kernel", "direction", "reads u", "writes u", "saved u", "narrow B", "stages", "registers", "spills", "schedule"});
+  Table table({"kernel", "direction", "reads u", "writes u", "saved u", "narrow B", "stages", "registers", "spills",
+               "schedule"});
   Progress progress("kernels", int64_t(kernels.size()));
   int64_t done = 0;
   for (const KernelSpec &kernel : kernels) {
@@ -157,22 +162,30 @@ int showSummary(const Options &options, const std::string &text) {
       shared = std::max(shared, entry.sharedBytes);
       spills += entry.spills;
     }
-    table.add({std::string(name(kernel.role)), std::string(name(kernel.direction)), fmt::format("{}", meta.traffic.readsU),
-               fmt::format("{}", meta.traffic.writesU), fmt::format("{}", meta.traffic.savedU),
-               fmt::format("{}", meta.traffic.narrowBytes), fmt::format("{}", meta.stages), fmt::format("{}", registers),
-               fmt::format("{}", spills), meta.schedule});
+    table.add({std::string(name(kernel.role)), std::string(name(kernel.direction)),
+               fmt::format("{}", meta.traffic.readsU), fmt::format("{}", meta.traffic.writesU),
+               fmt::format("{}", meta.traffic.savedU), fmt::format("{}", meta.traffic.narrowBytes),
+               fmt::format("{}", meta.stages), fmt::format("{}", registers), fmt::format("{}", spills), meta.schedule});
     answer["schedule"] = meta.schedule;
     std::string entry = meta.launches.empty() ? "" : meta.launches.front().entry;
-    answer["kernels"].push_back({{"entry", entry}, {"role", std::string(name(kernel.role))},
-                                 {"direction", std::string(name(kernel.direction))}, {"spec", kernel.text()},
-                                 {"reads_u", meta.traffic.readsU}, {"writes_u", meta.traffic.writesU},
-                                 {"saved_u", meta.traffic.savedU}, {"narrow_bytes", meta.traffic.narrowBytes},
-                                 {"registers", registers}, {"shared_bytes", shared}, {"spills", spills},
-                                 {"schedule", meta.schedule}, {"launches", meta.launches.size()}});
+    answer["kernels"].push_back({{"entry", entry},
+                                 {"role", std::string(name(kernel.role))},
+                                 {"direction", std::string(name(kernel.direction))},
+                                 {"spec", kernel.text()},
+                                 {"reads_u", meta.traffic.readsU},
+                                 {"writes_u", meta.traffic.writesU},
+                                 {"saved_u", meta.traffic.savedU},
+                                 {"narrow_bytes", meta.traffic.narrowBytes},
+                                 {"registers", registers},
+                                 {"shared_bytes", shared},
+                                 {"spills", spills},
+                                 {"schedule", meta.schedule},
+                                 {"launches", meta.launches.size()}});
     progress.advance(++done);
   }
   auto both = [](const Traffic sums[2]) {
-    return Json{{"forward_u", sums[0].wide}, {"backward_u", sums[1].wide}, {"narrow_bytes", sums[0].narrow + sums[1].narrow}};
+    return Json{
+        {"forward_u", sums[0].wide}, {"backward_u", sums[1].wide}, {"narrow_bytes", sums[0].narrow + sums[1].narrow}};
   };
   answer["chained"] = both(chained);
   answer["alone"] = both(alone);
@@ -209,7 +222,8 @@ int run(const Options &options) {
 
 void addShow(CLI::App &app, int &exit) {
   auto options = std::make_shared<Options>();
-  CLI::App *command = app.add_subcommand("show", "what becomes of a spec: parameters, kernels, traffic, any stage of the compiler");
+  CLI::App *command =
+      app.add_subcommand("show", "what becomes of a spec: parameters, kernels, traffic, any stage of the compiler");
   options->specs.add(*command, false);
   command->add_option("--stage", options->stage, "print this stage: " + fmt::format("{}", fmt::join(stages, "|")));
   command->add_option("--role", options->role, "before|boundary|after (with --stage: boundary)")
@@ -219,7 +233,8 @@ void addShow(CLI::App &app, int &exit) {
   command->add_option("--tokens", options->tokens, "small|large: the token count the kernel is made for")
       ->check(CLI::IsMember({"small", "large"}))
       ->capture_default_str();
-  command->add_option("--target", options->target, "native, x86-64-v3, sm_90a/h100, ... (native; sm_90a for a CUDA stage)");
+  command->add_option("--target", options->target,
+                      "native, x86-64-v3, sm_90a/h100, ... (native; sm_90a for a CUDA stage)");
   command->add_flag("--traffic", options->traffic, "only the wide traffic of a site, in u");
   addJson(*command, options->json);
   command->footer(examples("show manifold:n=4,d=4096,dtype=bf16 --traffic",

@@ -32,7 +32,9 @@ void SpecArguments::add(CLI::App &command, bool many) {
 
 void SpecArguments::addRecipes(CLI::App &command) {
   command.add_option("--load", libraries, "library that calls hyperjit::define, opened first");
-  command.add_option("--recipe", programs, "FILE.hc, a recorded program (show SPEC --stage recipe): the recipe FILE of specs")
+  command
+      .add_option("--recipe", programs,
+                  "FILE.hc, a recorded program (show SPEC --stage recipe): the recipe FILE of specs")
       ->type_name("FILE.hc");
 }
 
@@ -43,10 +45,13 @@ static std::string readText(std::string_view option, const std::string &path, st
   if (!file || std::filesystem::is_directory(path, error))
     throw UsageError(fmt::format("{} {}: the file cannot be read", option, path));
   std::string text((std::istreambuf_iterator<char>(file)), {});
-  auto control = std::find_if(text.begin(), text.end(), [](char c) { return std::iscntrl(static_cast<unsigned char>(c)) && std::string_view("\t\n\v\f\r").find(c) == std::string_view::npos; });
+  auto control = std::find_if(text.begin(), text.end(), [](char c) {
+    return std::iscntrl(static_cast<unsigned char>(c)) &&
+           std::string_view("\t\n\v\f\r").find(c) == std::string_view::npos;
+  });
   if (control != text.end())
-    throw UsageError(fmt::format("{} {}: the file looks binary (byte {} is {:#04x}); {} is wanted", option, path, control - text.begin(),
-                                 static_cast<unsigned char>(*control), wanted));
+    throw UsageError(fmt::format("{} {}: the file looks binary (byte {} is {:#04x}); {} is wanted", option, path,
+                                 control - text.begin(), static_cast<unsigned char>(*control), wanted));
   return text;
 }
 
@@ -66,7 +71,8 @@ static void takePrograms(const std::vector<std::string> &paths) {
     std::string name = file.extension() == ".hc" ? file.stem().string() : file.filename().string();
     constexpr const char *advice = "a recipe is called as its file is, so give the file another name";
     if (auto [place, first] = taken.emplace(name, path); !first)
-      throw UsageError(fmt::format("--recipe {}: recipe '{}' is --recipe {} already; {}", path, name, place->second, advice));
+      throw UsageError(
+          fmt::format("--recipe {}: recipe '{}' is --recipe {} already; {}", path, name, place->second, advice));
     std::vector<std::string> known = ProgramSource::global().recipes();
     if (std::find(known.begin(), known.end(), name) != known.end())
       throw UsageError(fmt::format("--recipe {}: there is a recipe '{}' already; {}", path, name, advice));
@@ -104,7 +110,8 @@ std::vector<std::string> SpecArguments::read() const {
   for (Text &text : readWithPlaces())
     all.push_back(std::move(text.text));
   if (all.empty())
-    throw UsageError("no spec given; write one like manifold:n=4,d=4096,dtype=bf16 (hyperjit recipes lists the recipes)");
+    throw UsageError(
+        "no spec given; write one like manifold:n=4,d=4096,dtype=bf16 (hyperjit recipes lists the recipes)");
   return all;
 }
 
@@ -128,7 +135,9 @@ std::vector<SpecArguments::Text> SpecArguments::readWithPlaces() const {
   return all;
 }
 
-std::string Part::text() const { return pair ? fmt::format("boundary({}|{})", after.text(), before.text()) : before.text(); }
+std::string Part::text() const {
+  return pair ? fmt::format("boundary({}|{})", after.text(), before.text()) : before.text();
+}
 
 static SiteSpec parseSite(const std::string &text) {
   SiteSpec spec = ProgramSource::global().normalise(SiteSpec::parse(text));
@@ -169,7 +178,9 @@ std::vector<Target> targetsOf(const std::string &text) {
 }
 
 void addJson(CLI::App &command, std::string &destination) {
-  command.add_option("--json", destination, "print JSON, or write it to FILE: the next word if it ends in .json, any name as --json=FILE")
+  command
+      .add_option("--json", destination,
+                  "print JSON, or write it to FILE: the next word if it ends in .json, any name as --json=FILE")
       ->expected(0, 1)
       ->default_str("-")
       ->type_name("[FILE.json]");
@@ -186,7 +197,8 @@ CLI::Validator aboveZero() {
       [](std::string &word) {
         double value = 0;
         bool number = CLI::detail::lexical_cast(word, value);
-        return number && value > 0 && std::isfinite(value) ? std::string() : fmt::format("{} is not a number above 0", word);
+        return number && value > 0 && std::isfinite(value) ? std::string()
+                                                           : fmt::format("{} is not a number above 0", word);
       },
       "POSITIVE");
 }

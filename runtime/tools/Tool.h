@@ -33,7 +33,7 @@ std::string examples(std::string_view first, std::string_view second);
 /// Where specs come from in every command that takes them.
 struct SpecArguments {
   std::vector<std::string> specs;
-  std::string specsFile;            ///< one a line, `#` starts a comment
+  std::string specsFile;              ///< one a line, `#` starts a comment
   std::vector<std::string> libraries; ///< opened first: they call hyperjit::define
   std::vector<std::string> programs;  ///< files of recorded programs, each a recipe of the file's name
 

@@ -24,11 +24,13 @@ std::string torchToolsPath() {
 void *torchToolsEntry(const char *name) {
   std::string path = torchToolsPath();
   if (path.empty())
-    throw EnvironmentProblem("this build has no LibTorch part (libhyperjit-tools.so beside the command); demo, bench and --model "
-                             "need one: configure with HYPERJIT_BUILD_TORCH=ON, scripts/setup does");
+    throw EnvironmentProblem(
+        "this build has no LibTorch part (libhyperjit-tools.so beside the command); demo, bench and --model "
+        "need one: configure with HYPERJIT_BUILD_TORCH=ON, scripts/setup does");
   void *library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library)
-    throw EnvironmentProblem(fmt::format("{}: {}; LibTorch (the torch wheel of the build) must be found by the loader", path, ::dlerror()));
+    throw EnvironmentProblem(
+        fmt::format("{}: {}; LibTorch (the torch wheel of the build) must be found by the loader", path, ::dlerror()));
   void *entry = ::dlsym(library, name);
   if (!entry)
     throw EnvironmentProblem(fmt::format("{} is of another build: it has no {}", path, name));

@@ -1,5 +1,5 @@
-// The door to libhyperjit-tools.so, which holds what needs LibTorch (demo, bench). It is opened when such a command runs:
-// the other commands start without mapping a gigabyte of LibTorch, and work where there is none.
+// The door to libhyperjit-tools.so, which holds what needs LibTorch (demo, bench). It is opened when such a command
+// runs: the other commands start without mapping a gigabyte of LibTorch, and work where there is none.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,7 +10,7 @@
 namespace hyperjit::tools {
 
 struct DemoOptions {
-  std::string text;                             ///< file or folder; empty: the project's own text
+  std::string text; ///< file or folder; empty: the project's own text
   int64_t steps = 250;
   std::string variants = "plain,static,dynamic,frac,manifold";
   int64_t streams = 4;
@@ -19,10 +19,10 @@ struct DemoOptions {
   int64_t layers = 4;
   int64_t batch = 16;
   int64_t context = 64;
-  std::string device = "auto";                  ///< auto | cpu | cuda
+  std::string device = "auto"; ///< auto | cpu | cuda
   uint64_t seed = 1;
-  std::string plot = "hyperjit-demo.svg";       ///< "none": no plot
-  std::string json = "hyperjit-demo.json";      ///< "-": stdout, "none": no JSON
+  std::string plot = "hyperjit-demo.svg";  ///< "none": no plot
+  std::string json = "hyperjit-demo.json"; ///< "-": stdout, "none": no JSON
 };
 
 struct BenchOptions {

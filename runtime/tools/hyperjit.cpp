@@ -39,8 +39,8 @@ static void checkWords(const CLI::App &app, int argc, char **argv) {
   }
 }
 
-/// A word after --json is a spec or a key as often as a file, and a file is overwritten: where the option says FILE.json, a word
-/// that does not end so stays the command's own.
+/// A word after --json is a spec or a key as often as a file, and a file is overwritten: where the option says
+/// FILE.json, a word that does not end so stays the command's own.
 static std::vector<const char *> settleJson(const CLI::App &app, int argc, char **argv) {
   std::vector<const char *> words(argv, argv + argc);
   const CLI::App *command = &app;
@@ -48,7 +48,8 @@ static std::vector<const char *> settleJson(const CLI::App &app, int argc, char 
     std::string_view word = argv[i];
     if (word == "--")
       break;
-    for (const CLI::App *next : command->get_subcommands([&](const CLI::App *each) { return each->get_name() == word; }))
+    for (const CLI::App *next :
+         command->get_subcommands([&](const CLI::App *each) { return each->get_name() == word; }))
       command = next;
     if (word != "--json" || i + 1 == argc)
       continue;
@@ -61,9 +62,10 @@ static std::vector<const char *> settleJson(const CLI::App &app, int argc, char 
 }
 
 int main(int argc, char **argv) {
-  CLI::App app("hyperjit makes fused kernels for hyper-connections, forward and backward, from a description of one token's "
-               "mathematics",
-               "hyperjit");
+  CLI::App app(
+      "hyperjit makes fused kernels for hyper-connections, forward and backward, from a description of one token's "
+      "mathematics",
+      "hyperjit");
   app.set_version_flag("--version", "hyperjit " + std::string(hyperjit::version()));
   app.require_subcommand(1);
   app.footer(examples("demo --variants plain,manifold", "show manifold:n=4,d=4096,dtype=bf16 --traffic"));

@@ -1,5 +1,6 @@
-// The Autocast keys. The operators take the dtypes their spec names and do their arithmetic in fp32, so autocast only has
-// to keep its hands off; what comes from a branch that ran under autocast is put back into the dtype the spec names.
+// The Autocast keys. The operators take the dtypes their spec names and do their arithmetic in fp32, so autocast only
+// has to keep its hands off; what comes from a branch that ran under autocast is put back into the dtype the spec
+// names.
 // SPDX-License-Identifier: Apache-2.0
 
 #include "OpPlan.h"
@@ -20,7 +21,8 @@ at::Tensor toSlot(const at::Tensor &tensor, const Slot &slot) {
   return tensor.defined() && tensor.is_floating_point() ? tensor.to(slot.dtype) : tensor;
 }
 
-/// Coefficients, parameters and carries in the spec's dtypes; a list of another length goes on unchanged, to be refused.
+/// Coefficients, parameters and carries in the spec's dtypes; a list of another length goes on unchanged, to be
+/// refused.
 std::vector<at::Tensor> toSlots(at::TensorList list, const OpPlan &plan, size_t offset, size_t count) {
   std::vector<at::Tensor> result(list.begin(), list.end());
   if (result.size() == count)
@@ -40,7 +42,8 @@ std::vector<at::Tensor> beforeAutocast(const at::Tensor &x, at::TensorList param
 
 template <c10::DispatchKey key>
 std::tuple<at::Tensor, std::vector<at::Tensor>> beginAutocast(const at::Tensor &x, at::TensorList parameters,
-                                                              at::TensorList carries, std::string_view spec, bool save) {
+                                                              at::TensorList carries, std::string_view spec,
+                                                              bool save) {
   c10::impl::ExcludeDispatchKeyGuard off(key);
   const OpPlan &plan = OpPlan::get(Role::Before, spec);
   return begin(x, toSlots(parameters, plan, 1, plan.parameterCount),

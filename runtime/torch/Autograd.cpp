@@ -27,8 +27,8 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Whether a node is needed. Forward-mode tangents are refused: dropping them would be silent. Layouts without kernels are
-/// refused here too, by name: the dispatcher would list its keys.
+/// Whether a node is needed. Forward-mode tangents are refused: dropping them would be silent. Layouts without kernels
+/// are refused here too, by name: the dispatcher would list its keys.
 bool needsGradient(const Operands &operands, Role role, std::string_view spec, const char *op) {
   bool any = false;
   operands.visit([&](const at::Tensor &tensor) {
@@ -40,8 +40,8 @@ bool needsGradient(const Operands &operands, Role role, std::string_view spec, c
   return any && at::GradMode::is_enabled();
 }
 
-/// Which groups of outputs got a cotangent, as letters, and their cotangents; a group is given whole, so an output without
-/// one gets zeros if another of its group has one.
+/// Which groups of outputs got a cotangent, as letters, and their cotangents; a group is given whole, so an output
+/// without one gets zeros if another of its group has one.
 std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::ArrayRef<at::Tensor> grads,
                               std::vector<at::Tensor> &cotangents) {
   std::string given;
@@ -75,7 +75,8 @@ std::string collectWanted(const OpPlan &plan, const AutogradContext *context) {
 }
 
 /// `gradients` of the wanted groups into the slots of all inputs, then undefined ones for the non-tensor arguments.
-variable_list spread(const OpPlan &plan, const std::string &want, const std::vector<at::Tensor> &gradients, size_t others) {
+variable_list spread(const OpPlan &plan, const std::string &want, const std::vector<at::Tensor> &gradients,
+                     size_t others) {
   variable_list result(plan.inputs.size() + others);
   size_t next = 0;
   for (size_t i = 0; i < plan.inputs.size(); ++i)
@@ -85,7 +86,8 @@ variable_list spread(const OpPlan &plan, const std::string &want, const std::vec
 }
 
 /// `handedOn`: the cotangent of streams that `begin` handed on.
-variable_list runNode(AutogradContext *context, Role role, at::ArrayRef<at::Tensor> grads, const at::Tensor &handedOn = {}) {
+variable_list runNode(AutogradContext *context, Role role, at::ArrayRef<at::Tensor> grads,
+                      const at::Tensor &handedOn = {}) {
   const std::string &spec = context->saved_data["spec"].toStringRef();
   const OpPlan &plan = OpPlan::get(role, spec);
   const size_t others = role == Role::After ? 1 : 2;
@@ -219,9 +221,11 @@ std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList param
 
 /// Runs at whatever key asks first, where it makes its own node and calls `before`.
 std::tuple<at::Tensor, std::vector<at::Tensor>> beginComposite(const at::Tensor &x, at::TensorList parameters,
-                                                               at::TensorList carries, std::string_view spec, bool save) {
+                                                               at::TensorList carries, std::string_view spec,
+                                                               bool save) {
   // Streams that ask for no gradient get no edge: what reads them next need not make one.
-  if (!x.requires_grad() || !needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::begin"))
+  if (!x.requires_grad() ||
+      !needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::begin"))
     return {x, before(x, parameters, carries, spec, save)};
   at::Tensor saved;
   std::vector<at::Tensor> outputs = Begin::apply(x, parameters, carries, spec, &saved);
@@ -330,6 +334,7 @@ TORCH_LIBRARY_IMPL(HYPERJIT_OP_NAMESPACE, Autograd, library) {
   library.impl("expand", TORCH_FN(expandAutograd));
   library.impl("reduce", TORCH_FN(reduceAutograd));
   // Double backward is refused by name.
-  for (const char *name : {"before_backward", "boundary_backward", "after_backward", "expand_backward", "reduce_backward"})
+  for (const char *name :
+       {"before_backward", "boundary_backward", "after_backward", "expand_backward", "reduce_backward"})
     library.impl(name, torch::autograd::autogradNotImplementedFallback());
 }

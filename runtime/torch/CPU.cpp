@@ -17,7 +17,8 @@ namespace hyperjit::ops {
 namespace {
 
 void parallelFor(void *, int64_t count, ParallelBody body, void *bodyContext) {
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) { body(bodyContext, begin, end, at::get_thread_num()); });
+  at::parallel_for(0, count, 1,
+                   [&](int64_t begin, int64_t end) { body(bodyContext, begin, end, at::get_thread_num()); });
 }
 
 } // namespace

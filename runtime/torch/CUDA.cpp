@@ -1,5 +1,6 @@
-// The CUDA key: torch's current stream, the device's target, graph capture. No CUDA header and no link-time CUDA library:
-// the driver and LibTorch's C shim are looked up by name, so the library also loads beside a CPU-only LibTorch.
+// The CUDA key: torch's current stream, the device's target, graph capture. No CUDA header and no link-time CUDA
+// library: the driver and LibTorch's C shim are looked up by name, so the library also loads beside a CPU-only
+// LibTorch.
 // SPDX-License-Identifier: Apache-2.0
 
 #include "Devices.h"
@@ -43,8 +44,9 @@ struct Driver {
       if (void *library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD))
         find(library, "aoti_torch_get_current_cuda_stream", currentStream);
     if (!deviceGet || !deviceGetAttribute || !deviceGetName || !streamIsCapturing || !currentStream)
-      throw UserError(ErrorId::LibraryMissing, "a CUDA tensor was given, but libcuda.so.1 or libtorch_cuda.so is not loaded; "
-                                               "use a CUDA build of LibTorch and a machine with an NVIDIA driver");
+      throw UserError(ErrorId::LibraryMissing,
+                      "a CUDA tensor was given, but libcuda.so.1 or libtorch_cuda.so is not loaded; "
+                      "use a CUDA build of LibTorch and a machine with an NVIDIA driver");
   }
   template <typename Function> static void find(void *library, const char *name, Function &function) {
     function = reinterpret_cast<Function>(dlsym(library, name));
@@ -78,7 +80,8 @@ Target findTarget(int device) {
 const Target &cudaTarget(int device) {
   static std::array<std::once_flag, kMaxDevices> once;
   static std::array<Target, kMaxDevices> targets;
-  TORCH_CHECK(device >= 0 && device < kMaxDevices, "hyperjit: cuda:", device, " is beyond the ", kMaxDevices, " devices supported");
+  TORCH_CHECK(device >= 0 && device < kMaxDevices, "hyperjit: cuda:", device, " is beyond the ", kMaxDevices,
+              " devices supported");
   std::call_once(once[device], [&] { targets[device] = findTarget(device); });
   return targets[device];
 }

@@ -65,10 +65,11 @@ at::Tensor initialValue(const std::string &recipe, const ParameterInfo &info, at
                           std::to_string(start.values.size()) + " initial values");
     return value.copy_(at::tensor(start.values, at::kDouble).reshape(info.shape));
   case Initialisation::Kind::PerLayer:
-    throw UserError(ErrorId::InvalidValue,
-                    "recipe '" + recipe + "': the initial values of parameter '" + info.name +
-                        "' depend on which sublayer this is; give layerIndex (layer_index=0 for the first of the model, ...), "
-                        "or layerSeed (layer_seed=...), a seed of this layer's own to draw it from");
+    throw UserError(
+        ErrorId::InvalidValue,
+        "recipe '" + recipe + "': the initial values of parameter '" + info.name +
+            "' depend on which sublayer this is; give layerIndex (layer_index=0 for the first of the model, ...), "
+            "or layerSeed (layer_seed=...), a seed of this layer's own to draw it from");
   case Initialisation::Kind::Unknown:
     throw UserError(ErrorId::Unsupported,
                     "parameter '" + info.name + "' of recipe '" + recipe +
@@ -105,8 +106,8 @@ SiteSpec ConnectionOptions::spec(at::ScalarType stream) const {
   constexpr int64_t kLargest = std::numeric_limits<int>::max();
   if (streams_ < 1 || streams_ > kLargest || fracs_ < 1 || fracs_ > kLargest || dim_ < 1)
     throw UserError(ErrorId::InvalidValue, "connection '" + recipe_ + "': streams n=" + std::to_string(streams_) +
-                                               ", fracs m=" + std::to_string(fracs_) + ", dim D=" + std::to_string(dim_) +
-                                               "; each must be at least 1");
+                                               ", fracs m=" + std::to_string(fracs_) +
+                                               ", dim D=" + std::to_string(dim_) + "; each must be at least 1");
   SiteSpec spec;
   spec.recipe = recipe_;
   spec.n = static_cast<int>(streams_);
@@ -132,7 +133,8 @@ SiteSpec ConnectionOptions::spec(at::ScalarType stream) const {
 // Parameters
 //===----------------------------------------------------------------------===//
 
-ConnectionImpl::ConnectionImpl(ConnectionOptions options) : ConnectionImpl("hyperjit::nn::Connection", std::move(options)) {}
+ConnectionImpl::ConnectionImpl(ConnectionOptions options)
+    : ConnectionImpl("hyperjit::nn::Connection", std::move(options)) {}
 
 ConnectionImpl::ConnectionImpl(std::string name, ConnectionOptions given)
     : Module(name), options(std::move(given)), typeName(std::move(name)) {
@@ -201,8 +203,9 @@ std::shared_ptr<torch::nn::Module> ConnectionImpl::clone(const std::optional<at:
 void ConnectionImpl::clone_(Module &other, const std::optional<at::Device> &device) {
   auto *source = dynamic_cast<ConnectionImpl *>(&other);
   TORCH_CHECK(source, typeName, ": cannot take the parameters of a module of another type, ", other.name());
-  TORCH_CHECK(!branchModule || source->branchModule, typeName, ": cannot take the parameters of ", source->program->spec.text(),
-              ": this layer's branch is ", branchModule ? branchModule->name() : std::string(), ", that one's is no module");
+  TORCH_CHECK(!branchModule || source->branchModule, typeName, ": cannot take the parameters of ",
+              source->program->spec.text(), ": this layer's branch is ",
+              branchModule ? branchModule->name() : std::string(), ", that one's is no module");
   if (branchModule)
     copyBranch(*branchModule, *source->branchModule, device);
   else if (source->branchModule)
@@ -216,8 +219,8 @@ void ConnectionImpl::clone_(Module &other, const std::optional<at::Device> &devi
 void ConnectionImpl::copyBranch(Module &mine, const Module &other, const std::optional<at::Device> &device) const {
   const c10::AutoGradMode noGrad(false);
   auto copyAll = [&](const auto &targets, const auto &sources, const char *what) {
-    TORCH_CHECK(targets.size() == sources.size(), typeName, ": branch ", mine.name(), " has ", targets.size(), " ", what,
-                ", the one to copy has ", sources.size());
+    TORCH_CHECK(targets.size() == sources.size(), typeName, ": branch ", mine.name(), " has ", targets.size(), " ",
+                what, ", the one to copy has ", sources.size());
     for (const auto &target : targets) {
       const at::Tensor *source = sources.find(target.key());
       TORCH_CHECK(source, typeName, ": the branch to copy has no ", target.key(), ", which ", mine.name(), " has");
@@ -231,7 +234,8 @@ void ConnectionImpl::copyBranch(Module &mine, const Module &other, const std::op
 
 void ConnectionImpl::copyFrom(const ConnectionImpl &other, const std::optional<at::Device> &device) {
   const c10::AutoGradMode noGrad(false);
-  TORCH_CHECK(values.size() == other.values.size(), typeName, ": cannot take the parameters of ", other.program->spec.text());
+  TORCH_CHECK(values.size() == other.values.size(), typeName, ": cannot take the parameters of ",
+              other.program->spec.text());
   for (size_t i = 0; i < values.size(); ++i) {
     const at::Tensor &source = other.values[i];
     values[i].set_data(device ? source.to(*device, /*non_blocking=*/false, /*copy=*/true) : source.clone());
@@ -269,7 +273,8 @@ void ConnectionImpl::load(torch::serialize::InputArchive &archive) {
       continue;
     torch::serialize::InputArchive inner;
     if (!archive.try_read(child.key(), inner))
-      throw UserError(ErrorId::InvalidFile, typeName + ": the archive has no module '" + child.key() + "', which this one has");
+      throw UserError(ErrorId::InvalidFile,
+                      typeName + ": the archive has no module '" + child.key() + "', which this one has");
     child.value()->load(inner);
   }
   loader.finish();
@@ -286,12 +291,14 @@ at::ScalarType ConnectionImpl::weightType() const {
     return options.parameterDtype();
   const at::ScalarType type = values[0].scalar_type();
   for (size_t i = 1; i < values.size(); ++i)
-    TORCH_CHECK(values[i].scalar_type() == type, typeName, ": parameter '", declared[i].name, "' is ", values[i].scalar_type(),
-                " and '", declared[0].name, "' is ", type, "; all parameters of a layer must have one dtype");
+    TORCH_CHECK(values[i].scalar_type() == type, typeName, ": parameter '", declared[i].name, "' is ",
+                values[i].scalar_type(), " and '", declared[0].name, "' is ", type,
+                "; all parameters of a layer must have one dtype");
   return type;
 }
 
-std::shared_ptr<const ConnectionImpl::Site> ConnectionImpl::site(at::ScalarType stream, at::ScalarType branchOut) const {
+std::shared_ptr<const ConnectionImpl::Site> ConnectionImpl::site(at::ScalarType stream,
+                                                                 at::ScalarType branchOut) const {
   const at::ScalarType weight = weightType();
   std::lock_guard lock(mutex);
   for (const auto &known : sites)
@@ -319,12 +326,13 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
   TORCH_CHECK(stream.state, typeName, ": the stream is empty; make one from streams x [..., n=", options.streams(),
               ", D=", options.dim(), "]");
   Stream::State &in = *stream.state;
-  TORCH_CHECK(!in.open, typeName, ": the branch of ", in.site, " has not returned; call depthConnection(y, stream) on its layer first");
+  TORCH_CHECK(!in.open, typeName, ": the branch of ", in.site,
+              " has not returned; call depthConnection(y, stream) on its layer first");
   const bool gradMode = at::GradMode::is_enabled(), inferenceMode = c10::InferenceMode::is_enabled();
   const SiteSpec &mine = program->spec;
   // Sites made under different modes stay apart, and sizes that do not fit are for before() to refuse by name.
-  const bool fuse = in.pending() && in.gradMode == gradMode && in.inferenceMode == inferenceMode && in.spec.n == mine.n &&
-                    in.spec.m == mine.m && in.spec.d == mine.d;
+  const bool fuse = in.pending() && in.gradMode == gradMode && in.inferenceMode == inferenceMode &&
+                    in.spec.n == mine.n && in.spec.m == mine.m && in.spec.d == mine.d;
   const at::Tensor x = fuse ? in.x : in.materialise();
   const auto here = site(x.scalar_type(), x.scalar_type());
   const SiteSignature &signature = here->program->signature;
@@ -361,7 +369,8 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
       state->x = x.detach();
   }
   at::Tensor u = outputs[next++];
-  const size_t crossing = (signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) + (signature.channelRows > 0);
+  const size_t crossing =
+      (signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) + (signature.channelRows > 0);
   state->coefficients.assign(outputs.begin() + next, outputs.begin() + next + crossing);
   next += crossing;
   state->carries = in.carries;
@@ -378,7 +387,8 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
 }
 
 Stream ConnectionImpl::depthConnection(const at::Tensor &y, const Stream &stream) {
-  TORCH_CHECK(stream.state && stream.state->open, typeName, ": depthConnection needs the stream that widthConnection returned");
+  TORCH_CHECK(stream.state && stream.state->open, typeName,
+              ": depthConnection needs the stream that widthConnection returned");
   TORCH_CHECK(stream.state->owner == this, typeName, ": depthConnection got a stream that another layer opened, ",
               stream.state->site);
   const Stream::State &open = *stream.state;
@@ -388,8 +398,8 @@ Stream ConnectionImpl::depthConnection(const at::Tensor &y, const Stream &stream
     fits = y.size(axis) == open.x.size(axis);
   TORCH_CHECK(fits, typeName, ": the branch output y has sizes ", y.sizes(), "; it must have those of the streams ",
               open.x.sizes(), " without the stream axis");
-  TORCH_CHECK(y.is_floating_point() && y.device() == open.x.device(), typeName, ": the branch output y is ", y.scalar_type(),
-              " on ", y.device(), "; a floating-point tensor on ", open.x.device(), " is supported");
+  TORCH_CHECK(y.is_floating_point() && y.device() == open.x.device(), typeName, ": the branch output y is ",
+              y.scalar_type(), " on ", y.device(), "; a floating-point tensor on ", open.x.device(), " is supported");
   auto state = std::make_shared<Stream::State>(open);
   state->open = false;
   const auto here = site(open.x.scalar_type(), y.scalar_type());
@@ -404,8 +414,9 @@ Stream ConnectionImpl::depthConnection(const at::Tensor &y, const Stream &stream
 Stream ConnectionImpl::forward(const Stream &stream) {
   if (branchModule)
     return forward(stream, [this](const at::Tensor &u) { return branchCall(*branchModule, u); });
-  TORCH_CHECK(branchFunction, typeName, ": no branch; call wrap(branch), forward(stream, branch), or widthConnection and "
-                                        "depthConnection by hand");
+  TORCH_CHECK(branchFunction, typeName,
+              ": no branch; call wrap(branch), forward(stream, branch), or widthConnection and "
+              "depthConnection by hand");
   return forward(stream, branchFunction);
 }
 

@@ -16,12 +16,12 @@
 
 namespace hyperjit::ops {
 
-/// The loaded kernel; compiles on a miss. `device` is a CUDA ordinal, or -1 for the CPU. While a CUDA graph is captured a
-/// kernel that is not in memory yet is refused (NotPrepared) and the capture can still be ended.
+/// The loaded kernel; compiles on a miss. `device` is a CUDA ordinal, or -1 for the CPU. While a CUDA graph is captured
+/// a kernel that is not in memory yet is refused (NotPrepared) and the capture can still be ended.
 std::shared_ptr<const Kernel> resolveKernel(const KernelSpec &spec, int device);
 
-const Target &cudaTarget(int device); ///< CUDA.cpp
-bool cudaIsCapturing(int device);     ///< CUDA.cpp
+const Target &cudaTarget(int device);  ///< CUDA.cpp
+bool cudaIsCapturing(int device);      ///< CUDA.cpp
 LaunchContext cudaContext(int device); ///< CUDA.cpp: torch's current stream
 LaunchContext cpuContext();            ///< CPU.cpp: at::parallel_for
 
@@ -32,7 +32,8 @@ std::vector<at::Tensor> beforeBackwardKernel(const at::Tensor &x, at::TensorList
                                              const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                                              std::string_view spec, std::string_view given, std::string_view want);
 std::vector<at::Tensor> boundaryKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                       at::TensorList parameters, at::TensorList carries, std::string_view spec, bool save);
+                                       at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                       bool save);
 std::vector<at::Tensor> boundaryBackwardKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                                at::TensorList parameters, at::TensorList carries,
                                                const std::optional<at::Tensor> &saved, at::TensorList cotangents,
@@ -48,16 +49,16 @@ std::tuple<at::Tensor, at::Tensor> reduceBackwardKernel(const at::Tensor &cotang
                                                         std::string_view mode);
 
 /// Registers all of them under one dispatch key.
-#define HYPERJIT_REGISTER_KERNELS(library)                                                                                  \
-  library.impl("before", TORCH_FN(::hyperjit::ops::beforeKernel));                                                          \
-  library.impl("before_backward", TORCH_FN(::hyperjit::ops::beforeBackwardKernel));                                         \
-  library.impl("boundary", TORCH_FN(::hyperjit::ops::boundaryKernel));                                                      \
-  library.impl("boundary_backward", TORCH_FN(::hyperjit::ops::boundaryBackwardKernel));                                     \
-  library.impl("after", TORCH_FN(::hyperjit::ops::afterKernel));                                                            \
-  library.impl("after_backward", TORCH_FN(::hyperjit::ops::afterBackwardKernel));                                           \
-  library.impl("expand", TORCH_FN(::hyperjit::ops::expandKernel));                                                          \
-  library.impl("expand_backward", TORCH_FN(::hyperjit::ops::expandBackwardKernel));                                         \
-  library.impl("reduce", TORCH_FN(::hyperjit::ops::reduceKernel));                                                          \
+#define HYPERJIT_REGISTER_KERNELS(library)                                                                             \
+  library.impl("before", TORCH_FN(::hyperjit::ops::beforeKernel));                                                     \
+  library.impl("before_backward", TORCH_FN(::hyperjit::ops::beforeBackwardKernel));                                    \
+  library.impl("boundary", TORCH_FN(::hyperjit::ops::boundaryKernel));                                                 \
+  library.impl("boundary_backward", TORCH_FN(::hyperjit::ops::boundaryBackwardKernel));                                \
+  library.impl("after", TORCH_FN(::hyperjit::ops::afterKernel));                                                       \
+  library.impl("after_backward", TORCH_FN(::hyperjit::ops::afterBackwardKernel));                                      \
+  library.impl("expand", TORCH_FN(::hyperjit::ops::expandKernel));                                                     \
+  library.impl("expand_backward", TORCH_FN(::hyperjit::ops::expandBackwardKernel));                                    \
+  library.impl("reduce", TORCH_FN(::hyperjit::ops::reduceKernel));                                                     \
   library.impl("reduce_backward", TORCH_FN(::hyperjit::ops::reduceBackwardKernel))
 
 /// Shape checks of expand and reduce, shared with Meta.

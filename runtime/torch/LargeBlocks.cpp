@@ -26,7 +26,8 @@ struct Block {
 /// A system without huge pages ignores the wish.
 void preferHugePages(const Block &block) {
   const auto begin = reinterpret_cast<uintptr_t>(block.memory.get());
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = (begin + block.bytes) / kHugePage * kHugePage;
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage,
+                  last = (begin + block.bytes) / kHugePage * kHugePage;
   ::madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
 }
 
@@ -95,8 +96,8 @@ private:
 c10::Allocator &allocatorOnCpu() { return LargeBlocks::global(); }
 
 at::Tensor emptyOnCpu(at::IntArrayRef sizes, at::ScalarType dtype) {
-  return at::Tensor(at::detail::empty_generic(sizes, &LargeBlocks::global(), c10::DispatchKeySet(c10::DispatchKey::CPU), dtype,
-                                              std::nullopt));
+  return at::Tensor(at::detail::empty_generic(sizes, &LargeBlocks::global(), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                              dtype, std::nullopt));
 }
 
 } // namespace hyperjit::ops

@@ -30,11 +30,13 @@ at::Allocator &allocatorOf(const at::Tensor &x) {
   return x.is_cpu() ? allocatorOnCpu() : *at::detail::getCUDAHooks().getCUDADeviceAllocator();
 }
 
-/// On the current device. Not at::empty and its way through the dispatcher: of few tokens, making results is a quarter of the host's time.
+/// On the current device. Not at::empty and its way through the dispatcher: of few tokens, making results is a quarter
+/// of the host's time.
 at::Tensor empty(at::IntArrayRef sizes, const at::Tensor &x, at::ScalarType dtype) {
   if (x.is_cpu())
     return emptyOnCpu(sizes, dtype);
-  return at::Tensor(at::detail::empty_generic(sizes, &allocatorOf(x), c10::DispatchKeySet(c10::DispatchKey::CUDA), dtype, std::nullopt));
+  return at::Tensor(at::detail::empty_generic(sizes, &allocatorOf(x), c10::DispatchKeySet(c10::DispatchKey::CUDA),
+                                              dtype, std::nullopt));
 }
 
 /// The pointer table of one launch. Kernels read contiguous memory in vectors of 16 bytes, so an operand that is not
@@ -57,7 +59,8 @@ public:
     at::DataPtr workspace; // of torch's allocator: freed in stream order, known to graphs
     if (bytes)
       workspace = allocatorOf(x).allocate(bytes);
-    kernel.launch({pointers.data(), pointers.size()}, workspace.get(), tokens, device < 0 ? cpuContext() : cudaContext(device));
+    kernel.launch({pointers.data(), pointers.size()}, workspace.get(), tokens,
+                  device < 0 ? cpuContext() : cudaContext(device));
   }
 
 private:
@@ -73,7 +76,8 @@ at::Tensor allocate(const Slot &slot, const at::Tensor &x, int64_t tokens) {
   return empty(sizes, x, slot.dtype);
 }
 
-template <typename List = std::vector<at::Tensor>> List runForward(const OpPlan &plan, const Operands &operands, bool save) {
+template <typename List = std::vector<at::Tensor>>
+List runForward(const OpPlan &plan, const Operands &operands, bool save) {
   plan.check(operands);
   const at::Tensor &x = operands.x;
   const c10::OptionalDeviceGuard guard(x.is_cuda() ? std::optional<at::Device>(x.device()) : std::nullopt);
@@ -97,8 +101,9 @@ template <typename List = std::vector<at::Tensor>> List runForward(const OpPlan 
   return outputs;
 }
 
-std::vector<at::Tensor> runBackward(const OpPlan &plan, const Operands &operands, const std::optional<at::Tensor> &saved,
-                                    at::TensorList cotangents, std::string_view given, std::string_view want) {
+std::vector<at::Tensor> runBackward(const OpPlan &plan, const Operands &operands,
+                                    const std::optional<at::Tensor> &saved, at::TensorList cotangents,
+                                    std::string_view given, std::string_view want) {
   plan.checkBackward(operands, saved, cotangents, given, want);
   const at::Tensor &x = operands.x;
   const c10::OptionalDeviceGuard guard(x.is_cuda() ? std::optional<at::Device>(x.device()) : std::nullopt);
@@ -149,7 +154,8 @@ std::vector<at::Tensor> beforeKernel(const at::Tensor &x, at::TensorList paramet
 }
 
 std::vector<at::Tensor> boundaryKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                       at::TensorList parameters, at::TensorList carries, std::string_view spec, bool save) {
+                                       at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                       bool save) {
   return runForward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, save);
 }
 
@@ -161,15 +167,16 @@ at::Tensor afterKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList 
 std::vector<at::Tensor> beforeBackwardKernel(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                              const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                                              std::string_view spec, std::string_view given, std::string_view want) {
-  return runBackward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, carries}, saved, cotangents, given, want);
+  return runBackward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, carries}, saved, cotangents, given,
+                     want);
 }
 
 std::vector<at::Tensor> boundaryBackwardKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                                at::TensorList parameters, at::TensorList carries,
                                                const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                                                std::string_view spec, std::string_view given, std::string_view want) {
-  return runBackward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, saved, cotangents, given,
-                     want);
+  return runBackward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, saved, cotangents,
+                     given, want);
 }
 
 std::vector<at::Tensor> afterBackwardKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
@@ -189,10 +196,11 @@ void checkExpand(const at::Tensor &h, const std::optional<at::Tensor> &embedding
   TORCH_CHECK(h.dim() >= 1, "hyperjit::expand: h has rank 0; [..., D] is supported");
   if (embedding.has_value()) {
     const auto sizes = embedding->sym_sizes();
-    TORCH_CHECK(sizes.size() == 2 && sizes[0] == streams && sizes[1] == h.sym_size(-1), "hyperjit::expand: embedding is ",
-                sizes, "; [streams=", streams, ", D=", h.sym_size(-1), "] is supported");
-    TORCH_CHECK(embedding->device() == h.device(), "hyperjit::expand: embedding is on ", embedding->device(), ", h is on ",
-                h.device(), "; all operands must be on one device");
+    TORCH_CHECK(sizes.size() == 2 && sizes[0] == streams && sizes[1] == h.sym_size(-1),
+                "hyperjit::expand: embedding is ", sizes, "; [streams=", streams, ", D=", h.sym_size(-1),
+                "] is supported");
+    TORCH_CHECK(embedding->device() == h.device(), "hyperjit::expand: embedding is on ", embedding->device(),
+                ", h is on ", h.device(), "; all operands must be on one device");
     TORCH_CHECK(embedding->scalar_type() == h.scalar_type() || embedding->scalar_type() == at::kFloat,
                 "hyperjit::expand: embedding is ", embedding->scalar_type(), "; the dtype of h, ", h.scalar_type(),
                 ", or Float is supported");
@@ -210,8 +218,8 @@ void checkReduce(const at::Tensor &x, const std::optional<at::Tensor> &weights, 
               weights.has_value() ? " takes no weights" : " needs weights [..., n]");
   if (weights.has_value()) {
     const auto expected = x.sym_sizes().slice(0, x.dim() - 1);
-    TORCH_CHECK(weights->sym_sizes() == expected, "hyperjit::reduce: weights are ", weights->sym_sizes(), "; ", expected,
-                ", the sizes of x without its last, are supported");
+    TORCH_CHECK(weights->sym_sizes() == expected, "hyperjit::reduce: weights are ", weights->sym_sizes(), "; ",
+                expected, ", the sizes of x without its last, are supported");
     TORCH_CHECK(weights->device() == x.device() && weights->is_floating_point(), "hyperjit::reduce: weights are ",
                 weights->scalar_type(), " on ", weights->device(), "; a floating-point tensor on ", x.device(),
                 " is supported");
@@ -226,14 +234,17 @@ at::Tensor expandKernel(const at::Tensor &h, const std::optional<at::Tensor> &em
   if (!embedding.has_value())
     return row.expand(sizes).clone(at::MemoryFormat::Contiguous);
   const auto compute = computeOf(h);
-  return (row.to(compute) + embedding->to(compute)).to(h.scalar_type()).contiguous(); // a sum has the strides of its operands
+  return (row.to(compute) + embedding->to(compute))
+      .to(h.scalar_type())
+      .contiguous(); // a sum has the strides of its operands
 }
 
 std::tuple<at::Tensor, at::Tensor> expandBackwardKernel(const at::Tensor &cotangent, bool embedding) {
   const auto compute = computeOf(cotangent);
   at::Tensor dh = at::sum(cotangent, {-2}, false, compute).to(cotangent.scalar_type());
-  at::Tensor dEmbedding = embedding ? at::sum(cotangent.reshape({-1, cotangent.size(-2), cotangent.size(-1)}), {0}, false, compute)
-                                    : at::empty({0}, cotangent.options().dtype(compute));
+  at::Tensor dEmbedding =
+      embedding ? at::sum(cotangent.reshape({-1, cotangent.size(-2), cotangent.size(-1)}), {0}, false, compute)
+                : at::empty({0}, cotangent.options().dtype(compute));
   return {dh, dEmbedding};
 }
 
@@ -257,7 +268,8 @@ std::tuple<at::Tensor, at::Tensor> reduceBackwardKernel(const at::Tensor &cotang
     TORCH_CHECK(x.has_value() && weights.has_value(), "hyperjit::reduce_backward: mode weighted needs x and weights");
     at::Tensor wide = row.to(compute);
     at::Tensor dWeights = at::sum(x->to(compute) * wide, {-1}).to(weights->scalar_type());
-    return {(wide * weights->to(compute).unsqueeze(-1)).to(cotangent.scalar_type()).contiguous(), dWeights.contiguous()};
+    return {(wide * weights->to(compute).unsqueeze(-1)).to(cotangent.scalar_type()).contiguous(),
+            dWeights.contiguous()};
   }
   std::vector<int64_t> sizes(cotangent.sizes().begin(), cotangent.sizes().end());
   sizes.insert(sizes.end() - 1, streams);

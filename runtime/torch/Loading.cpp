@@ -39,8 +39,8 @@ void ParameterLoader::read(const std::string &name, const at::Tensor &parameter)
   if (!value.is_floating_point()) {
     std::ostringstream type;
     type << value.scalar_type();
-    throw UserError(ErrorId::InvalidFile,
-                    module + ": parameter '" + name + "' is " + type.str() + " in the archive; a floating-point dtype is supported");
+    throw UserError(ErrorId::InvalidFile, module + ": parameter '" + name + "' is " + type.str() +
+                                              " in the archive; a floating-point dtype is supported");
   }
   const bool oneNumber = parameter.dim() <= 1 && parameter.numel() == 1 && value.dim() <= 1 && value.numel() == 1;
   if (!oneNumber && value.sizes() != parameter.sizes())

@@ -1,9 +1,9 @@
 // How modules take parameters out of an archive.
 // SPDX-License-Identifier: Apache-2.0
 //
-// LibTorch reads by tensor.set_(what the file holds): another dtype is an obscure error, another shape is adopted without a
-// word and refused by the first forward. Here a file's tensor is looked at first and copied into the parameter, which keeps
-// its dtype, device and shape.
+// LibTorch reads by tensor.set_(what the file holds): another dtype is an obscure error, another shape is adopted
+// without a word and refused by the first forward. Here a file's tensor is looked at first and copied into the
+// parameter, which keeps its dtype, device and shape.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,8 +21,8 @@ public:
   ParameterLoader(std::string module, torch::serialize::InputArchive &archive)
       : module(std::move(module)), archive(archive) {}
 
-  /// Reads `name` ("norm.gamma" lies in the sub-archive "norm") for `parameter`. Throws UserError where it is missing, is no
-  /// floating-point tensor or has another shape; one number may be () or (1,).
+  /// Reads `name` ("norm.gamma" lies in the sub-archive "norm") for `parameter`. Throws UserError where it is missing,
+  /// is no floating-point tensor or has another shape; one number may be () or (1,).
   void read(const std::string &name, const at::Tensor &parameter);
   /// Copies everything that was read. Until then no parameter has changed.
   void finish();

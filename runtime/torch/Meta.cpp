@@ -44,7 +44,8 @@ std::vector<at::Tensor> beforeMeta(const at::Tensor &x, at::TensorList parameter
 }
 
 std::vector<at::Tensor> boundaryMeta(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                     at::TensorList parameters, at::TensorList carries, std::string_view spec, bool save) {
+                                     at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                     bool save) {
   return forward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, save);
 }
 
@@ -55,15 +56,16 @@ at::Tensor afterMeta(const at::Tensor &x, const at::Tensor &y, at::TensorList co
 std::vector<at::Tensor> beforeBackwardMeta(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                            const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                                            std::string_view spec, std::string_view given, std::string_view want) {
-  return backward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, carries}, saved, cotangents, given, want);
+  return backward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, carries}, saved, cotangents, given,
+                  want);
 }
 
 std::vector<at::Tensor> boundaryBackwardMeta(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                              at::TensorList parameters, at::TensorList carries,
                                              const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                                              std::string_view spec, std::string_view given, std::string_view want) {
-  return backward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, saved, cotangents, given,
-                  want);
+  return backward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, saved, cotangents,
+                  given, want);
 }
 
 std::vector<at::Tensor> afterBackwardMeta(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
@@ -84,7 +86,8 @@ std::tuple<at::Tensor, at::Tensor> expandBackwardMeta(const at::Tensor &cotangen
   row.erase(row.end() - 2);
   const auto options = cotangent.options().dtype(computeOf(cotangent));
   return {at::empty_symint(row, cotangent.options()),
-          embedding ? at::empty_symint({sizes[sizes.size() - 2], sizes[sizes.size() - 1]}, options) : at::empty({0}, options)};
+          embedding ? at::empty_symint({sizes[sizes.size() - 2], sizes[sizes.size() - 1]}, options)
+                    : at::empty({0}, options)};
 }
 
 at::Tensor reduceMeta(const at::Tensor &x, const std::optional<at::Tensor> &weights, std::string_view mode) {

@@ -66,8 +66,8 @@ JointConnectionOptions::operator ConnectionOptions() const {
 ManifoldHyperConnectionOptions::operator ConnectionOptions() const {
   const char *recipe = form_ == "flattened" ? "manifold" : form_ == "deepseek" ? "deepseek" : "manifold-streams";
   if (form_ != "flattened" && form_ != "deepseek" && form_ != "streams")
-    throw UserError(ErrorId::UnknownValue,
-                    "ManifoldHyperConnectionOptions: form is '" + form_ + "'; flattened, deepseek and streams are supported");
+    throw UserError(ErrorId::UnknownValue, "ManifoldHyperConnectionOptions: form is '" + form_ +
+                                               "'; flattened, deepseek and streams are supported");
   ConnectionOptions result = common(recipe, *this, streams_, fracs_);
   result.option("iterations", std::to_string(iterations_)).option("init", init_);
   for (const auto &[name, value] : options_)
@@ -92,8 +92,8 @@ PermutationConnectionOptions::operator ConnectionOptions() const {
 ExpandStreamsImpl::ExpandStreamsImpl(const ExpandStreamsOptions &options)
     : Cloneable("hyperjit::nn::ExpandStreams"), options(options) {
   if (options.streams() < 1 || options.dim() < 1)
-    throw UserError(ErrorId::InvalidValue, "ExpandStreams: streams=" + std::to_string(options.streams()) + ", dim=" +
-                                               std::to_string(options.dim()) + "; each must be at least 1");
+    throw UserError(ErrorId::InvalidValue, "ExpandStreams: streams=" + std::to_string(options.streams()) +
+                                               ", dim=" + std::to_string(options.dim()) + "; each must be at least 1");
   ExpandStreamsImpl::reset();
 }
 

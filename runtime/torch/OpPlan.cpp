@@ -126,13 +126,15 @@ OpPlan::OpPlan(Role role, std::string_view text) : role(role), spec(text), specV
   size_t bar = text.find('|');
   if (role == Role::Boundary) {
     if (bar == std::string_view::npos)
-      throw UserError(ErrorId::InvalidSpec, std::string(opName) + ": spec '" + spec +
-                                                "' names one site; a boundary takes two, 'SITE|SITE': the site whose branch "
-                                                "has returned, then the one whose branch comes next");
+      throw UserError(ErrorId::InvalidSpec,
+                      std::string(opName) + ": spec '" + spec +
+                          "' names one site; a boundary takes two, 'SITE|SITE': the site whose branch "
+                          "has returned, then the one whose branch comes next");
     first = text.substr(0, bar);
     second = text.substr(bar + 1);
   } else if (bar != std::string_view::npos)
-    throw UserError(ErrorId::InvalidSpec, std::string(opName) + ": spec '" + spec + "' names two sites; this operator takes one");
+    throw UserError(ErrorId::InvalidSpec,
+                    std::string(opName) + ": spec '" + spec + "' names two sites; this operator takes one");
   ProgramSource &programs = ProgramSource::global();
   if (role != Role::Before)
     after = programs.site(SiteSpec::parse(first));
@@ -153,7 +155,8 @@ OpPlan::OpPlan(Role role, std::string_view text) : role(role), spec(text), specV
   }
   if (before) {
     for (const ParameterInfo &parameter : before->parameters)
-      inputs.push_back({"parameter '" + parameter.name + "'", 'p', false, parameter.shape, scalarType(parameter.dtype)});
+      inputs.push_back(
+          {"parameter '" + parameter.name + "'", 'p', false, parameter.shape, scalarType(parameter.dtype)});
     parameterCount = before->parameters.size();
     const SiteSignature &signature = before->signature;
     for (const CarryInfo &carry : signature.carriesIn)
@@ -190,14 +193,15 @@ void OpPlan::checkTensor(const at::Tensor &tensor, const Slot &slot, const at::T
   };
   if (C10_LIKELY(fits()))
     return;
-  const std::string op = c10::str(opName, cotangent ? "_backward" : ""), name = c10::str(cotangent ? "the cotangent of " : "", slot.name);
+  const std::string op = c10::str(opName, cotangent ? "_backward" : ""),
+                    name = c10::str(cotangent ? "the cotangent of " : "", slot.name);
   TORCH_CHECK(tensor.defined(), op, ": ", name, " is undefined; ", describe(slot), " is supported by ", spec);
   TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " has layout ", tensor.layout(),
               "; only strided tensors are supported, call to_dense()");
   TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", x is on ", x.device(),
               "; all operands must be on one device");
-  TORCH_CHECK(tensor.scalar_type() == slot.dtype, op, ": ", name, " is ", tensor.scalar_type(), "; ", spec,
-              " takes ", slot.dtype, " here: convert it, or name its dtype in the spec");
+  TORCH_CHECK(tensor.scalar_type() == slot.dtype, op, ": ", name, " is ", tensor.scalar_type(), "; ", spec, " takes ",
+              slot.dtype, " here: convert it, or name its dtype in the spec");
   TORCH_CHECK(false, op, ": ", name, " is ", describe(tensor), "; ", spec, " takes ", describe(slot),
               slot.token ? c10::str(" where ... are the leading sizes of x ", x.sym_sizes()) : std::string());
 }
@@ -208,15 +212,15 @@ void OpPlan::check(const Operands &operands) const {
   TORCH_CHECK(x.defined(), opName, ": x is undefined; streams ", describe(inputs[0]), " are supported by ", spec);
   TORCH_CHECK(x.layout() == at::kStrided, opName, ": x has layout ", x.layout(),
               "; only strided tensors are supported, call to_dense()");
-  TORCH_CHECK(x.scalar_type() == inputs[0].dtype, opName, ": x is ", x.scalar_type(), "; ", spec, " takes ", inputs[0].dtype,
-              " here: convert it, or name its dtype in the spec (bf16, fp16, fp32, fp64)");
-  TORCH_CHECK(x.dim() >= 2, opName, ": x has rank ", x.dim(), ", sizes ", x.sym_sizes(), "; streams are [..., n=", any.n,
-              ", D=", any.d, "]");
+  TORCH_CHECK(x.scalar_type() == inputs[0].dtype, opName, ": x is ", x.scalar_type(), "; ", spec, " takes ",
+              inputs[0].dtype, " here: convert it, or name its dtype in the spec (bf16, fp16, fp32, fp64)");
+  TORCH_CHECK(x.dim() >= 2, opName, ": x has rank ", x.dim(), ", sizes ", x.sym_sizes(),
+              "; streams are [..., n=", any.n, ", D=", any.d, "]");
   const auto sizes = x.sym_sizes();
   TORCH_CHECK(sizes[sizes.size() - 2] == any.n, opName, ": x has ", sizes[sizes.size() - 2], " streams, sizes ", sizes,
               "; ", spec, " has n=", any.n, ", the axis before the last");
-  TORCH_CHECK(sizes[sizes.size() - 1] == any.d, opName, ": x has ", sizes[sizes.size() - 1], " channels, sizes ", sizes, "; ",
-              spec, " has D=", any.d, ", the last axis");
+  TORCH_CHECK(sizes[sizes.size() - 1] == any.d, opName, ": x has ", sizes[sizes.size() - 1], " channels, sizes ", sizes,
+              "; ", spec, " has D=", any.d, ", the last axis");
   TORCH_CHECK(operands.coefficients.size() == coefficientCount, opName, ": ", operands.coefficients.size(),
               " coefficient tensors are given; ", after ? after->spec.text() : spec, " passes ", coefficientCount);
   TORCH_CHECK(operands.parameters.size() == parameterCount, opName, ": ", operands.parameters.size(),
@@ -231,8 +235,8 @@ void OpPlan::check(const Operands &operands) const {
   });
 }
 
-void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Tensor> &savedTensor, at::TensorList cotangents,
-                           std::string_view given, std::string_view want) const {
+void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Tensor> &savedTensor,
+                           at::TensorList cotangents, std::string_view given, std::string_view want) const {
   check(operands);
   TORCH_CHECK(!given.empty() && !want.empty(), opName, "_backward: given '", given, "' and want '", want,
               "' must each name at least one tensor");
@@ -242,27 +246,29 @@ void OpPlan::checkBackward(const Operands &operands, const std::optional<at::Ten
     return std::any_of(slots.begin(), slots.end(), [&](const Slot &slot) { return slot.group == letter; });
   };
   for (char letter : given)
-    TORCH_CHECK(has(outputs, letter) || (letter == 'x' && role == Role::Before), opName, "_backward: given '", given, "' names '", letter,
-                "', and ", spec, " makes nothing of that kind");
+    TORCH_CHECK(has(outputs, letter) || (letter == 'x' && role == Role::Before), opName, "_backward: given '", given,
+                "' names '", letter, "', and ", spec, " makes nothing of that kind");
   for (char letter : want)
-    TORCH_CHECK(has(inputs, letter), opName, "_backward: want '", want, "' names '", letter, "', and ", spec, " takes nothing of that kind");
-  TORCH_CHECK(!saved || savedTensor.has_value(), opName, "_backward: saved is missing; run the forward operator with save = true");
+    TORCH_CHECK(has(inputs, letter), opName, "_backward: want '", want, "' names '", letter, "', and ", spec,
+                " takes nothing of that kind");
+  TORCH_CHECK(!saved || savedTensor.has_value(), opName,
+              "_backward: saved is missing; run the forward operator with save = true");
   if (saved)
     checkTensor(*savedTensor, *saved, operands.x);
   size_t index = 0;
   auto checkNext = [&](const Slot &slot) {
     if (given.find(slot.group) == std::string_view::npos)
       return;
-    TORCH_CHECK(index < cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '", given,
-                "' of ", spec, " names more, the next is that of ", slot.name);
+    TORCH_CHECK(index < cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '",
+                given, "' of ", spec, " names more, the next is that of ", slot.name);
     checkTensor(cotangents[index++], slot, operands.x, /*cotangent=*/true);
   };
   if (role == Role::Before) // the streams that it hands on
     checkNext(inputs[0]);
   for (const Slot &slot : outputs)
     checkNext(slot);
-  TORCH_CHECK(index == cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '", given,
-              "' of ", spec, " names ", index);
+  TORCH_CHECK(index == cotangents.size(), opName, "_backward: ", cotangents.size(), " cotangents are given; given '",
+              given, "' of ", spec, " names ", index);
 }
 
 //===----------------------------------------------------------------------===//
@@ -307,12 +313,15 @@ void OpPlan::checkKernel(const Kernel &kernel, uint32_t key) const {
   const ArtifactMeta &meta = kernel.meta();
   bool same = slots.size() == meta.operands.size();
   for (size_t i = 0; same && i < slots.size(); ++i) {
-    const int64_t elements = std::accumulate(slots[i]->tail.begin(), slots[i]->tail.end(), int64_t(1), std::multiplies<>());
+    const int64_t elements =
+        std::accumulate(slots[i]->tail.begin(), slots[i]->tail.end(), int64_t(1), std::multiplies<>());
     const OperandInfo &operand = meta.operands[i];
-    same = operand.elements == elements && (operand.scope == OperandScope::Token) == slots[i]->token && scalarType(operand.dtype) == slots[i]->dtype;
+    same = operand.elements == elements && (operand.scope == OperandScope::Token) == slots[i]->token &&
+           scalarType(operand.dtype) == slots[i]->dtype;
     if (!same)
-      throw InternalError("operand '" + operand.name + "' of a kernel has " + std::to_string(operand.elements) + " numbers " +
-                              (operand.scope == OperandScope::Token ? "a token" : "in all") + ", and its callers hold " + describe(*slots[i]),
+      throw InternalError("operand '" + operand.name + "' of a kernel has " + std::to_string(operand.elements) +
+                              " numbers " + (operand.scope == OperandScope::Token ? "a token" : "in all") +
+                              ", and its callers hold " + describe(*slots[i]),
                           meta.spec);
   }
   if (!same)
@@ -341,7 +350,8 @@ const Kernel &OpPlan::forward(bool save, int64_t tokens, int device) const {
 
 const Kernel &OpPlan::backward(std::string_view given, std::string_view want, int64_t tokens, int device) const {
   const bool small = bucketOf(tokens) == Bucket::Small;
-  const uint32_t givenBits = bitsOf(given, kGivenLetters, opName, "given"), wantBits = bitsOf(want, kWantLetters, opName, "want");
+  const uint32_t givenBits = bitsOf(given, kGivenLetters, opName, "given"),
+                 wantBits = bitsOf(want, kWantLetters, opName, "want");
   return kernel(1u | (small ? 4u : 0u) | givenBits << 4 | wantBits << 8, device, [](const OpPlan &plan, uint32_t key) {
     auto site = [](const std::shared_ptr<const SiteProgram> &program) {
       return program ? std::optional<SiteSpec>(program->spec) : std::nullopt;

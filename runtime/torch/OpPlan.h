@@ -1,8 +1,9 @@
 // What one spec string means for an operator: the tensors that go in and come out, and the kernels that serve it.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A plan is made once per (role, spec) and lives as long as the process, so a call costs one hash of the spec, the checks and
-// one look-up of a small integer. Nothing here needs the compiler: shapes come from the recorded site's signature.
+// A plan is made once per (role, spec) and lives as long as the process, so a call costs one hash of the spec, the
+// checks and one look-up of a small integer. Nothing here needs the compiler: shapes come from the recorded site's
+// signature.
 #pragma once
 
 #include <hyperjit/core/Kernel.h>
@@ -28,8 +29,8 @@ namespace hyperjit::ops {
 
 /// One tensor of an operator: its sizes are the leading axes of x (if it belongs to a token) followed by `tail`.
 struct Slot {
-  std::string name;  ///< for messages: "parameter 'static_alpha'"
-  char group = 'x';  ///< letter of KernelSpec's given and want
+  std::string name; ///< for messages: "parameter 'static_alpha'"
+  char group = 'x'; ///< letter of KernelSpec's given and want
   bool token = true;
   std::vector<int64_t> tail;
   at::ScalarType dtype = at::kFloat;
@@ -67,16 +68,18 @@ public:
   static const OpPlan &get(Role role, std::string_view spec);
 
   Role role;
-  std::string spec;                               ///< as given
-  c10::IValue specValue;                          ///< the same for what autograd keeps: shared, not copied for each node
+  std::string spec;      ///< as given
+  c10::IValue specValue; ///< the same for what autograd keeps: shared, not copied for each node
   std::shared_ptr<const SiteProgram> after, before;
-  std::vector<Slot> inputs;                       ///< forward inputs
-  std::vector<Slot> outputs;                      ///< forward outputs without `saved`
-  std::optional<Slot> saved;                      ///< absent if backward needs nothing more than the inputs
+  std::vector<Slot> inputs;  ///< forward inputs
+  std::vector<Slot> outputs; ///< forward outputs without `saved`
+  std::optional<Slot> saved; ///< absent if backward needs nothing more than the inputs
   size_t coefficientCount = 0, parameterCount = 0, carryCount = 0; ///< of the inputs
 
   /// Leading axes of x: all but [n, D].
-  template <typename Int> static c10::ArrayRef<Int> lead(c10::ArrayRef<Int> sizes) { return sizes.slice(0, sizes.size() - 2); }
+  template <typename Int> static c10::ArrayRef<Int> lead(c10::ArrayRef<Int> sizes) {
+    return sizes.slice(0, sizes.size() - 2);
+  }
 
   /// Counts, shapes, dtypes, devices, layouts. Throws c10::Error that names the operand.
   void check(const Operands &operands) const;
@@ -91,7 +94,8 @@ public:
 private:
   OpPlan(Role role, std::string_view spec);
   void checkTensor(const at::Tensor &tensor, const Slot &slot, const at::Tensor &x, bool cotangent = false) const;
-  /// The compiler sees the program, callers allocate by its signature: throws InternalError where a kernel's operands are others.
+  /// The compiler sees the program, callers allocate by its signature: throws InternalError where a kernel's operands
+  /// are others.
   void checkKernel(const Kernel &kernel, uint32_t key) const;
   const Kernel &kernel(uint32_t key, int device, KernelSpec (*make)(const OpPlan &, uint32_t)) const;
 
@@ -101,7 +105,9 @@ private:
 };
 
 /// The dtype in which streams like x are summed.
-inline at::ScalarType computeOf(const at::Tensor &x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+inline at::ScalarType computeOf(const at::Tensor &x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 /// Letters of `all` whose bit is set / bits of the letters in `text`. Throws c10::Error for letters outside `all`.
 std::string lettersOf(uint32_t bits, std::string_view all);

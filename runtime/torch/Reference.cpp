@@ -1,8 +1,8 @@
 // Plain ATen versions of the shipped recipes, written from the published formulas.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Index conventions: sub-stream i = s*m + f; width columns are views first (w*m + f), then residual outputs (V + s*m + f).
-// `alpha` is [input, output]; matrices named H are [output, input].
+// Index conventions: sub-stream i = s*m + f; width columns are views first (w*m + f), then residual outputs (V + s*m +
+// f). `alpha` is [input, output]; matrices named H are [output, input].
 
 #include <hyperjit/torch/Reference.h>
 
@@ -157,9 +157,9 @@ static Tensor permutations(int64_t n, const at::TensorOptions &options) {
 }
 
 struct Coefficients {
-  Tensor alpha; ///< [..., N, V + N]
-  Tensor beta;  ///< [..., N] or [..., n, m, m]
-  Tensor pre;   ///< delayed: the read weights just made, [..., n, 1]
+  Tensor alpha;      ///< [..., N, V + N]
+  Tensor beta;       ///< [..., N] or [..., n, m, m]
+  Tensor pre;        ///< delayed: the read weights just made, [..., n, 1]
   bool full = false; ///< beta is [s, from, to], not one number a row
 };
 
@@ -188,8 +188,8 @@ static Coefficients hyper(const Site &site, const Tensor &rows) {
 }
 
 /// pre, post and residual of the manifold family put into the canonical alpha and beta.
-static Coefficients assemble(const Site &site, const Tensor &pre, const Tensor &post, const Tensor &residual, bool outIn,
-                             bool full = false) {
+static Coefficients assemble(const Site &site, const Tensor &pre, const Tensor &post, const Tensor &residual,
+                             bool outIn, bool full = false) {
   Tensor columns = outIn ? residual.transpose(-1, -2) : residual;
   return {at::cat({pre, columns}, -1), post, pre, full};
 }
@@ -205,9 +205,10 @@ static Coefficients manifold(const Site &site, const Tensor &rows) {
   if (formula.dynamic) {
     Tensor flat = rows.flatten(-2);
     Tensor phi = formula.deepSeek ? site.parameter("fn").t() : site.parameter("phi").reshape({flat.size(-1), -1});
-    scales = formula.deepSeek ? site.parameter("scale")
-                              : at::cat({site.parameter("alpha_pre").reshape({1}), site.parameter("alpha_post").reshape({1}),
-                                         site.parameter("alpha_res").reshape({1})});
+    scales = formula.deepSeek
+                 ? site.parameter("scale")
+                 : at::cat({site.parameter("alpha_pre").reshape({1}), site.parameter("alpha_post").reshape({1}),
+                            site.parameter("alpha_res").reshape({1})});
     logits = at::matmul(site.norm(flat), phi);
   }
   auto group = [&](int64_t index, int64_t begin, int64_t count) {
@@ -222,7 +223,8 @@ static Coefficients manifold(const Site &site, const Tensor &rows) {
   return assemble(site, pre, post, referenceSinkhorn(residual, formula.sinkhorn), formula.outIn, full);
 }
 
-/// mHC with coefficients per sub-stream (lucidrains v2): proposals and the stream pre-mix serve the published golden values.
+/// mHC with coefficients per sub-stream (lucidrains v2): proposals and the stream pre-mix serve the published golden
+/// values.
 static Coefficients manifoldPerStream(const Site &site, const Tensor &rows) {
   const Formula &formula = site.formula;
   Tensor source = rows;
@@ -238,13 +240,14 @@ static Coefficients manifoldPerStream(const Site &site, const Tensor &rows) {
   Tensor alpha;
   for (int64_t proposal = 0; proposal < fn.size(0); ++proposal) {
     Tensor raw = at::matmul(normed, fn[proposal]);
-    Tensor pre = raw.narrow(-1, 0, site.viewRows) * site.parameter("pre_branch_scale") + fixed.narrow(-1, 0, site.viewRows);
+    Tensor pre =
+        raw.narrow(-1, 0, site.viewRows) * site.parameter("pre_branch_scale") + fixed.narrow(-1, 0, site.viewRows);
     Tensor residual = raw.narrow(-1, site.viewRows, site.streamRows) * site.parameter("residual_scale") +
                       fixed.narrow(-1, site.viewRows, site.streamRows);
-    Tensor one = at::cat({pre.sigmoid() + formula.preEps,
-                          formula.outIn ? referenceSinkhorn(residual, formula.sinkhorn).transpose(-1, -2)
-                                        : referenceSinkhorn(residual, formula.sinkhorn)},
-                         -1);
+    Tensor one = at::cat(
+        {pre.sigmoid() + formula.preEps, formula.outIn ? referenceSinkhorn(residual, formula.sinkhorn).transpose(-1, -2)
+                                                       : referenceSinkhorn(residual, formula.sinkhorn)},
+        -1);
     alpha = alpha.defined() ? alpha + one : one;
   }
   alpha = alpha / static_cast<double>(fn.size(0));
@@ -267,11 +270,13 @@ static Coefficients permutation(const Site &site, const Tensor &rows) {
   // The pre logits are ordered (frac, stream, view); without fracs that is (stream, view).
   Tensor pre = raw.narrow(-1, 0, preCount) * site.parameter("pre_branch_scale") + fixed.narrow(0, 0, preCount);
   pre = splitLast(pre.sigmoid() + formula.preEps, {site.streamRows, site.viewRows});
-  Tensor weights = raw.narrow(-1, preCount, count) * site.parameter("residual_scale") + fixed.narrow(0, preCount, count);
+  Tensor weights =
+      raw.narrow(-1, preCount, count) * site.parameter("residual_scale") + fixed.narrow(0, preCount, count);
   Tensor matrices = permutations(site.n, weights.options()).flatten(1);
   Tensor residual = splitLast(at::matmul(weights.softmax(-1), matrices), {site.n, site.n}); // [in, out]
   Tensor betaRaw = at::matmul(normed, site.parameter("dynamic_beta_fn"));
-  Tensor beta = (betaRaw * site.parameter("h_post_scale") + site.parameter("static_beta")).sigmoid() * formula.postMultiplier;
+  Tensor beta =
+      (betaRaw * site.parameter("h_post_scale") + site.parameter("static_beta")).sigmoid() * formula.postMultiplier;
   return assemble(site, pre, beta, residual, formula.outIn);
 }
 
@@ -292,8 +297,8 @@ Reference::Width Reference::width(const Tensor &x, const Tensors &parameters, co
   const SiteSpec &spec = formula.spec;
   const int64_t n = spec.n, m = spec.m;
   if (x.dim() < 2 || x.size(-2) != n || x.size(-1) % m != 0)
-    throw UserError("reference: streams must be [..., n=" + std::to_string(n) + ", D] with D a multiple of m=" +
-                    std::to_string(m) + ", got " + c10::str(x.sizes()));
+    throw UserError("reference: streams must be [..., n=" + std::to_string(n) +
+                    ", D] with D a multiple of m=" + std::to_string(m) + ", got " + c10::str(x.sizes()));
   const auto compute = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   reference::Site site{formula, parameters, compute, n, m, 1, n * m, m, x.size(-1) / m};
   Tensor rows = lastRows(x.to(compute), site.streamRows, site.width);

@@ -105,8 +105,10 @@ Formula formulaOf(const SiteSpec &spec) {
     formula.outIn = false;
     return formula;
   }
-  throw UserError(ErrorId::UnknownRecipe, "reference: recipe '" + spec.recipe + "' has no plain ATen version; static, dynamic, "
-                                          "frac, joint, manifold, deepseek, delayed-pre, manifold-streams, permutation have one");
+  throw UserError(ErrorId::UnknownRecipe,
+                  "reference: recipe '" + spec.recipe +
+                      "' has no plain ATen version; static, dynamic, "
+                      "frac, joint, manifold, deepseek, delayed-pre, manifold-streams, permutation have one");
 }
 
 } // namespace hyperjit::reference

@@ -48,7 +48,8 @@ struct Stream::State {
   /// Refuses operands that were changed in place while the write was pending.
   void checkVersions() const;
   void recordStream();
-  /// Operands of a write that runs on another stream stay until it has run: nobody else can reach them for record_stream.
+  /// Operands of a write that runs on another stream stay until it has run: nobody else can reach them for
+  /// record_stream.
   void keepForThisStream() const;
   /// Runs the pending write, or returns the streams.
   at::Tensor materialise();

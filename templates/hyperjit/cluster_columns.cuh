@@ -1,10 +1,10 @@
 // Skeleton of sums over rows and what follows from them, with everything in flight at once: `clusterColumns`.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Split of work. A cluster of `cluster` CTAs owns whole tiles of tokens; each CTA keeps its part of the channels of all rows,
-// and its part of the packed weights stays in shared memory, where all warps but the loader pack it before anything else if no launch did.
-// Rows come by rings of slots, one for each span of stages that reads them. Stage s works on tile k - s Lag while stage 0 works on
-// tile k, so sums have the time of Lag tiles to become coefficients.
+// Split of work. A cluster of `cluster` CTAs owns whole tiles of tokens; each CTA keeps its part of the channels of all
+// rows, and its part of the packed weights stays in shared memory, where all warps but the loader pack it before
+// anything else if no launch did. Rows come by rings of slots, one for each span of stages that reads them. Stage s
+// works on tile k - s Lag while stage 0 works on tile k, so sums have the time of Lag tiles to become coefficients.
 //
 //   warps                     a tile
 //   compute (S::warps)        stage by stage: wait for rows and record, sweep (a slot is given back as soon as its rows are in
@@ -18,27 +18,29 @@
 //                             are on their way, adds all CTAs' sums, does the coefficient maths of the next stage
 //                             once, sends what sweeps need of the record to all CTAs, and does the maths that no sweep waits for
 //
-// Rows that are too wide for a cluster are shared by several (Flow::Exchange): each has an owner of every token, who tells the others
-// his cluster's sums by words in memory, waits for theirs, adds all in the order of the clusters, and goes on as if he were alone. A
-// word holds a sum and whether it is there: one way through L2, no fence. Each token has its own words, which a launch has cleared,
-// so nothing is used twice. All clusters of the grid must run at once; each waits only for sums that the others can make with what
-// they have been told before.
+// Rows that are too wide for a cluster are shared by several (Flow::Exchange): each has an owner of every token, who
+// tells the others his cluster's sums by words in memory, waits for theirs, adds all in the order of the clusters, and
+// goes on as if he were alone. A word holds a sum and whether it is there: one way through L2, no fence. Each token has
+// its own words, which a launch has cleared, so nothing is used twice. All clusters of the grid must run at once; each
+// waits only for sums that the others can make with what they have been told before.
 //
-// Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their slot, where
-// they may take the place of rows that no later pass reads.
+// Rows that the next stage reads again are held in registers where each warp has one chunk of channels, else in their
+// slot, where they may take the place of rows that no later pass reads.
 //
-// Barriers (arrivals): full (lanes of the loader) and empty (compute warps) of each slot; prepared (preparers, or the lanes of
-// the loader) and finished (compute warps and owners) of each record; weights (all warps, the loader's with bytes that a launch packed); a stage: ready
-// (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
+// Barriers (arrivals): full (lanes of the loader) and empty (compute warps) of each slot; prepared (preparers, or the
+// lanes of the loader) and finished (compute warps and owners) of each record; weights (all warps, the loader's with
+// bytes that a launch packed); a stage: ready (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1),
+// arrived[depth] (1 + bytes).
 //
-// Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k + Records before
-// every compute warp and every owner has done all that it does for tile k. (The loader goes by `empty`, the sender by
-// `deposited`, which end once a tile.) So a warp waits at any barrier of tile k for the phase that is under way or the one that has
-// just ended: the parity says which. An exchange holds the sums of Records tiles. What takes the place of the sums of tile k comes
-// from another CTA: of stage 0, after that has finished tile k, with the record that those sums became here; of a later stage, after
-// the record of its own tile has come from here, where all owners had finished tile k. Where no sweep waits for stage 1, its owners wait
-// for one another's records, of four numbers of the sums: nothing but the word that they were read.
-// A token's sums depend on the split of channels alone: CTAs in order, in each its warps in order.
+// Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k +
+// Records before every compute warp and every owner has done all that it does for tile k. (The loader goes by `empty`,
+// the sender by `deposited`, which end once a tile.) So a warp waits at any barrier of tile k for the phase that is
+// under way or the one that has just ended: the parity says which. An exchange holds the sums of Records tiles. What
+// takes the place of the sums of tile k comes from another CTA: of stage 0, after that has finished tile k, with the
+// record that those sums became here; of a later stage, after the record of its own tile has come from here, where all
+// owners had finished tile k. Where no sweep waits for stage 1, its owners wait for one another's records, of four
+// numbers of the sums: nothing but the word that they were read. A token's sums depend on the split of channels alone:
+// CTAs in order, in each its warps in order.
 #ifndef HYPERJIT_CLUSTER_COLUMNS_CUH
 #define HYPERJIT_CLUSTER_COLUMNS_CUH
 
@@ -51,14 +53,18 @@ namespace hyperjit {
 
 template <class S, class F, class L, class... Stages> struct ColumnsKernel : ColumnsBlock<S, F, L, Stages...> {
   using Block = ColumnsBlock<S, F, L, Stages...>;
-  using typename Block::Rings, typename Block::Table;
-  using Block::launch, Block::memory, Block::base, Block::warp, Block::self, Block::rank, Block::part, Block::slice, Block::tiles;
-  using Block::owners, Block::preparers, Block::helpers, Block::stages, Block::cluster, Block::parts, Block::channels;
-  using Block::hasImage, Block::span, Block::depth, Block::owned, Block::ringsAt, Block::weightsAt, Block::firstTile, Block::tileStride;
+  using Block::firstToken, Block::liveTokens, Block::ownedHere, Block::record, Block::uniform, Block::fetched,
+      Block::scratch;
+  using Block::hasImage, Block::span, Block::depth, Block::owned, Block::ringsAt, Block::weightsAt, Block::firstTile,
+      Block::tileStride;
+  using Block::launch, Block::memory, Block::base, Block::warp, Block::self, Block::rank, Block::part, Block::slice,
+      Block::tiles;
   using Block::moveRegisters, Block::computeRegisters, Block::helperRegisters;
+  using Block::owners, Block::preparers, Block::helpers, Block::stages, Block::cluster, Block::parts, Block::channels;
   using Block::prepared, Block::finished, Block::weights, Block::ready, Block::deposited, Block::taken, Block::arrived;
-  using Block::firstToken, Block::liveTokens, Block::ownedHere, Block::record, Block::uniform, Block::fetched, Block::scratch;
-  // Nanoseconds between two looks of a warp that nobody waits for yet. Sums on their way to a record have no pause: every CTA waits.
+  using typename Block::Rings, typename Block::Table;
+  // Nanoseconds between two looks of a warp that nobody waits for yet. Sums on their way to a record have no pause:
+  // every CTA waits.
   static constexpr int pause = 200;
 
   HYPERJIT_METHOD ColumnsKernel(const L &launch, unsigned char *memory) : Block(launch, memory) {}
@@ -88,7 +94,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
       waitFor<false, pause>(Block::template empty<Index>(slot), (k / R::slots - 1) & 1);
     constexpr int before = Rings::bytesBefore(Index);
     const unsigned target = base + ringsAt + S::tile * (before + slot * R::tokenBytes);
-    (copyRows<I, S::tile, R::tokenBytes, S::width, channels>(launch, target + I::Place::offset, first, liveTokens(first), slice * channels, self),
+    (copyRows<I, S::tile, R::tokenBytes, S::width, channels>(launch, target + I::Place::offset, first,
+                                                             liveTokens(first), slice * channels, self),
      ...);
     arriveWithCopies(Block::template full<Index>(slot));
   }
@@ -124,8 +131,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
     constexpr int bytes = W::stagedBytes / W::R;
     const char *source = reinterpret_cast<const char *>(W::Ref::at(launch, 0)) + static_cast<long long>(slice) * bytes;
     for (int row = 0; row < W::R; ++row)
-      bulkLoad(base + weightsAt + W::offset + row * bytes, source + static_cast<long long>(row) * W::chunks * W::chunkBytes, bytes,
-               weights());
+      bulkLoad(base + weightsAt + W::offset + row * bytes,
+               source + static_cast<long long>(row) * W::chunks * W::chunkBytes, bytes, weights());
   }
 
   //===-- preparers -------------------------------------------------------===//
@@ -146,7 +153,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
         expectRecords<0>(place, Stages()...);
       if constexpr (!IsNothing<Maths>::value) {
         Token<float, L> token{launch, 0, nullptr, scratch(mine), self, uniform()};
-        // Beyond the last token, the last one's numbers again: without a branch, loads of two tokens are in flight together.
+        // Beyond the last token, the last one's numbers again: without a branch, loads of two tokens are in flight
+        // together.
 #pragma unroll 2
         for (int j = 0; j < (S::tile + preparers - 1) / preparers; ++j) {
           const int i = j * preparers + mine < S::tile ? j * preparers + mine : S::tile - 1;
@@ -164,12 +172,13 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
   //===-- compute warps ---------------------------------------------------===//
 
   static constexpr int gradientTiles = GradientTiles<typename F::Gradients>::value; // of one chunk of channels
-  static constexpr int chunks = channels / S::chunk, rounds = (chunks + S::warps - 1) / S::warps; // of warps over the chunks
+  static constexpr int chunks = channels / S::chunk,
+                       rounds = (chunks + S::warps - 1) / S::warps; // of warps over the chunks
   /// Whether the warp has a chunk in the round: in the last one some may have none.
   HYPERJIT_METHOD bool sweeps(int round) const { return chunks % S::warps == 0 || round * S::warps + warp < chunks; }
   struct Held {
     unsigned words[F::lag + 1][F::heldWords > 0 ? F::heldWords : 1];
-    float gradient[gradientTiles > 0 ? rounds * gradientTiles : 1][4];
+    float gradient[gradientTiles > 0 ? rounds *gradientTiles : 1][4];
   };
   HYPERJIT_METHOD void compute() {
     Held held = {};
@@ -196,7 +205,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
         F::Gradients::store(lane, firstTile, tileStride);
     }
   }
-  template <int I, class First, class... Rest> HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
+  template <int I, class First, class... Rest>
+  HYPERJIT_METHOD void sweepStages(int turn, Held &held, First, Rest... rest) {
     const int k = turn - I * F::lag;
     if constexpr (First::passes > 0)
       if (k >= 0 && k < tiles)
@@ -221,7 +231,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
       giveBack<I, Ring + 1>(k);
     }
   }
-  template <int I, class P, class Maths, class... Passes> HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
+  template <int I, class P, class Maths, class... Passes>
+  HYPERJIT_METHOD void sweep(int k, Held &held, Stage<Maths, Passes...>) {
     const int place = k % F::records, parity = (k / F::records) & 1;
     if constexpr (I == 0) {
       if (k == 0)
@@ -278,7 +289,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
     };
     if constexpr (chunks == S::warps) {
       sweepChunk(warp);
-    } else if constexpr (SumsGradient<typename F::Gradients, typename P::Sweep>::value) { // in registers: each round has its own
+    } else if constexpr (SumsGradient<typename F::Gradients,
+                                      typename P::Sweep>::value) { // in registers: each round has its own
 #pragma unroll
       for (int round = 0; round < rounds; ++round) {
         lane.gradient = held.gradient + round * gradientTiles;
@@ -339,7 +351,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
             sum[e] += part[e];
         }
         const int token = i * group / P::slots, slot = Before + i * group % P::slots;
-        const int owner = span > 1 ? token + S::tile * (k % span) : token % cluster, own = span > 1 ? 0 : token / cluster;
+        const int owner = span > 1 ? token + S::tile * (k % span) : token % cluster,
+                  own = span > 1 ? 0 : token / cluster;
         const unsigned target = remoteAddress(base + Block::template exchange<I>(turn, rank, own) + 4 * slot, owner);
         const unsigned barrier = remoteAddress(arrived(I, turn), owner);
         if constexpr (group == 4)
@@ -422,7 +435,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
     }
     if constexpr (I + 2 == stages) {
       __syncwarp();
-      if constexpr (Second::passes == 0 && Second::count > 0) { // a tile later, when all blocks have long read their sums
+      if constexpr (Second::passes == 0 &&
+                    Second::count > 0) { // a tile later, when all blocks have long read their sums
         if (k > 0)
           finish<I + 1>(k - 1);
         if (k + 1 == tiles)
@@ -455,7 +469,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
       if constexpr (parts > 1) {
         constexpr int all = Table::sumsBefore(stages); // words of a cluster
         if (token.token < launch.tokens)
-          exchangeSums<parts, all, P::slots>(F::Exchange::Ref::at(launch, token.token), part, Table::sumsBefore(I) + before + self, self, sum);
+          exchangeSums<parts, all, P::slots>(F::Exchange::Ref::at(launch, token.token), part,
+                                             Table::sumsBefore(I) + before + self, self, sum);
       }
 #pragma unroll
       for (int i = 0; i < rounds; ++i) {
@@ -471,7 +486,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
   template <class Maths> HYPERJIT_METHOD void end(Maths) {
     if (part > 0)
       return;
-    const int of = ownedHere(), first = span > 1 ? rank / S::tile : 0, own = tiles > first ? (tiles - first + span - 1) / span * of : 0;
+    const int of = ownedHere(), first = span > 1 ? rank / S::tile : 0,
+              own = tiles > first ? (tiles - first + span - 1) / span * of : 0;
     for (int i = threadIdx.x; i < own; i += 32 * S::warps) {
       const int index = span > 1 ? rank % S::tile : rank + i % of * cluster;
       TokenOfLaunch<float, L> token{{launch, firstToken(i / of * span + first) + index, nullptr}};
@@ -519,7 +535,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
 #endif
 
 /// Persistent grid of clusters.
-template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DEVICE void clusterColumns(const L &launch) {
+template <class S, class F, class Uniform, class... Stages, class L>
+HYPERJIT_DEVICE void clusterColumns(const L &launch) {
 #if __CUDA_ARCH__ >= 900
   unsigned char *memory = dynamicShared();
   using Kernel = ColumnsKernel<S, F, L, Stages...>;
@@ -531,7 +548,8 @@ template <class S, class F, class Uniform, class... Stages, class L> HYPERJIT_DE
   if (kernel.warp != S::warps) {
     if constexpr (!IsNothing<Uniform>::value)
       if (kernel.warp == S::warps + 1) {
-        Token<float, L> token{launch, 0, reinterpret_cast<float *>(memory + Kernel::uniformAt), kernel.scratch(0), kernel.self};
+        Token<float, L> token{launch, 0, reinterpret_cast<float *>(memory + Kernel::uniformAt), kernel.scratch(0),
+                              kernel.self};
         Uniform::run(token);
       }
     if constexpr (!IsNothing<typename F::Pack>::value) {

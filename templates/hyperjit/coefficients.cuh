@@ -5,7 +5,8 @@
 // indexed at run time.
 // Lanes = 32: what moves elements reads them by shuffle (up to 32 elements) or through the warp's scratch in shared
 // memory. All lanes of the warp call every function here together.
-// Lanes = 1: loops are unrolled, so that what moves elements only renames registers, and lanes never wait for each other.
+// Lanes = 1: loops are unrolled, so that what moves elements only renames registers, and lanes never wait for each
+// other.
 #ifndef HYPERJIT_COEFFICIENTS_CUH
 #define HYPERJIT_COEFFICIENTS_CUH
 
@@ -46,18 +47,14 @@ template <class T_, class L> struct Token<T_, L, 1> {
 };
 
 /// The same, where some of it was written by this launch.
-template <class T, class L> struct TokenOfLaunch : Token<T, L, 1> {
-  static constexpr bool earlier = false;
-};
+template <class T, class L> struct TokenOfLaunch : Token<T, L, 1> { static constexpr bool earlier = false; };
 
 /// How far a loop over `Count` elements is unrolled: wholly where one lane has them all.
 template <class W, int Count, int Most> struct Unroll {
   static constexpr int count = W::lanes == 1 || Count <= Most ? Count : 1;
 };
 
-template <int... D> struct Dims {
-  static constexpr int rank = sizeof...(D);
-};
+template <int... D> struct Dims { static constexpr int rank = sizeof...(D); };
 
 /// sum over axes of (index decomposed by Dims) * stride
 template <class D, class S> struct Strided;
@@ -114,7 +111,8 @@ template <class Ref, int N, class W> constexpr int inFours() {
   return 0;
 }
 
-template <class Ref, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> loadCoefficients(W &warp) {
+template <class Ref, int N, class W>
+HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> loadCoefficients(W &warp) {
   Coefficients<typename W::T, N, W::lanes> x;
   constexpr int fours = inFours<Ref, N, W>();
 #pragma unroll
@@ -182,8 +180,7 @@ template <int Offset, class T, int N, class W> HYPERJIT_DEVICE void writeFetched
       warp.fetched[Offset + warp.lane + 32 * j] = x.v[j];
 }
 
-template <int Offset, class T, int N, class W>
-HYPERJIT_DEVICE void writeRecord(W &warp, const Coefficients<T, N> &x) {
+template <int Offset, class T, int N, class W> HYPERJIT_DEVICE void writeRecord(W &warp, const Coefficients<T, N> &x) {
 #pragma unroll
   for (int j = 0; j < x.registers; ++j)
     if (warp.lane + 32 * j < N)
@@ -199,11 +196,13 @@ template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lane
 }
 
 /// Constants from a `__constant__` table of the generated text.
-template <int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> fromTable(W &warp, const double *table) {
+template <int N, class W>
+HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> fromTable(W &warp, const double *table) {
   Coefficients<typename W::T, N, W::lanes> x;
 #pragma unroll
   for (int j = 0; j < x.registers; ++j)
-    x.v[j] = warp.lane + W::lanes * j < N ? static_cast<typename W::T>(table[warp.lane + W::lanes * j]) : typename W::T(0);
+    x.v[j] =
+        warp.lane + W::lanes * j < N ? static_cast<typename W::T>(table[warp.lane + W::lanes * j]) : typename W::T(0);
   return x;
 }
 
@@ -310,7 +309,7 @@ HYPERJIT_DEVICE auto reduceSum(W &warp, const Coefficients<T, N, W::lanes> &x) {
   for (int j = 0; j < r.registers; ++j) {
     int base = Map::map(warp.lane + W::lanes * j);
     T sum = 0;
-#pragma unroll(Unroll<W, Inner::size, 32>::count)
+#pragma unroll(Unroll <W, Inner::size, 32>::count)
     for (int i = 0; i < Inner::size; ++i)
       sum += source.at(base + Inner::map(i));
     r.v[j] = sum;
@@ -320,7 +319,7 @@ HYPERJIT_DEVICE auto reduceSum(W &warp, const Coefficients<T, N, W::lanes> &x) {
 
 template <int M, int K, int N, class T, class W>
 HYPERJIT_DEVICE Coefficients<T, M * N, W::lanes> matmul(W &warp, const Coefficients<T, M * K, W::lanes> &a,
-                                                       const Coefficients<T, K * N, W::lanes> &b) {
+                                                        const Coefficients<T, K * N, W::lanes> &b) {
   Coefficients<T, M * N, W::lanes> r;
   Elements<T, M * K, W> left(warp, a);
   Elements<T, K * N, W> right(warp, b, M * K);
@@ -328,7 +327,7 @@ HYPERJIT_DEVICE Coefficients<T, M * N, W::lanes> matmul(W &warp, const Coefficie
   for (int j = 0; j < r.registers; ++j) {
     int index = warp.lane + W::lanes * j;
     T sum = 0;
-#pragma unroll(Unroll<W, K, 8>::count)
+#pragma unroll(Unroll <W, K, 8>::count)
     for (int k = 0; k < K; ++k)
       sum += left.at((index / N) * K + k) * right.at(k * N + index % N);
     r.v[j] = sum;
@@ -345,11 +344,11 @@ HYPERJIT_DEVICE Coefficients<T, N, W::lanes> softmax(W &warp, const Coefficients
   for (int j = 0; j < r.registers; ++j) {
     int row = (warp.lane + W::lanes * j) / Columns * Columns;
     T top = source.at(row);
-#pragma unroll(Unroll<W, Columns, 8>::count)
+#pragma unroll(Unroll <W, Columns, 8>::count)
     for (int k = 1; k < Columns; ++k)
       top = larger(top, source.at(row + k));
     T sum = 0;
-#pragma unroll(Unroll<W, Columns, 8>::count)
+#pragma unroll(Unroll <W, Columns, 8>::count)
     for (int k = 0; k < Columns; ++k)
       sum += exponential(source.at(row + k) - top);
     r.v[j] = exponential(x.v[j] - top) / sum;
@@ -360,7 +359,7 @@ HYPERJIT_DEVICE Coefficients<T, N, W::lanes> softmax(W &warp, const Coefficients
 /// p (dp - <p, dp>) over rows of Columns elements.
 template <int Columns, class T, int N, class W>
 HYPERJIT_DEVICE Coefficients<T, N, W::lanes> softmaxAdjoint(W &warp, const Coefficients<T, N, W::lanes> &p,
-                                                           const Coefficients<T, N, W::lanes> &dp) {
+                                                            const Coefficients<T, N, W::lanes> &dp) {
   Coefficients<T, N, W::lanes> r;
   Coefficients<T, N, W::lanes> product = multiply(p, dp);
   Elements<T, N, W> source(warp, product);
@@ -368,7 +367,7 @@ HYPERJIT_DEVICE Coefficients<T, N, W::lanes> softmaxAdjoint(W &warp, const Coeff
   for (int j = 0; j < r.registers; ++j) {
     int row = (warp.lane + W::lanes * j) / Columns * Columns;
     T sum = 0;
-#pragma unroll(Unroll<W, Columns, 8>::count)
+#pragma unroll(Unroll <W, Columns, 8>::count)
     for (int k = 0; k < Columns; ++k)
       sum += source.at(row + k);
     r.v[j] = p.v[j] * (dp.v[j] - sum);
@@ -412,7 +411,7 @@ HYPERJIT_DEVICE Coefficients<T, N * N, W::lanes> permutationMix(W &warp, const C
 #pragma unroll
   for (int j = 0; j < r.registers; ++j)
     r.v[j] = 0;
-#pragma unroll(Unroll<W, C, 1>::count)
+#pragma unroll(Unroll <W, C, 1>::count)
   for (int rank = 0; rank < C; ++rank) {
     unsigned images = permutation<N>(rank);
     T value = source.at(rank);

@@ -1,4 +1,5 @@
-// A block of clusterColumns: what lies where in its shared memory, and its barriers. cluster_columns.cuh says what they are for.
+// A block of clusterColumns: what lies where in its shared memory, and its barriers. cluster_columns.cuh says what they
+// are for.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_COLUMNS_BLOCK_CUH
 #define HYPERJIT_COLUMNS_BLOCK_CUH
@@ -17,16 +18,17 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
   static constexpr bool hasImage = !IsNothing<typename F::Image>::value;
   static constexpr int stages = sizeof...(Stages);
   static constexpr int parts = PartsOf<typename F::Exchange>::value; // clusters that share a row
-  // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records, and sums of
-  // several clusters, take more.
+  // Where both kinds of warps come in fours, compute warps take registers from the others. Maths of large records, and
+  // sums of several clusters, take more.
   static constexpr int helpers = 2 + owners + preparers, share = 65536 / (32 * (S::warps + helpers)) / 8 * 8;
   static constexpr int helperRegisters = share > 96 ? (S::record > 200 ? 88 : parts > 1 ? 96 : 72) : share;
   static constexpr int spare = (share - helperRegisters) * helpers / S::warps, most = (share + spare) / 8 * 8;
   static constexpr int computeRegisters = most > 240 ? 240 : most;
   static constexpr bool moveRegisters = S::warps % 4 == 0 && helpers % 4 == 0 && computeRegisters >= share;
   static constexpr int cluster = S::cluster, channels = S::width / (cluster * parts);
-  static constexpr int owned = (S::tile + cluster - 1) / cluster; // tokens of a tile that a CTA owns; the last CTAs may have one less
-  static constexpr int span = cluster > S::tile ? cluster / S::tile : 1;  // of how many tiles it owns some of one
+  static constexpr int owned =
+      (S::tile + cluster - 1) / cluster; // tokens of a tile that a CTA owns; the last CTAs may have one less
+  static constexpr int span = cluster > S::tile ? cluster / S::tile : 1; // of how many tiles it owns some of one
   HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
   static constexpr int depth = (F::records + span - 1) / span; // of an exchange, in tiles of which the CTA owns some
   static constexpr int allSlots = Rings::slotsBefore(Rings::count);
@@ -34,7 +36,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
   static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = depth * cluster * owned * 4; // bytes a sum
   static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
   static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
-  static constexpr int ringsAt = weightsAt + F::weightBytes, recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
+  static constexpr int ringsAt = weightsAt + F::weightBytes,
+                       recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
   static constexpr int partialsAt = recordsAt + F::records * S::tile * S::record * 4;
   static constexpr int exchangeAt = partialsAt + partialsOf * Table::sumsBefore(stages);
   static constexpr int scratchAt = exchangeAt + exchangeOf * Table::sumsBefore(stages);
@@ -42,16 +45,19 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
   static_assert(fetchedAt + 4 * F::fetched * owners == F::shared, "the compiler plans another amount of shared memory");
   static_assert(cluster <= S::tile || cluster % S::tile == 0, "blocks own tokens of different numbers of tiles");
   static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
-  static_assert(F::heldWords == 0 || channels / S::chunk == S::warps, "rows are held in registers by lanes of one chunk");
+  static_assert(F::heldWords == 0 || channels / S::chunk == S::warps,
+                "rows are held in registers by lanes of one chunk");
 
   const L &launch;
   unsigned char *memory;
   unsigned base;
-  int warp, self, rank, part, slice, tiles, firstTile, tileStride; // slice: of the channels, among all CTAs that share a row
+  int warp, self, rank, part, slice, tiles, firstTile,
+      tileStride; // slice: of the channels, among all CTAs that share a row
 
   HYPERJIT_METHOD ColumnsBlock(const L &launch, unsigned char *memory)
       : launch(launch), memory(memory), base(sharedAddress(memory)), warp(threadIdx.x / 32), self(threadIdx.x % 32),
-        rank(cluster > 1 ? clusterRank() : 0), part(parts > 1 ? blockIdx.x / cluster % parts : 0), slice(part * cluster + rank) {
+        rank(cluster > 1 ? clusterRank() : 0), part(parts > 1 ? blockIdx.x / cluster % parts : 0),
+        slice(part * cluster + rank) {
     firstTile = blockIdx.x / (cluster * parts);
     tileStride = gridDim.x / (cluster * parts);
     // Tiles are counted in 32 bits: 2^34 tokens are more than any memory holds.
@@ -68,20 +74,30 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
   HYPERJIT_METHOD unsigned prepared(int place) const { return base + 8 * (2 * allSlots + place); }
   HYPERJIT_METHOD unsigned finished(int place) const { return base + 8 * (2 * allSlots + F::records + place); }
   HYPERJIT_METHOD unsigned weights() const { return base + 8 * (2 * allSlots + 2 * F::records); }
-  HYPERJIT_METHOD unsigned ofStage(int stage, int index) const { return base + 8 * (firstOfStages + stage * barriersOfStage + index); }
+  HYPERJIT_METHOD unsigned ofStage(int stage, int index) const {
+    return base + 8 * (firstOfStages + stage * barriersOfStage + index);
+  }
   HYPERJIT_METHOD unsigned ready(int stage, int place) const { return ofStage(stage, place); }
   HYPERJIT_METHOD unsigned deposited(int stage, int turn) const { return ofStage(stage, F::records + turn); }
   HYPERJIT_METHOD unsigned taken(int stage, int turn) const { return ofStage(stage, F::records + 2 + turn); }
   HYPERJIT_METHOD unsigned arrived(int stage, int turn) const { return ofStage(stage, F::records + 4 + turn); }
 
-  HYPERJIT_METHOD float *fetched(int owner) const { return reinterpret_cast<float *>(memory + fetchedAt) + owner * F::fetched; }
+  HYPERJIT_METHOD float *fetched(int owner) const {
+    return reinterpret_cast<float *>(memory + fetchedAt) + owner * F::fetched;
+  }
   HYPERJIT_METHOD const float *uniform() const { return reinterpret_cast<const float *>(memory + uniformAt); }
-  HYPERJIT_METHOD int ownedHere() const { return span == 1 && S::tile % cluster && rank >= S::tile % cluster ? owned - 1 : owned; }
-  HYPERJIT_METHOD long long firstToken(int k) const { return static_cast<long long>(firstTile + k * tileStride) * S::tile; }
+  HYPERJIT_METHOD int ownedHere() const {
+    return span == 1 && S::tile % cluster && rank >= S::tile % cluster ? owned - 1 : owned;
+  }
+  HYPERJIT_METHOD long long firstToken(int k) const {
+    return static_cast<long long>(firstTile + k * tileStride) * S::tile;
+  }
   HYPERJIT_METHOD int liveTokens(long long first) const {
     return launch.tokens - first < S::tile ? static_cast<int>(launch.tokens - first) : S::tile;
   }
-  HYPERJIT_METHOD float *scratch(int helper) const { return reinterpret_cast<float *>(memory + scratchAt) + helper * S::scratch; }
+  HYPERJIT_METHOD float *scratch(int helper) const {
+    return reinterpret_cast<float *>(memory + scratchAt) + helper * S::scratch;
+  }
   HYPERJIT_METHOD float *record(int place, int token) const {
     return reinterpret_cast<float *>(memory + recordsAt) + (place * S::tile + token) * S::record;
   }

@@ -7,11 +7,13 @@
 
 namespace hyperjit {
 
-/// A warp copies channels [channel, channel + Channels) of an input's rows, of `live` tokens of a tile from `first` on, to a slot of
-/// TokenBytes a token. A loader that works out every address is slower than the sweeps: of a whole tile, all distances are constants.
+/// A warp copies channels [channel, channel + Channels) of an input's rows, of `live` tokens of a tile from `first` on,
+/// to a slot of TokenBytes a token. A loader that works out every address is slower than the sweeps: of a whole tile,
+/// all distances are constants.
 template <class I, int Tile, int TokenBytes, int Width, int Channels, class L>
 HYPERJIT_DEVICE void copyRows(const L &launch, unsigned target, long long first, int live, int channel, int lane) {
-  constexpr int size = static_cast<int>(sizeof(typename I::Place::Storage)), pieces = Channels * size / 16, all = I::rows * pieces;
+  constexpr int size = static_cast<int>(sizeof(typename I::Place::Storage)), pieces = Channels * size / 16,
+                all = I::rows * pieces;
   constexpr int rounds = (all + 31) / 32, between = (Width - Channels) * size;
   const char *source = reinterpret_cast<const char *>(I::Place::Ref::at(launch, first) + channel) + 16 * lane;
   target += 16 * lane;
@@ -37,8 +39,8 @@ HYPERJIT_DEVICE void copyRows(const L &launch, unsigned target, long long first,
   }
 }
 
-/// Tells the other parts this one's sums of a token, one in 32 a lane from `slot` on, and adds theirs in the order of the parts. `words`
-/// are the token's, `Words` of each part.
+/// Tells the other parts this one's sums of a token, one in 32 a lane from `slot` on, and adds theirs in the order of
+/// the parts. `words` are the token's, `Words` of each part.
 template <int Parts, int Words, int Slots, int Rounds>
 HYPERJIT_DEVICE void exchangeSums(void *words, int part, int slot, int lane, float (&sum)[Rounds]) {
   unsigned long long *mine = static_cast<unsigned long long *>(words) + slot;

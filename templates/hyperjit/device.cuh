@@ -1,8 +1,8 @@
 // Instructions of the GPU that CUDA C++ has no names for, one function each, and no other PTX anywhere.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Includes nothing, so that NVRTC needs neither -I nor a toolkit. tests/emulator has the same functions for a machine without a
-// GPU: what they do there is what they are taken to do here.
+// Includes nothing, so that NVRTC needs neither -I nor a toolkit. tests/emulator has the same functions for a machine
+// without a GPU: what they do there is what they are taken to do here.
 #ifndef HYPERJIT_DEVICE_CUH
 #define HYPERJIT_DEVICE_CUH
 
@@ -50,7 +50,8 @@ HYPERJIT_DEVICE unsigned char *dynamicShared() {
 HYPERJIT_DEVICE unsigned sharedAddress(const void *pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
-/// In one piece (a compiler splits some stores of a struct into four), and without a branch, which would part what can overlap.
+/// In one piece (a compiler splits some stores of a struct into four), and without a branch, which would part what can
+/// overlap.
 HYPERJIT_DEVICE void storeGlobal(uint4 *target, uint4 v, bool exists) {
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(
                    __cvta_generic_to_global(target)),
@@ -73,14 +74,17 @@ HYPERJIT_DEVICE int fromHere(int number) {
 
 //===-- a warp: all lanes together ----------------------------------------===//
 
-/// d += a b. bf16 [16, 16] by [16, 8]: lane 4 g + q holds rows g and g + 8 of a, column g of b, and of d the columns 2 q, 2 q + 1.
-HYPERJIT_DEVICE void mma16816(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+/// d += a b. bf16 [16, 16] by [16, 8]: lane 4 g + q holds rows g and g + 8 of a, column g of b, and of d the columns 2
+/// q, 2 q + 1.
+HYPERJIT_DEVICE void mma16816(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                              unsigned b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 /// The same of fp16.
-HYPERJIT_DEVICE void mma16816Half(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+HYPERJIT_DEVICE void mma16816Half(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                  unsigned b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -116,8 +120,8 @@ HYPERJIT_DEVICE void arrive(unsigned barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 #endif
 }
-/// Whether the phase of that parity has ended, after a short wait where the GPU has one. `Remote`: for what other CTAs of the cluster
-/// have stored (and the SM's L1 cache forgets what it holds).
+/// Whether the phase of that parity has ended, after a short wait where the GPU has one. `Remote`: for what other CTAs
+/// of the cluster have stored (and the SM's L1 cache forgets what it holds).
 template <bool Remote> HYPERJIT_DEVICE bool phaseEnded(unsigned barrier, int parity) {
   unsigned done;
 #if __CUDA_ARCH__ >= 900
@@ -159,20 +163,23 @@ template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() { asm volatile("nanos
 /// `Bytes` (4, 8, 16) from global to shared memory, by one lane.
 template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
   if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source)) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(__cvta_generic_to_global(source))
+                 : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)),
+                 "n"(Bytes)
                  : "memory");
 }
 /// `Bytes`, or zeros where `exists` is false.
 template <int Bytes> HYPERJIT_DEVICE void copyOrClear(unsigned target, const void *source, bool exists) {
   const int size = exists ? Bytes : 0;
   if constexpr (Bytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "r"(size)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(__cvta_generic_to_global(source)),
+                 "r"(size)
                  : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(target), "l"(__cvta_generic_to_global(source)), "n"(Bytes),
-                 "r"(size)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(target), "l"(__cvta_generic_to_global(source)),
+                 "n"(Bytes), "r"(size)
                  : "memory");
 }
 /// One arrival of this lane when all its copies so far have landed.
@@ -182,9 +189,10 @@ HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
 
 //===-- launches --------------------------------------------------------===//
 
-/// Where a launch may begin before the one before it in its stream has ended (launch key `overlaps`), nothing that lies in global memory
-/// may be touched before this: then all that earlier launches read and wrote is done. The next launch may begin then, and not before: never
-/// are more than two there, so no cache holds what the launch before last has read and the last one has written.
+/// Where a launch may begin before the one before it in its stream has ended (launch key `overlaps`), nothing that lies
+/// in global memory may be touched before this: then all that earlier launches read and wrote is done. The next launch
+/// may begin then, and not before: never are more than two there, so no cache holds what the launch before last has
+/// read and the last one has written.
 HYPERJIT_DEVICE void waitForLaunchesBefore() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
@@ -209,7 +217,8 @@ HYPERJIT_DEVICE int clusterRank() {
 
 //===-- clusters of one grid, which all run at once -----------------------===//
 
-/// A number for another cluster, in one word with the news that it is there: nothing else has to be ordered before it or behind it.
+/// A number for another cluster, in one word with the news that it is there: nothing else has to be ordered before it
+/// or behind it.
 HYPERJIT_DEVICE void tell(unsigned long long *word, float value) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(__cvta_generic_to_global(word)),
                "l"(1ull << 32 | __float_as_uint(value))
@@ -239,15 +248,16 @@ HYPERJIT_DEVICE void loadRemote(unsigned address, double &value) {
 }
 /// To an address of another CTA, counting bytes at a barrier of that CTA.
 HYPERJIT_DEVICE void storeRemote(unsigned target, float value, unsigned barrier) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(target), "r"(__float_as_uint(value)),
-               "r"(barrier)
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(target),
+               "r"(__float_as_uint(value)), "r"(barrier)
                : "memory");
 }
 HYPERJIT_DEVICE void storeRemote(unsigned target, const float (&v)[4], unsigned barrier) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(target),
-               "r"(__float_as_uint(v[0])), "r"(__float_as_uint(v[1])), "r"(__float_as_uint(v[2])), "r"(__float_as_uint(v[3])),
-               "r"(barrier)
-               : "memory");
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(target),
+      "r"(__float_as_uint(v[0])), "r"(__float_as_uint(v[1])), "r"(__float_as_uint(v[2])), "r"(__float_as_uint(v[3])),
+      "r"(barrier)
+      : "memory");
 }
 
 /// For the bytes of bulk copies and of stores from other CTAs.
@@ -256,8 +266,8 @@ HYPERJIT_DEVICE void arriveAndExpect(unsigned barrier, int bytes) {
 }
 /// From global to shared memory; both addresses and the size are multiples of 16. Counts bytes at the barrier.
 HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, unsigned barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target), "l"(source),
-               "r"(bytes), "r"(barrier)
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+               "l"(source), "r"(bytes), "r"(barrier)
                : "memory");
 }
 

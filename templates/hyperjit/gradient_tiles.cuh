@@ -3,8 +3,8 @@
 //
 // A lane loads V channels of a token of eight (lane = 4 g + q, token g). movmatrix turns each register, an 8 x 8
 // block of tokens and channels, into a fragment of A with channels as rows: fragment j holds channels (g / 2) V + 2 j +
-// g % 2. B is p in two bf16 planes. Sums stay in registers for a chunk of tokens (in clusterColumns, in lane.gradient for all
-// tokens of a cluster, whose index is the chunk's); chunks are added by whoever reads the gradient, in order.
+// g % 2. B is p in two bf16 planes. Sums stay in registers for a chunk of tokens (in clusterColumns, in lane.gradient
+// for all tokens of a cluster, whose index is the chunk's); chunks are added by whoever reads the gradient, in order.
 #ifndef HYPERJIT_GRADIENT_TILES_CUH
 #define HYPERJIT_GRADIENT_TILES_CUH
 
@@ -12,7 +12,8 @@
 
 namespace hyperjit {
 
-/// tile [(r V / 4 + m) JN + j] += rows r of all groups with coefficients firstColumn + 8 j .., summed over the tile's tokens.
+/// tile [(r V / 4 + m) JN + j] += rows r of all groups with coefficients firstColumn + 8 j .., summed over the tile's
+/// tokens.
 template <class Source, int R, int K, int JN, int XPlanes, class N, class X>
 HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
   static_assert(N::tokens == 2, "a tile has 16 tokens");
@@ -57,8 +58,8 @@ HYPERJIT_DEVICE void gradientTiles(N &lane, const X &x) {
           for (int xPlane = 0; xPlane < XPlanes; ++xPlane)
 #pragma unroll
             for (int plane = 0; plane < 2; ++plane)
-              mma16816(lane.tile[0][(r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], a[xPlane][2],
-                       a[xPlane][3], b[j][plane][0], b[j][plane][1]);
+              mma16816(lane.tile[0][(r * (V / 4) + m) * JN + j], a[xPlane][0], a[xPlane][1], a[xPlane][2], a[xPlane][3],
+                       b[j][plane][0], b[j][plane][1]);
       }
   }
 }
@@ -70,14 +71,17 @@ HYPERJIT_DEVICE void sweptGradient(N &lane, const X &x) {
   constexpr int V = N::V, groups = X::R / R;
   const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
   // Records and rows of tokens that do not exist are anything.
-  const bool low = __shfl_sync(0xffffffffu, lane.live[0], 8 * q), high = __shfl_sync(0xffffffffu, lane.live[0], 8 * q + 4);
+  const bool low = __shfl_sync(0xffffffffu, lane.live[0], 8 * q),
+             high = __shfl_sync(0xffffffffu, lane.live[0], 8 * q + 4);
 #pragma unroll
   for (int group = 0; group < groups; ++group) {
     unsigned b[JN][2];
 #pragma unroll
     for (int j = 0; j < JN; ++j) {
       const int k = 8 * j + g;
-      auto at = [&](int token, bool exists) { return k < K && exists ? Source::ofTile(lane, token)[group * K + k] : 0.0f; };
+      auto at = [&](int token, bool exists) {
+        return k < K && exists ? Source::ofTile(lane, token)[group * K + k] : 0.0f;
+      };
       splitPair(at(2 * q, low), at(2 * q + 1, high), b[j][0], b[j][1]);
     }
 #pragma unroll
@@ -123,7 +127,8 @@ HYPERJIT_DEVICE void writeTiles(N &lane, const float (*tile)[4], int firstColumn
       for (int j = 0; j < JN; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          const int c = lane.channel - q * V + g / 2 * V + 2 * (2 * m + i / 2) + g % 2, k = firstColumn + 8 * j + 2 * q + i % 2;
+          const int c = lane.channel - q * V + g / 2 * V + 2 * (2 * m + i / 2) + g % 2,
+                    k = firstColumn + 8 * j + 2 * q + i % 2;
           if (c < N::width && k < K)
             target[(static_cast<long long>(r) * N::width + c) * K + k] = tile[(r * (V / 4) + m) * JN + j][i];
         }
@@ -131,7 +136,8 @@ HYPERJIT_DEVICE void writeTiles(N &lane, const float (*tile)[4], int firstColumn
 template <class Ref, int R, int K, int JN, class N> HYPERJIT_DEVICE void storeTiles(N &lane, long long chunk) {
   writeTiles<Ref, R, K, JN>(lane, lane.tile[0], lane.firstColumn, chunk);
 }
-template <class Ref, int R, int K, int JN, int At, class N> HYPERJIT_DEVICE void storeSweptGradient(N &lane, long long chunk) {
+template <class Ref, int R, int K, int JN, int At, class N>
+HYPERJIT_DEVICE void storeSweptGradient(N &lane, long long chunk) {
   writeTiles<Ref, R, K, JN>(lane, lane.gradient + At, 0, chunk);
 }
 

@@ -13,22 +13,26 @@ namespace hyperjit {
 template <class First, class...> struct StorageOfFirst {
   static constexpr int value = static_cast<int>(sizeof(typename First::Place::Storage));
 };
-/// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for, rows it reads.
+/// One sweep of columnTiles: mma tiles a lane, columns of the weight that it sums, blocks of columns it is run for,
+/// rows it reads.
 template <class Sweep_, int Tiles, int Columns, int Repeats, class... Inputs_> struct TilePass {
   using Sweep = Sweep_;
   using Inputs = List<Inputs_...>;
   static constexpr int tiles = Tiles, columns = Columns, repeats = Repeats;
-  static constexpr int vectors = (0 + ... + Inputs_::rows); // of a token
+  static constexpr int vectors = (0 + ... + Inputs_::rows);      // of a token
   static constexpr int size = StorageOfFirst<Inputs_...>::value; // bytes of a number, of all rows alike
 };
 
-/// A tile's records and rows on their way from memory, copied by one warp. A slot holds records of 16 tokens, then row by row those of
-/// 16 tokens, each the block's channels and a gap, which makes the lanes of a warp hit different banks.
+/// A tile's records and rows on their way from memory, copied by one warp. A slot holds records of 16 tokens, then row
+/// by row those of 16 tokens, each the block's channels and a gap, which makes the lanes of a warp hit different banks.
 template <class S, class Records, int Size, class P, class L> struct TileLoader {
-  static constexpr int channels = S::warps * 4 * S::v, size = P::size, rowStride = channels + 4 * S::v; // in numbers of `size` bytes
-  static constexpr int recordBytes = Size > 0 ? 16 * 4 * S::record : 0, slotBytes = recordBytes + P::vectors * 16 * rowStride * size;
+  static constexpr int channels = S::warps * 4 * S::v, size = P::size,
+                       rowStride = channels + 4 * S::v; // in numbers of `size` bytes
+  static constexpr int recordBytes = Size > 0 ? 16 * 4 * S::record : 0,
+                       slotBytes = recordBytes + P::vectors * 16 * rowStride * size;
   /// Neighbours copy neighbouring pieces: requests for whole lines of memory.
-  static constexpr int piece = size == 2 && S::width % 8 == 0 ? 8 : 4, pieces = channels / piece, together = 32 / pieces;
+  static constexpr int piece = size == 2 && S::width % 8 == 0 ? 8 : 4, pieces = channels / piece,
+                       together = 32 / pieces;
   static_assert(32 % pieces == 0 && 16 % together == 0, "a lane copies pieces of one column");
   const L &launch;
   unsigned slots;
@@ -44,7 +48,8 @@ template <class S, class Records, int Size, class P, class L> struct TileLoader 
       for (int i = self; i < 16 * each; i += 32) {
         const int token = i / each, at = i % each;
         const bool exists = first + token < end;
-        copyOrClear<16>(slot + 4 * (token * S::record + 4 * at), Records::at(launch, exists ? first + token : first) + 4 * at, exists);
+        copyOrClear<16>(slot + 4 * (token * S::record + 4 * at),
+                        Records::at(launch, exists ? first + token : first) + 4 * at, exists);
       }
     }
     loadRows(slot + recordBytes + (firstToken * rowStride + own) * size, first, typename P::Inputs());
@@ -83,10 +88,10 @@ template <class S, class Records, int Size, class P, class L> struct TileLoader 
   }
 };
 
-/// As `columns`, with S::warps warps on 4 V channels and 16 tokens each, and one more warp that copies tiles ahead into `Slots` slots.
-/// Shared memory: uniform numbers, barriers, slots. Barriers (arrivals): full (lanes of the loader) and empty (the other warps) of each
-/// slot; a slot is written again when all warps have done its tile, k - Slots. The first blocks of a chunk make its `Sums`, too
-/// (TokenSums, or Nothing).
+/// As `columns`, with S::warps warps on 4 V channels and 16 tokens each, and one more warp that copies tiles ahead into
+/// `Slots` slots. Shared memory: uniform numbers, barriers, slots. Barriers (arrivals): full (lanes of the loader) and
+/// empty (the other warps) of each slot; a slot is written again when all warps have done its tile, k - Slots. The
+/// first blocks of a chunk make its `Sums`, too (TokenSums, or Nothing).
 template <class S, class Uniform, class Records, int Size, int Slots, class Sums, class... Passes, class L>
 HYPERJIT_DEVICE void columnTiles(const L &launch) {
   const SharedMemory<S> memory(0);
@@ -141,7 +146,8 @@ HYPERJIT_DEVICE void columnTiles(const L &launch) {
         const long long first = begin + 16ll * k;
         const unsigned char *slot = slots + k % Slots * Loader::slotBytes;
         lane.records = reinterpret_cast<const float *>(slot);
-        lane.fetched = slot + Loader::recordBytes + (row * Loader::rowStride + (warp * 4 + column) * S::v) * Loader::size;
+        lane.fetched =
+            slot + Loader::recordBytes + (row * Loader::rowStride + (warp * 4 + column) * S::v) * Loader::size;
         lane.count = end - first < 16 ? static_cast<int>(end - first) : 16;
 #pragma unroll
         for (int t = 0; t < 2; ++t) {

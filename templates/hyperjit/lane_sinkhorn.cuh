@@ -1,8 +1,8 @@
 // Sinkhorn normalisation of one token's N x N logits by one lane, and its exact adjoint.
 // SPDX-License-Identifier: Apache-2.0
 //
-// The iteration of sinkhorn.cuh with K and the potentials in registers: a half step is N independent sums of N products.
-// The adjoint accumulates its N x N gradient while it walks back, so its history is the potentials alone.
+// The iteration of sinkhorn.cuh with K and the potentials in registers: a half step is N independent sums of N
+// products. The adjoint accumulates its N x N gradient while it walks back, so its history is the potentials alone.
 #ifndef HYPERJIT_LANE_SINKHORN_CUH
 #define HYPERJIT_LANE_SINKHORN_CUH
 
@@ -85,7 +85,9 @@ template <class O, class T> struct LaneSinkhorn {
       stepOver<false>(eps);
   }
 
-  HYPERJIT_METHOD T entry(int i, int j) const { return O::log ? exponential(k[i][j] + a[i] + b[j]) : a[i] * k[i][j] * b[j]; }
+  HYPERJIT_METHOD T entry(int i, int j) const {
+    return O::log ? exponential(k[i][j] + a[i] + b[j]) : a[i] * k[i][j] * b[j];
+  }
 
   /// Numbers of the history lie 32 apart.
   HYPERJIT_METHOD void keep(int index, T *history) const {
@@ -94,8 +96,8 @@ template <class O, class T> struct LaneSinkhorn {
       history[(index * N + i) * 32] = O::isRow(index) ? T(a[i]) : T(b[i]);
   }
 
-  /// Undoes a step: potentials become those before it. `ownSums` and `otherSums` are the sums of the gradient over the lines of
-  /// both axes; what the step takes from the gradient, over K outside the log domain, is added to `taken`.
+  /// Undoes a step: potentials become those before it. `ownSums` and `otherSums` are the sums of the gradient over the
+  /// lines of both axes; what the step takes from the gradient, over K outside the log domain, is added to `taken`.
   template <bool Row>
   HYPERJIT_METHOD void undoOver(const T *before, T eps, T (&ownSums)[N], T (&otherSums)[N], T (&taken)[N][N]) {
     T change[N] = {};
@@ -133,7 +135,8 @@ template <class O, class T> struct LaneSinkhorn {
 };
 
 template <class O, class T, class W>
-HYPERJIT_DEVICE Coefficients<T, O::N * O::N, 1> sinkhorn(W &, const Coefficients<T, O::N * O::N, 1> &logits, double eps, double tau) {
+HYPERJIT_DEVICE Coefficients<T, O::N * O::N, 1> sinkhorn(W &, const Coefficients<T, O::N * O::N, 1> &logits, double eps,
+                                                         double tau) {
   constexpr int N = O::N;
   LaneSinkhorn<O, T> m(logits, static_cast<T>(eps), static_cast<T>(tau));
 #pragma unroll 2
@@ -149,8 +152,8 @@ HYPERJIT_DEVICE Coefficients<T, O::N * O::N, 1> sinkhorn(W &, const Coefficients
 /// Scratch: N (2 iterations) numbers a lane.
 template <class O, class T, class W>
 HYPERJIT_DEVICE Coefficients<T, O::N * O::N, 1> sinkhornAdjoint(W &lane, const Coefficients<T, O::N * O::N, 1> &logits,
-                                                                const Coefficients<T, O::N * O::N, 1> &cotangent, double eps_,
-                                                                double tau) {
+                                                                const Coefficients<T, O::N * O::N, 1> &cotangent,
+                                                                double eps_, double tau) {
   constexpr int N = O::N;
   const T eps = static_cast<T>(eps_);
   LaneSinkhorn<O, T> m(logits, eps, static_cast<T>(tau));

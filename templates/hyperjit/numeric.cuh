@@ -7,8 +7,8 @@
 
 #include "hyperjit/device.cuh"
 
-/// Blocks an SM that a kernel's registers must leave room for. The runtime compiles again with HYPERJIT_RELAXED where that
-/// made a kernel spill.
+/// Blocks an SM that a kernel's registers must leave room for. The runtime compiles again with HYPERJIT_RELAXED where
+/// that made a kernel spill.
 #ifdef HYPERJIT_RELAXED
 #define HYPERJIT_BLOCKS(n) 1
 #else
@@ -24,12 +24,8 @@ struct float16 {
   unsigned short bits;
 };
 
-template <class A, class B> struct Same {
-  static constexpr bool value = false;
-};
-template <class A> struct Same<A, A> {
-  static constexpr bool value = true;
-};
+template <class A, class B> struct Same { static constexpr bool value = false; };
+template <class A> struct Same<A, A> { static constexpr bool value = true; };
 
 //===-- conversions -------------------------------------------------------===//
 
@@ -63,9 +59,7 @@ template <class T, class S> HYPERJIT_DEVICE T convert(S value) { return Convert<
 template <class S, class T> HYPERJIT_DEVICE T roundTo(T value) { return convert<T>(convert<S>(value)); }
 
 /// Two neighbours in one register, the first in the low half: one instruction where two conversions are several.
-template <class S> struct Pair {
-  static constexpr bool exists = false;
-};
+template <class S> struct Pair { static constexpr bool exists = false; };
 template <> struct Pair<bfloat16> {
   static constexpr bool exists = true;
   HYPERJIT_METHOD static unsigned pack(float low, float high) { return floatsToBfloats(low, high); }
@@ -81,7 +75,9 @@ template <> struct Pair<float16> {
   HYPERJIT_METHOD static unsigned pack(float low, float high) { return floatsToHalves(low, high); }
   HYPERJIT_METHOD static unsigned packExact(float low, float high) { return pack(low, high); }
   HYPERJIT_METHOD static float low(unsigned pair) { return convert<float>(float16{static_cast<unsigned short>(pair)}); }
-  HYPERJIT_METHOD static float high(unsigned pair) { return convert<float>(float16{static_cast<unsigned short>(pair >> 16)}); }
+  HYPERJIT_METHOD static float high(unsigned pair) {
+    return convert<float>(float16{static_cast<unsigned short>(pair >> 16)});
+  }
 };
 HYPERJIT_DEVICE unsigned packBfloat16(float low, float high) { return Pair<bfloat16>::pack(low, high); }
 /// Whether V numbers of storage S go through pairs on their way from or to T.
@@ -93,18 +89,10 @@ template <class S, class T, int V> struct InPairs {
 
 /// V consecutive elements are moved by the widest aligned words; the address is a multiple of min(16, V * sizeof(S)).
 template <int Bytes> struct Words;
-template <> struct Words<16> {
-  using Type = uint4;
-};
-template <> struct Words<8> {
-  using Type = uint2;
-};
-template <> struct Words<4> {
-  using Type = unsigned;
-};
-template <> struct Words<2> {
-  using Type = unsigned short;
-};
+template <> struct Words<16> { using Type = uint4; };
+template <> struct Words<8> { using Type = uint2; };
+template <> struct Words<4> { using Type = unsigned; };
+template <> struct Words<2> { using Type = unsigned short; };
 
 /// `ReadOnly`: of numbers that an earlier launch wrote.
 template <bool ReadOnly = false, class S, class T, int V>
@@ -187,8 +175,8 @@ HYPERJIT_DEVICE double larger(double a, double b) { return a >= b || a != a ? a 
 
 //===-- launches and memory references ------------------------------------===//
 //
-// `fours`: whether the numbers of every token begin where four can be moved at once. Operands and the workspace are aligned
-// to 16 bytes.
+// `fours`: whether the numbers of every token begin where four can be moved at once. Operands and the workspace are
+// aligned to 16 bytes.
 
 /// What every kernel gets: operands in the order of the kernel's operand list, one workspace, the token count,
 /// tokens a chunk and the number of chunks (the fixed split of every sum over tokens).
@@ -239,7 +227,9 @@ template <int I, class S, long long Stride> struct Operand {
 
 /// The workspace: `Bytes` once, then `Chunk` bytes a chunk, then `Token` bytes a token.
 template <class S, long long Bytes, long long Chunk, long long Token> struct Workspace {
-  template <class L> HYPERJIT_METHOD static char *base(const L &launch) { return static_cast<char *>(launch.workspace); }
+  template <class L> HYPERJIT_METHOD static char *base(const L &launch) {
+    return static_cast<char *>(launch.workspace);
+  }
 
   template <long long Offset> struct Fixed {
     using Storage = S;

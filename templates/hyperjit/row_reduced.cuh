@@ -38,8 +38,8 @@ template <class S, class Uniform, class OnlyStage, class L> HYPERJIT_DEVICE void
   }
 }
 
-/// Coefficient maths of every token off the path of the wide kernels, by one warp or one lane a token: S::tokenLanes is 1 or 32. The
-/// last `Others` blocks of the grid do something else.
+/// Coefficient maths of every token off the path of the wide kernels, by one warp or one lane a token: S::tokenLanes is
+/// 1 or 32. The last `Others` blocks of the grid do something else.
 template <class S, class Maths, int Others = 0, class L> HYPERJIT_DEVICE void tokenwise(const L &launch) {
   using T = typename S::T;
   constexpr int block = S::warps * S::tokenLanes;

@@ -19,44 +19,52 @@ template <class T_, int Tokens_, int R_, int V_, class Exact_ = void> struct Row
   T v[Tokens_][R_][V_];
 };
 
-template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0, int Squares_ = 0> struct Lane {
+template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0, int Squares_ = 0>
+struct Lane {
   using T = T_;
   static constexpr int width = Width_, tokens = Tokens_, V = V_, slots = Slots_, tiles = Tiles_, squares = Squares_;
   template <int R, class Exact = void> using RowsOf = Rows<T, Tokens_, R, V_, Exact>;
   const L &launch;
   long long token[Tokens_];
-  bool live[Tokens_];         // the token exists; rows of others read as zero and are not stored
-  const T *record[Tokens_];   // the token's numbers in shared memory, 16-byte aligned
-  const T *uniform;           // numbers that all tokens share, in shared memory
-  int channel;                // first of V
-  bool active;                // channel < width
-  // Cluster columns: the token's staged rows by ring and the barrier of their slot, staged weights, rows held in registers, first of V in the CTA's channels.
+  bool live[Tokens_];       // the token exists; rows of others read as zero and are not stored
+  const T *record[Tokens_]; // the token's numbers in shared memory, 16-byte aligned
+  const T *uniform;         // numbers that all tokens share, in shared memory
+  int channel;              // first of V
+  bool active;              // channel < width
+  // Cluster columns: the token's staged rows by ring and the barrier of their slot, staged weights, rows held in
+  // registers, first of V in the CTA's channels.
   unsigned char *staged[4][Tokens_];
   unsigned empty[4];
   const unsigned char *weights;
   unsigned *held;
   int local;
-  float (*gradient)[4];       // sums of weight gradients, for the whole kernel
-  const T *records;           // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
+  float (*gradient)[4]; // sums of weight gradients, for the whole kernel
+  const T *records;     // weight gradients: records of the tile's tokens, `recordStride` apart; `count` tokens exist
   int recordStride, count;
-  int firstColumn;            // weight gradients: of the columns that this lane sums
+  int firstColumn;              // weight gradients: of the columns that this lane sums
   const unsigned char *fetched; // weight gradients: the lane's rows in shared memory
   T slot[Tokens_][Slots_ > 0 ? Slots_ : 1];
-  float tile[Tokens_][Tiles_ > 0 ? Tiles_ : 1][4]; // accumulators of mma, weights.cuh
+  float tile[Tokens_][Tiles_ > 0 ? Tiles_ : 1][4];                // accumulators of mma, weights.cuh
   float square[Tokens_][(Squares_ + 1) / 2 + (Squares_ == 0)][4]; // the same, for two dots each, on their diagonals
 };
 
 /// Where a map finds its coefficients.
 template <int Offset> struct InRecord {
-  template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int t) { return lane.record[t] + Offset; }
+  template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int t) {
+    return lane.record[t] + Offset;
+  }
   template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int i) {
     return lane.records + i * lane.recordStride + Offset;
   }
   static constexpr bool ofToken = true, aligned = Offset % 4 == 0;
 };
 template <int Offset> struct InUniform {
-  template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int) { return lane.uniform + Offset; }
-  template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int) { return lane.uniform + Offset; }
+  template <class N> HYPERJIT_METHOD static const typename N::T *at(const N &lane, int) {
+    return lane.uniform + Offset;
+  }
+  template <class N> HYPERJIT_METHOD static const typename N::T *ofTile(const N &lane, int) {
+    return lane.uniform + Offset;
+  }
   static constexpr bool ofToken = false, aligned = Offset % 4 == 0;
 };
 
@@ -83,7 +91,8 @@ template <bool Aligned, int N, class T> HYPERJIT_DEVICE void readShared(const T 
 
 //===-- memory ------------------------------------------------------------===//
 
-/// Rows of a token in its slot of a ring in shared memory, `Channels` of each from `Offset` bytes on; stored, they go to `Ref` too.
+/// Rows of a token in its slot of a ring in shared memory, `Channels` of each from `Offset` bytes on; stored, they go
+/// to `Ref` too.
 template <class Ref_, int Ring, int Offset, int Channels> struct Staged {
   using Ref = Ref_;
   using Storage = typename Ref_::Storage;
@@ -108,7 +117,8 @@ template <class Ref, int Ring, int Offset, int Channels> struct RowPlace<Staged<
   template <class N> HYPERJIT_METHOD static constexpr long long stride() { return Channels; }
 };
 
-/// Rows of 16 tokens in shared memory, from row `Index` of the slot on; a row of the next token is `Stride` numbers away.
+/// Rows of 16 tokens in shared memory, from row `Index` of the slot on; a row of the next token is `Stride` numbers
+/// away.
 template <class Ref_, int Index, int Stride> struct Fetched {
   using Ref = Ref_;
   using Storage = typename Ref_::Storage;
@@ -123,18 +133,15 @@ template <class Ref, int Index, int Stride> struct RowPlace<Fetched<Ref, Index, 
   template <class N> HYPERJIT_METHOD static constexpr long long stride() { return 16 * Stride; }
 };
 
-/// Rows that a lane holds from one stage to the next, as pairs, `Word` words into lane.held; stored, they go to `Ref` too.
+/// Rows that a lane holds from one stage to the next, as pairs, `Word` words into lane.held; stored, they go to `Ref`
+/// too.
 template <class Ref_, int Word> struct Held {
   using Ref = Ref_;
   using Storage = typename Ref_::Storage;
 };
 /// Rows that have no place in memory.
-template <class S> struct Rounded {
-  using Storage = S;
-};
-template <class Ref> struct IsHeld {
-  static constexpr bool value = false;
-};
+template <class S> struct Rounded { using Storage = S; };
+template <class Ref> struct IsHeld { static constexpr bool value = false; };
 template <class Ref_, int Word> struct IsHeld<Held<Ref_, Word>> {
   using Ref = Ref_;
   static constexpr bool value = true;
@@ -179,9 +186,11 @@ template <class Ref, int R, class N> HYPERJIT_DEVICE auto loadRows(N &lane) {
 
 template <class Place, class N, class X> HYPERJIT_DEVICE void storeRowsAt(N &lane, const X &x) {
   constexpr bool exact = Same<typename X::Exact, typename Place::Storage>::value;
-  // More rows would all be worked out before any is stored, and spill. Short words are left to the compiler but in clusterColumns
-  // (where dots are squares): static's backward takes 103 registers instead of 96, and has a block a processor less.
-  constexpr bool whole = N::V * sizeof(typename Place::Storage) >= 16, few = N::tokens * X::R * N::V <= 32 && (whole || N::squares > 0);
+  // More rows would all be worked out before any is stored, and spill. Short words are left to the compiler but in
+  // clusterColumns (where dots are squares): static's backward takes 103 registers instead of 96, and has a block a
+  // processor less.
+  constexpr bool whole = N::V * sizeof(typename Place::Storage) >= 16,
+                 few = N::tokens * X::R * N::V <= 32 && (whole || N::squares > 0);
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
     auto *target = Place::at(lane, t);
@@ -331,7 +340,9 @@ template <class Ref_, int R_, int K_> struct PlainWeight {
 
 /// Columns are read in groups of up to four.
 template <int K, int K0, int KN> struct ColumnGroup {
-  static constexpr int size = (K % 4 == 0 && K0 % 4 == 0 && KN % 4 == 0) ? 4 : (K % 2 == 0 && K0 % 2 == 0 && KN % 2 == 0) ? 2 : 1;
+  static constexpr int size = (K % 4 == 0 && K0 % 4 == 0 && KN % 4 == 0)   ? 4
+                              : (K % 2 == 0 && K0 % 2 == 0 && KN % 2 == 0) ? 2
+                                                                           : 1;
 };
 
 /// slots [Slot + g KN + k] += sum over r, c of x_{gR+r}[c] W[r, c, K0 + k], for k < KN and groups G0 .. G0 + GN - 1
@@ -399,7 +410,8 @@ template <class Source, class Weight, int G, class N> HYPERJIT_DEVICE auto expan
 //===-- reductions over channels ------------------------------------------===//
 
 /// slots [Slot + i S + j] += <a_{I0+i}, b_j> for i < IN
-template <int Slot, int I0, int IN, class N, class A, class B> HYPERJIT_DEVICE void dot(N &lane, const A &a, const B &b) {
+template <int Slot, int I0, int IN, class N, class A, class B>
+HYPERJIT_DEVICE void dot(N &lane, const A &a, const B &b) {
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
@@ -437,7 +449,8 @@ template <int Slot, int I0, int IN, class N, class X> HYPERJIT_DEVICE void rowSu
 //===-- sums over tokens, one lane per channel ----------------------------===//
 
 /// slots [(r KN + k) V + v] += sum over groups of x_{gR+r}[v] p[g, first + k], with first = lane.firstColumn
-template <class Source, int R, int K, int KN, class N, class X> HYPERJIT_DEVICE void weightGradient(N &lane, const X &x) {
+template <class Source, int R, int K, int KN, class N, class X>
+HYPERJIT_DEVICE void weightGradient(N &lane, const X &x) {
   constexpr int groups = X::R / R;
 #pragma unroll
   for (int g = 0; g < groups; ++g) {

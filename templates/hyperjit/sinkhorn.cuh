@@ -172,14 +172,14 @@ HYPERJIT_DEVICE Coefficients<T, O::N * O::N> sinkhorn(W &warp, const Coefficient
 /// Scratch: 2 N N + 2 N (2 iterations) numbers.
 template <class O, class T, class W>
 HYPERJIT_DEVICE Coefficients<T, O::N * O::N> sinkhornAdjoint(W &warp, const Coefficients<T, O::N * O::N> &logits,
-                                                             const Coefficients<T, O::N * O::N> &cotangent,
-                                                             double eps_, double tau) {
+                                                             const Coefficients<T, O::N * O::N> &cotangent, double eps_,
+                                                             double tau) {
   constexpr int N = O::N;
   const T eps = static_cast<T>(eps_), initial = O::log ? T(0) : T(1);
   SinkhornMatrix<O, T, W> m(warp, logits, eps, static_cast<T>(tau));
   T *const gradient = warp.scratch + N * N;
-  T *const potentials = warp.scratch + 2 * N * N;       // [step][N]: what the step made
-  T *const factors = potentials + O::steps * N;         // [step][N]: what the step's sum contributes
+  T *const potentials = warp.scratch + 2 * N * N; // [step][N]: what the step made
+  T *const factors = potentials + O::steps * N;   // [step][N]: what the step's sum contributes
   const bool live = warp.lane < N;
   const int own = live ? warp.lane : 0;
 
@@ -189,7 +189,7 @@ HYPERJIT_DEVICE Coefficients<T, O::N * O::N> sinkhornAdjoint(W &warp, const Coef
     if (live)
       potentials[step * N + own] = O::isRow(step) ? m.a : m.b;
   }
-  Coefficients<T, N * N> g = multiply(cotangent, sinkhornResult(warp, m));
+  Coefficients<T, N *N> g = multiply(cotangent, sinkhornResult(warp, m));
 #pragma unroll
   for (int j = 0; j < g.registers; ++j)
     if (warp.lane + 32 * j < N * N)

@@ -5,8 +5,8 @@
 // l / (32 / TokenLanes) and owns V channels; warps own different channels. Stage by stage: one warp a token does the
 // coefficient maths on the token's record in shared memory; then all warps sweep over the channels. A cluster of CTAs
 // shares the channels of a tile: partial sums are exchanged through distributed shared memory, in two buffers that
-// alternate from sweep to sweep, so one cluster barrier a sweep suffices (a buffer is written again after the barrier of
-// the sweep between, which every CTA reaches after reading it).
+// alternate from sweep to sweep, so one cluster barrier a sweep suffices (a buffer is written again after the barrier
+// of the sweep between, which every CTA reaches after reading it).
 #ifndef HYPERJIT_TILES_CUH
 #define HYPERJIT_TILES_CUH
 
@@ -16,15 +16,16 @@
 namespace hyperjit {
 
 /// Record: numbers a token keeps in shared memory, = 4 mod 8 so that the tokens of a warp hit different banks.
-template <class T_, int Width, int Warps, int TokenLanes, int Tokens, int V, int Record, int Uniform, int Scratch, int Cluster = 1>
+template <class T_, int Width, int Warps, int TokenLanes, int Tokens, int V, int Record, int Uniform, int Scratch,
+          int Cluster = 1>
 struct Shape {
   using T = T_;
   static constexpr int width = Width, warps = Warps, tokenLanes = TokenLanes, tokens = Tokens, v = V, record = Record,
                        uniform = Uniform, scratch = Scratch, cluster = Cluster;
   static constexpr int threads = 32 * Warps;
-  static constexpr int tile = TokenLanes * Tokens;       // tokens a tile
-  static constexpr int channelLanes = 32 / TokenLanes;   // lanes that share a token
-  static constexpr int chunk = channelLanes * V;         // channels a warp covers at once
+  static constexpr int tile = TokenLanes * Tokens;                                // tokens a tile
+  static constexpr int channelLanes = 32 / TokenLanes;                            // lanes that share a token
+  static constexpr int chunk = channelLanes * V;                                  // channels a warp covers at once
   static constexpr bool tileLanes = TokenLanes == 8 && V >= 4 && sizeof(T_) == 4; // the lane map of mma fragments
 };
 
@@ -33,17 +34,19 @@ template <int Slot, int Count, int Record> struct Segment {
   static constexpr int slot = Slot, count = Count, record = Record;
 };
 
-/// One sweep over the channels with `Slots` plain sums or `Squares` dots on tensor cores, and `Tiles` mma tiles (of 8 slots
-/// each, behind the others).
+/// One sweep over the channels with `Slots` plain sums or `Squares` dots on tensor cores, and `Tiles` mma tiles (of 8
+/// slots each, behind the others).
 template <class Sweep_, int Slots, int Squares, int Tiles, class... Segments> struct Pass {
   using Sweep = Sweep_;
   static_assert(Slots == 0 || Squares == 0, "dots are all of one kind");
-  static constexpr int plain = Slots, squares = Squares, tiles = Tiles, single = Slots + Squares, slots = single + 8 * Tiles;
+  static constexpr int plain = Slots, squares = Squares, tiles = Tiles, single = Slots + Squares,
+                       slots = single + 8 * Tiles;
   /// -1: a slot that pads a tile
   HYPERJIT_METHOD static int record(int slot) {
     int result = -1;
-    ((slot >= Segments::slot && slot < Segments::slot + Segments::count ? result = Segments::record + slot - Segments::slot
-                                                                        : 0),
+    ((slot >= Segments::slot &&slot < Segments::slot + Segments::count
+          ? result = Segments::record + slot - Segments::slot
+          : 0),
      ...);
     return result;
   }
@@ -67,9 +70,7 @@ struct Nothing {
   template <class C> HYPERJIT_METHOD static void run(C &) {}
 };
 
-template <class A> struct IsNothing {
-  static constexpr bool value = Same<A, Nothing>::value;
-};
+template <class A> struct IsNothing { static constexpr bool value = Same<A, Nothing>::value; };
 
 /// The regions of a CTA's shared memory, in numbers of type T: uniform, records, partials, exchange, scratch.
 template <class S> struct SharedMemory {
@@ -94,8 +95,8 @@ template <class S, class Maths, class L>
 HYPERJIT_DEVICE void coefficientsOfTile(const L &launch, const SharedMemory<S> &memory, long long first) {
   if constexpr (!IsNothing<Maths>::value) {
     const int warp = threadIdx.x / 32;
-    Token<typename S::T, L> token{launch, 0, nullptr, memory.scratch + warp * S::scratch, static_cast<int>(threadIdx.x % 32),
-                                  memory.uniform};
+    Token<typename S::T, L> token{
+        launch, 0, nullptr, memory.scratch + warp * S::scratch, static_cast<int>(threadIdx.x % 32), memory.uniform};
 #pragma unroll 1
     for (int i = warp; i < S::tile; i += S::warps) {
       token.token = first + i;
@@ -122,7 +123,8 @@ HYPERJIT_DEVICE void copyRecords(const L &launch, const SharedMemory<S> &memory,
 }
 
 /// Numbers shared by all tokens, copied once a CTA.
-template <class S, class Maths, class L> HYPERJIT_DEVICE void uniformOfKernel(const L &launch, const SharedMemory<S> &memory) {
+template <class S, class Maths, class L>
+HYPERJIT_DEVICE void uniformOfKernel(const L &launch, const SharedMemory<S> &memory) {
   if constexpr (!IsNothing<Maths>::value) {
     if (threadIdx.x < 32) {
       Token<typename S::T, L> token{launch, 0, memory.uniform, memory.scratch, static_cast<int>(threadIdx.x)};
@@ -172,7 +174,8 @@ HYPERJIT_DEVICE auto laneOfTile(const L &launch, const SharedMemory<S> &memory, 
 
 /// Sums Count numbers over the lanes that differ in the bits of Distance, Distance / 2, ..: at every step a lane keeps
 /// one half of its numbers and hands the other over. Afterwards it holds numbers first .. first + count - 1.
-template <int Distance, int Count, class T> HYPERJIT_DEVICE void sumHalves(T (&values)[Count], T *target, int first, int count) {
+template <int Distance, int Count, class T>
+HYPERJIT_DEVICE void sumHalves(T (&values)[Count], T *target, int first, int count) {
   if constexpr (Distance == 0) {
 #pragma unroll
     for (int i = 0; i < Count; ++i)

@@ -1,6 +1,6 @@
-// Sums over tokens in a fixed order: the tokens are split into chunks that depend on the token count alone (for sums that
-// sweeps of clusterColumns make, on the number of clusters that fit the GPU, too), every chunk's partial sum goes to the
-// workspace, and whoever reads the sum adds the chunks in order. No atomics.
+// Sums over tokens in a fixed order: the tokens are split into chunks that depend on the token count alone (for sums
+// that sweeps of clusterColumns make, on the number of clusters that fit the GPU, too), every chunk's partial sum goes
+// to the workspace, and whoever reads the sum adds the chunks in order. No atomics.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_TOKEN_SUMS_CUH
 #define HYPERJIT_TOKEN_SUMS_CUH
@@ -58,8 +58,8 @@ template <class Sweep_, int Slots, int Columns, int Repeats> struct ColumnPass {
   static constexpr int slots = Slots, columns = Columns, repeats = Repeats;
 };
 
-/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. A block sums `Columns` numbers at once: thread
-/// (row, column) takes every rows-th token of the chunk, and the rows are added in order.
+/// Sums of a token's numbers: Source holds Count numbers a token, Target Count a chunk. A block sums `Columns` numbers
+/// at once: thread (row, column) takes every rows-th token of the chunk, and the rows are added in order.
 template <class Source, class Target, int Count> struct TokenSums {
   /// Of columns Columns block, Columns (block + blocks), ..
   template <class T, int Threads, int Columns, class L>
@@ -74,7 +74,8 @@ template <class Source, class Target, int Count> struct TokenSums {
       const int index = base + column;
       T sum = 0;
       if (index < Count)
-        sum = sumInOrder<T, rows * Source::bytes>(Source::at(launch, begin + row) + index, (end - begin - row + rows - 1) / rows);
+        sum = sumInOrder<T, rows * Source::bytes>(Source::at(launch, begin + row) + index,
+                                                  (end - begin - row + rows - 1) / rows);
       partial[row][column] = sum;
       __syncthreads();
       if (row == 0 && index < Count) {

@@ -25,9 +25,7 @@ template <class T_, class L, int Width_> struct Uniform {
 
 template <class U, class Ref, int R_> struct UniformRows {
   static constexpr int R = R_;
-  HYPERJIT_ROWS_AT {
-    return Ref::template read<typename U::T>(u.launch, 0, static_cast<long long>(r) * U::width + c);
-  }
+  HYPERJIT_ROWS_AT { return Ref::template read<typename U::T>(u.launch, 0, static_cast<long long>(r) * U::width + c); }
 };
 template <class U, class Ref, int R_, int K_> struct UniformWeight {
   static constexpr int R = R_, K = K_;
@@ -36,7 +34,9 @@ template <class U, class Ref, int R_, int K_> struct UniformWeight {
   }
 };
 template <class Ref, int R, class U> HYPERJIT_DEVICE auto uniformRows(U &) { return UniformRows<U, Ref, R>(); }
-template <class Ref, int R, int K, class U> HYPERJIT_DEVICE auto uniformWeight(U &) { return UniformWeight<U, Ref, R, K>(); }
+template <class Ref, int R, int K, class U> HYPERJIT_DEVICE auto uniformWeight(U &) {
+  return UniformWeight<U, Ref, R, K>();
+}
 
 /// Coefficients that are all one number, which the program knows: by the bits of a double.
 template <unsigned long long Bits> struct KnownNumber {
@@ -237,8 +237,8 @@ template <int R, class U, class X> HYPERJIT_DEVICE auto uniformWeightFromRows(U 
 
 template <class Ref, class U, class X> HYPERJIT_DEVICE void uniformStoreRows(U &u, const X &x) {
   auto *target = Ref::at(u.launch, 0);
-  for (long long i = static_cast<long long>(u.block) * blockDim.x + threadIdx.x; i < static_cast<long long>(X::R) * U::width;
-       i += static_cast<long long>(u.blocks) * blockDim.x)
+  for (long long i = static_cast<long long>(u.block) * blockDim.x + threadIdx.x;
+       i < static_cast<long long>(X::R) * U::width; i += static_cast<long long>(u.blocks) * blockDim.x)
     target[i] = convert<typename Ref::Storage>(x.at(u, static_cast<int>(i / U::width), static_cast<int>(i % U::width)));
 }
 
@@ -274,7 +274,8 @@ template <class Ref, int Outputs, int Terms, class U, class F> HYPERJIT_DEVICE v
 }
 
 template <class Ref, class U, class A, class B> HYPERJIT_DEVICE void uniformDot(U &u, const A &a, const B &b) {
-  uniformReduce<Ref, A::R * B::R, U::width>(u, [&](int o, int c) { return a.at(u, o / B::R, c) * b.at(u, o % B::R, c); });
+  uniformReduce<Ref, A::R * B::R, U::width>(u,
+                                            [&](int o, int c) { return a.at(u, o / B::R, c) * b.at(u, o % B::R, c); });
 }
 template <class Ref, class U, class A, class B> HYPERJIT_DEVICE void uniformDotRows(U &u, const A &a, const B &b) {
   uniformReduce<Ref, A::R, U::width>(u, [&](int o, int c) { return a.at(u, o, c) * b.at(u, o, c); });
@@ -311,9 +312,10 @@ template <class T, int Width, class Wide, class Narrow, class L> HYPERJIT_DEVICE
   }
 }
 
-/// Coefficient maths of every token beside wide work that it needs nothing of. The last `Blocks` blocks do that: the maths of a token takes
-/// longer than they all together, so it begins first.
-template <class T, int Width, int Blocks, class Wide, class S, class Maths, class L> HYPERJIT_DEVICE void tokenwiseBeside(const L &launch) {
+/// Coefficient maths of every token beside wide work that it needs nothing of. The last `Blocks` blocks do that: the
+/// maths of a token takes longer than they all together, so it begins first.
+template <class T, int Width, int Blocks, class Wide, class S, class Maths, class L>
+HYPERJIT_DEVICE void tokenwiseBeside(const L &launch) {
   const int first = static_cast<int>(gridDim.x) - Blocks, block = static_cast<int>(blockIdx.x) - first;
   if (block < 0) {
     tokenwise<S, Maths, Blocks>(launch);

@@ -68,7 +68,9 @@ template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
 /// Which fragments are made where, by whom: all of them in the workspace, by the threads of a grid.
 template <class P> struct Packing {
   static constexpr int chunks = P::chunks;
-  template <class U> HYPERJIT_METHOD static char *target(const U &u) { return reinterpret_cast<char *>(P::Ref::at(u.launch, 0)); }
+  template <class U> HYPERJIT_METHOD static char *target(const U &u) {
+    return reinterpret_cast<char *>(P::Ref::at(u.launch, 0));
+  }
   template <class U> HYPERJIT_METHOD static int firstChunk(const U &) { return 0; }
   template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.block * blockDim.x + threadIdx.x; }
   template <class U> HYPERJIT_METHOD static int stride(const U &u) { return u.blocks * blockDim.x; }
@@ -76,7 +78,9 @@ template <class P> struct Packing {
 /// A CTA's chunks in its shared memory, by some of its threads.
 template <class P, int Offset, int Chunks> struct Packing<StagedPlanes<P, Offset, Chunks>> {
   static constexpr int chunks = Chunks;
-  template <class U> HYPERJIT_METHOD static char *target(const U &u) { return reinterpret_cast<char *>(u.weights) + Offset; }
+  template <class U> HYPERJIT_METHOD static char *target(const U &u) {
+    return reinterpret_cast<char *>(u.weights) + Offset;
+  }
   template <class U> HYPERJIT_METHOD static int firstChunk(const U &u) { return u.rank * Chunks; }
   template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.thread; }
   template <class U> HYPERJIT_METHOD static int stride(const U &) { return U::threads; }
@@ -140,7 +144,8 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U
 
 //===-- use, in sweeps ----------------------------------------------------===//
 
-/// A copy for another place among the registers of an mma. One that the assembler sees through is made again for each mma.
+/// A copy for another place among the registers of an mma. One that the assembler sees through is made again for each
+/// mma.
 template <class N> HYPERJIT_DEVICE unsigned ownCopy(const N &lane, unsigned word) {
   return word ^ static_cast<unsigned>(lane.launch.tokens >> 62); // there are no 2^62 tokens
 }
@@ -186,17 +191,21 @@ HYPERJIT_DEVICE void projectTiles(N &lane, const X &x) {
 }
 
 /// Two numbers of rows that are all of one type of 16 bits, and the product of tiles of them, which is exact.
-template <class X> HYPERJIT_DEVICE unsigned packExactly(float x, float y) { return Pair<typename X::Exact>::packExact(x, y); }
+template <class X> HYPERJIT_DEVICE unsigned packExactly(float x, float y) {
+  return Pair<typename X::Exact>::packExact(x, y);
+}
 template <class X>
-HYPERJIT_DEVICE void multiplyExactly(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+HYPERJIT_DEVICE void multiplyExactly(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                     unsigned b1) {
   if constexpr (Same<typename X::Exact, bfloat16>::value)
     mma16816(sums, a0, a1, a2, a3, b0, b1);
   else
     mma16816Half(sums, a0, a1, a2, a3, b0, b1);
 }
-/// Dots of such rows: products of 8 tokens with 8 tokens, of which the diagonal counts. Rows 0-7 of A are the left operand of an
-/// even slot, rows 8-15 that of the odd one after it.
-template <int Slot, int I, int J, class N, class A, class B> HYPERJIT_DEVICE void square(N &lane, int t, const A &a, const B &b) {
+/// Dots of such rows: products of 8 tokens with 8 tokens, of which the diagonal counts. Rows 0-7 of A are the left
+/// operand of an even slot, rows 8-15 that of the odd one after it.
+template <int Slot, int I, int J, class N, class A, class B>
+HYPERJIT_DEVICE void square(N &lane, int t, const A &a, const B &b) {
   static_assert(Same<typename A::Exact, typename B::Exact>::value, "rows of two types");
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
@@ -216,17 +225,18 @@ HYPERJIT_DEVICE void squarePair(N &lane, int t, const A &a, const B &b) {
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
     const auto &x = a.v[t][I], &z = a.v[t][I + 1], &y = b.v[t][J];
-    multiplyExactly<A>(lane.square[t][Slot / 2], packExactly<A>(x[4 * h], x[4 * h + 1]), packExactly<A>(z[4 * h], z[4 * h + 1]),
-                       packExactly<A>(x[4 * h + 2], x[4 * h + 3]), packExactly<A>(z[4 * h + 2], z[4 * h + 3]),
-                       packExactly<B>(y[4 * h], y[4 * h + 1]), packExactly<B>(y[4 * h + 2], y[4 * h + 3]));
+    multiplyExactly<A>(lane.square[t][Slot / 2], packExactly<A>(x[4 * h], x[4 * h + 1]),
+                       packExactly<A>(z[4 * h], z[4 * h + 1]), packExactly<A>(x[4 * h + 2], x[4 * h + 3]),
+                       packExactly<A>(z[4 * h + 2], z[4 * h + 3]), packExactly<B>(y[4 * h], y[4 * h + 1]),
+                       packExactly<B>(y[4 * h + 2], y[4 * h + 3]));
   }
 }
 /// slots [Slot + i S + j] += <a_{I0+i}, b_j> for i < IN. The product is symmetric: with several b, they are the pairs.
 template <int Slot, int I0, int IN, int I = 0, int J = 0, class N, class A, class B>
 HYPERJIT_DEVICE void dotSquares(N &lane, const A &a, const B &b) {
   constexpr int slot = Slot + I * B::R + J;
-  constexpr bool along = B::R > 1 && slot % 2 == 0 && J + 1 < B::R;                // b_j and b_{j+1}
-  constexpr bool across = B::R == 1 && slot % 2 == 0 && I + 1 < IN;                // a_i and a_{i+1}
+  constexpr bool along = B::R > 1 && slot % 2 == 0 && J + 1 < B::R; // b_j and b_{j+1}
+  constexpr bool across = B::R == 1 && slot % 2 == 0 && I + 1 < IN; // a_i and a_{i+1}
 #pragma unroll
   for (int t = 0; t < N::tokens; ++t) {
     if constexpr (along)
@@ -240,20 +250,24 @@ HYPERJIT_DEVICE void dotSquares(N &lane, const A &a, const B &b) {
   if constexpr (next < IN * B::R)
     dotSquares<Slot, I0, IN, next / B::R, next % B::R>(lane, a, b);
 }
-/// Dots of rows I and I + 1 with their own right operands, at an even slot: two products, of each of which one half counts, take fewer
-/// registers moved than two with zeros.
-template <int Slot, int I, class N, class A, class B> HYPERJIT_DEVICE void squareRows(N &lane, int t, const A &a, const B &b) {
+/// Dots of rows I and I + 1 with their own right operands, at an even slot: two products, of each of which one half
+/// counts, take fewer registers moved than two with zeros.
+template <int Slot, int I, class N, class A, class B>
+HYPERJIT_DEVICE void squareRows(N &lane, int t, const A &a, const B &b) {
   static_assert(Same<typename A::Exact, typename B::Exact>::value, "rows of two types");
   float products[2][4] = {};
 #pragma unroll
   for (int h = 0; h < N::V / 4; ++h) {
     const auto &x = a.v[t][I], &z = a.v[t][I + 1];
-    const unsigned x0 = ownCopy(lane, packExactly<A>(x[4 * h], x[4 * h + 1])), x1 = ownCopy(lane, packExactly<A>(x[4 * h + 2], x[4 * h + 3]));
-    const unsigned z0 = ownCopy(lane, packExactly<A>(z[4 * h], z[4 * h + 1])), z1 = ownCopy(lane, packExactly<A>(z[4 * h + 2], z[4 * h + 3]));
+    const unsigned x0 = ownCopy(lane, packExactly<A>(x[4 * h], x[4 * h + 1])),
+                   x1 = ownCopy(lane, packExactly<A>(x[4 * h + 2], x[4 * h + 3]));
+    const unsigned z0 = ownCopy(lane, packExactly<A>(z[4 * h], z[4 * h + 1])),
+                   z1 = ownCopy(lane, packExactly<A>(z[4 * h + 2], z[4 * h + 3]));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const auto &y = b.v[t][I + i];
-      multiplyExactly<A>(products[i], x0, z0, x1, z1, packExactly<B>(y[4 * h], y[4 * h + 1]), packExactly<B>(y[4 * h + 2], y[4 * h + 3]));
+      multiplyExactly<A>(products[i], x0, z0, x1, z1, packExactly<B>(y[4 * h], y[4 * h + 1]),
+                         packExactly<B>(y[4 * h + 2], y[4 * h + 3]));
     }
   }
 #pragma unroll
@@ -277,19 +291,21 @@ HYPERJIT_DEVICE void dotRowsSquares(N &lane, const A &a, const B &b) {
 /// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
 template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTiles(N &lane) {
   constexpr int V = N::V, blocks = V / 2;
-  // Fragments of many coefficients are made for each row anew, for all its blocks of channels together: held, they spill.
+  // Fragments of many coefficients are made for each row anew, for all its blocks of channels together: held, they
+  // spill.
   constexpr bool held = P::steps <= 2;
   constexpr int together = held ? 1 : blocks;
   typename N::template RowsOf<G * P::R> out;
   const int self = threadIdx.x % 32, q = self % 4;
   auto at = [&](int t, int g, int k) { return k < P::K ? Source::at(lane, t)[g * P::K + k] : 0.0f; };
-  auto fragment = [&](int t, int g, int step, unsigned (&f)[4]) {
+  auto fragment = [&](int t, int g, int step, unsigned(&f)[4]) {
     const int k = 16 * step + 2 * q;
     splitPair(at(t, g, k), at(t, g, k + 1), f[0], f[1]);
     splitPair(at(t, g, k + 8), at(t, g, k + 9), f[2], f[3]);
   };
-  // Twice, for both planes of W: copies of their own, too. These are two a tile, so a shuffle costs little; ownCopy made the order of four channels a lane worse (an H200, D=2560: 315 us instead of 308).
-  auto tailFragment = [&](int t, int g, unsigned (&f)[4]) {
+  // Twice, for both planes of W: copies of their own, too. These are two a tile, so a shuffle costs little; ownCopy
+  // made the order of four channels a lane worse (an H200, D=2560: 315 us instead of 308).
+  auto tailFragment = [&](int t, int g, unsigned(&f)[4]) {
     splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
     f[2] = __shfl_sync(0xffffffffu, f[0], self);
     f[3] = __shfl_sync(0xffffffffu, f[1], self);

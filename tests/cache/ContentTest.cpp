@@ -135,10 +135,10 @@ TEST_F(Content, P04_AfterPowerLossNoWrongAnswer) {
 // Inverted: a field left out of KeyFields::list().
 TEST(Key, P05_EveryFieldChangesIt) {
   KeyFields fields;
-  std::string KeyFields::*members[] = {&KeyFields::schema,       &KeyFields::compilerDigest, &KeyFields::templateDigest,
-                                       &KeyFields::spec,         &KeyFields::afterProgram,   &KeyFields::beforeProgram,
-                                       &KeyFields::schedule,     &KeyFields::target,         &KeyFields::toolchain,
-                                       &KeyFields::flags,        &KeyFields::nameSpace};
+  std::string KeyFields::*members[] = {&KeyFields::schema,   &KeyFields::compilerDigest, &KeyFields::templateDigest,
+                                       &KeyFields::spec,     &KeyFields::afterProgram,   &KeyFields::beforeProgram,
+                                       &KeyFields::schedule, &KeyFields::target,         &KeyFields::toolchain,
+                                       &KeyFields::flags,    &KeyFields::nameSpace};
   // A field that is added has to be added here.
   ASSERT_EQ(std::size(members), fields.list().size());
   ASSERT_EQ(sizeof(KeyFields), std::size(members) * sizeof(std::string));
@@ -202,20 +202,21 @@ TEST_F(Promise, P05_TheCompilerSeesNothingThatTheKeyDoesNotName) {
   std::set<std::string> parts;
   for (const auto &[part, value] : request.items())
     parts.insert(part);
-  EXPECT_EQ(parts, (std::set<std::string>{"after", "before", "bucket", "direction", "given", "role", "save", "schedule", "spec",
-                                          "stage", "target", "want"}))
+  EXPECT_EQ(parts, (std::set<std::string>{"after", "before", "bucket", "direction", "given", "role", "save", "schedule",
+                                          "spec", "stage", "target", "want"}))
       << "a new part of a request needs a field of the key";
 }
 
-// The digests of the sources: one byte of a template, one more file. Inverted: Digest.cmake hashed the list of names only.
+// The digests of the sources: one byte of a template, one more file. Inverted: Digest.cmake hashed the list of names
+// only.
 TEST_F(Promise, P05_OneByteOfATemplateChangesTheDigest) {
   fs::create_directories(folder / "templates");
   writeFile(folder / "templates/a.cuh", "one");
   writeFile(folder / "templates/b.cuh", "two");
   auto digest = [&](const std::string &list) {
     writeFile(folder / "files", list);
-    Ran ran = run(CMAKE_COMMAND_FILE " -DROOT=" + folder.path + " -DFILES=" + (folder / "files") + " -DOUTPUT=" +
-                  (folder / "out.inc") + " -DNAME=templateDigest -P " DIGEST_SCRIPT);
+    Ran ran = run(CMAKE_COMMAND_FILE " -DROOT=" + folder.path + " -DFILES=" + (folder / "files") +
+                  " -DOUTPUT=" + (folder / "out.inc") + " -DNAME=templateDigest -P " DIGEST_SCRIPT);
     EXPECT_EQ(ran.code, 0) << ran.error;
     return readFile(folder / "out.inc");
   };

@@ -27,7 +27,8 @@ double secondsSince(Clock::time_point begin) { return std::chrono::duration<doub
 TEST_F(Promise, P03_KilledAtAnyCallTheCacheStaysUsable) {
   HYPERJIT_NEEDS("strace");
   int killed = 0;
-  for (const char *call : {"openat", "fallocate", "write", "fsync", "linkat", "unlinkat", "mkdirat", "flock", "newfstatat"})
+  for (const char *call :
+       {"openat", "fallocate", "write", "fsync", "linkat", "unlinkat", "mkdirat", "flock", "newfstatat"})
     for (int when = 1; when <= 5; ++when) {
       fs::remove_all(root);
       // Two keys have their folders, the third makes its own.
@@ -36,17 +37,19 @@ TEST_F(Promise, P03_KilledAtAnyCallTheCacheStaysUsable) {
       fs::create_directories(root + "/v1/locks");
       fs::permissions(root + "/v1", fs::perms(0700));
       for (int i = 0; i < 3; ++i) {
-        std::string shard = root + "/v1/" + CacheKey::of(manager.keyFields(stub::spec(i), stub::target())).hex().substr(0, 2);
+        std::string shard =
+            root + "/v1/" + CacheKey::of(manager.keyFields(stub::spec(i), stub::target())).hex().substr(0, 2);
         if (i < 2)
           fs::create_directories(shard);
         paths += " -P " + shard;
       }
       paths += " -P " + root + "/v1 -P " + root + "/v1/locks";
-      // The loader opens files too: only calls that pass one of the folders count there. The others are the cache's alone, and
-      // pass descriptors of files.
+      // The loader opens files too: only calls that pass one of the folders count there. The others are the cache's
+      // alone, and pass descriptors of files.
       bool loader = !std::strcmp(call, "openat") || !std::strcmp(call, "newfstatat");
-      Ran ran = stress("once " + root + " --keys 3", "strace -f -qq -o /dev/null" + (loader ? paths : std::string()) + " -e inject=" + call +
-                                                         ":signal=KILL:when=" + std::to_string(when));
+      Ran ran =
+          stress("once " + root + " --keys 3", "strace -f -qq -o /dev/null" + (loader ? paths : std::string()) +
+                                                   " -e inject=" + call + ":signal=KILL:when=" + std::to_string(when));
       killed += ran.code != 0;
       Ran after = stress("once " + root + " --keys 3 --lock-timeout 5");
       SCOPED_TRACE(std::string(call) + " " + std::to_string(when));
@@ -222,10 +225,10 @@ TEST_F(Promise, P12_TwoViewsOfOneDirectory) {
     fs::create_directories(folder / name);
   std::string mount = "bindfs -o negative_timeout=20,entry_timeout=20,attr_timeout=20 " + (folder / "back") + " ";
   std::string script = mount + (folder / "a") + " && " + mount + (folder / "b") + " || exit 77; " + stressProgram() +
-                       " once " + (folder / "b") + "/cache --keys 1 >/dev/null; " + stressProgram() + " cold " + (folder / "a") +
-                       "/cache --processes 8 --keys 6 & " + stressProgram() + " cold " + (folder / "b") +
-                       "/cache --processes 8 --keys 6; first=$?; wait $! || exit 1; umount " + (folder / "a") + " " +
-                       (folder / "b") + "; exit $first";
+                       " once " + (folder / "b") + "/cache --keys 1 >/dev/null; " + stressProgram() + " cold " +
+                       (folder / "a") + "/cache --processes 8 --keys 6 & " + stressProgram() + " cold " +
+                       (folder / "b") + "/cache --processes 8 --keys 6; first=$?; wait $! || exit 1; umount " +
+                       (folder / "a") + " " + (folder / "b") + "; exit $first";
   Ran ran = run("unshare -m sh -c '" + script + "'");
   if (ran.code == 77)
     GTEST_SKIP() << "this machine cannot: bindfs mount";
@@ -266,7 +269,8 @@ TEST_F(Promise, P13_FileSystemsWithoutLinks) {
 
 TEST_F(Promise, P13_NoLinksBetweenProcesses) {
   HYPERJIT_NEEDS("strace");
-  for (const char *inject : {"-e inject=linkat:error=EPERM", "-e inject=linkat:error=EPERM -e inject=renameat2:error=EINVAL"}) {
+  for (const char *inject :
+       {"-e inject=linkat:error=EPERM", "-e inject=linkat:error=EPERM -e inject=renameat2:error=EINVAL"}) {
     fs::remove_all(root);
     Ran ran = stress("random " + root + " --processes 8 --rounds 60",
                      std::string("strace -f --seccomp-bpf -qq -o /dev/null -e trace=linkat,renameat2 ") + inject);
@@ -286,7 +290,8 @@ void PrintTo(const FileSystemCase &each, std::ostream *out) { *out << each.name;
 // Without hard links, permissions or both; in user space; over another one.
 const FileSystemCase fileSystems[] = {
     {"vfat", "mkfs.vfat $1", "mount -o loop,$3 $1 $2"},
-    {"exfat", "mkfs.exfat $1", "disk=$(losetup -f --show $1); mount.exfat-fuse -o $3 $disk $2; losetup -d $disk"}, // goes when unmounted
+    {"exfat", "mkfs.exfat $1",
+     "disk=$(losetup -f --show $1); mount.exfat-fuse -o $3 $disk $2; losetup -d $disk"}, // goes when unmounted
     {"ntfs", "mkfs.ntfs -F -Q $1", "ntfs-3g -o $3 $1 $2"},
     {"ext2", "mke2fs -q -F $1", "mount -o loop $1 $2"},
     {"xfs", "mkfs.xfs -q -f $1", "mount -o loop $1 $2"},
@@ -297,16 +302,16 @@ const FileSystemCase fileSystems[] = {
 };
 
 struct OnFileSystem : Promise, testing::WithParamInterface<FileSystemCase> {
-  /// What cache-stress says, a line a run; the code is 77 where this machine cannot mount it. `mask`: where files have no
-  /// permissions, the mount says which they seem to have.
+  /// What cache-stress says, a line a run; the code is 77 where this machine cannot mount it. `mask`: where files have
+  /// no permissions, the mount says which they seem to have.
   Ran mounted(const std::string &mask, const std::vector<std::string> &runs) {
     fs::create_directories(folder / "mount");
-    std::string script = std::string("truncate -s 320M $1 && { ") + GetParam().make + "; } >/dev/null 2>&1 && { " + GetParam().mount +
-                         "; } >/dev/null 2>&1 && grep -q \" $2 \" /proc/mounts || exit 77; code=0; ";
+    std::string script = std::string("truncate -s 320M $1 && { ") + GetParam().make + "; } >/dev/null 2>&1 && { " +
+                         GetParam().mount + "; } >/dev/null 2>&1 && grep -q \" $2 \" /proc/mounts || exit 77; code=0; ";
     for (const std::string &each : runs)
       script += stressProgram() + " " + each + " --processes 6 --keys 12 || code=1; ";
-    return run("unshare -m sh -c '" + script + "umount $2; exit $code' sh " + (folder / "disk") + " " + (folder / "mount") +
-               " umask=" + mask);
+    return run("unshare -m sh -c '" + script + "umount $2; exit $code' sh " + (folder / "disk") + " " +
+               (folder / "mount") + " umask=" + mask);
   }
 };
 

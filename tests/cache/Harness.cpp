@@ -72,7 +72,8 @@ std::string reachable(const std::string &program) {
       return false;
     fs::permissions(folder.path, fs::perms(0755));
     fs::path from = fs::path(CACHE_STRESS).parent_path().parent_path();
-    for (const char *file : {"bin/cache-stress", "bin/cache-warm", "bin/hyperjit", "lib/libhyperjit.so.0", "lib/libhyperjit-compiler.so"})
+    for (const char *file :
+         {"bin/cache-stress", "bin/cache-warm", "bin/hyperjit", "lib/libhyperjit.so.0", "lib/libhyperjit-compiler.so"})
       if (fs::exists(from / file)) {
         fs::create_directories((fs::path(folder.path) / file).parent_path());
         fs::copy_file(from / file, fs::path(folder.path) / file);
@@ -144,7 +145,9 @@ ssize_t FaultyFiles::pread(int file, void *bytes, size_t size, off_t offset) {
 ssize_t FaultyFiles::write(int file, const void *bytes, size_t size) {
   return failed("write") ? -1 : FileSystem::write(file, bytes, shortBy ? std::min(size, shortBy) : size);
 }
-int FaultyFiles::fallocate(int file, off_t size) { return failed("fallocate") ? -1 : FileSystem::fallocate(file, size); }
+int FaultyFiles::fallocate(int file, off_t size) {
+  return failed("fallocate") ? -1 : FileSystem::fallocate(file, size);
+}
 int FaultyFiles::fsync(int file) { return failed("fsync") ? -1 : FileSystem::fsync(file); }
 int FaultyFiles::linkat(int folder, const char *from, const char *to) {
   return failed("linkat", to) ? -1 : FileSystem::linkat(folder, from, to);

@@ -1,5 +1,5 @@
-// What the promises need: programs that are run and listened to, a file system that fails on demand, tools that a machine may
-// lack. What cannot be done here is skipped by name, and ctest counts it.
+// What the promises need: programs that are run and listened to, a file system that fails on demand, tools that a
+// machine may lack. What cannot be done here is skipped by name, and ctest counts it.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -24,7 +24,8 @@ struct Ran {
 };
 /// sh -c `command`; killed after `limit` seconds.
 Ran run(const std::string &command, double limit = 60);
-/// A program of the build for other users too: where they may not enter its directory, a copy beside copies of its libraries.
+/// A program of the build for other users too: where they may not enter its directory, a copy beside copies of its
+/// libraries.
 std::string reachable(const std::string &program);
 /// cache-stress; `before` stands in front of it ("strace ...", "unshare ...").
 std::string stressProgram();

@@ -67,7 +67,8 @@ TORCH_MODULE(TwoLayers);
 TEST(Model, ASavedModuleNamesItsKernels) {
   TemporaryFolder folder;
   torch::save(TwoLayers(), folder / "model.pt");
-  Ran ran = hyperjitCommand("precompile --model " + (folder / "model.pt") + " --target x86-64-v3 --json --out " + (folder / "out"),
+  Ran ran = hyperjitCommand("precompile --model " + (folder / "model.pt") + " --target x86-64-v3 --json --out " +
+                                (folder / "out"),
                             "HOME=" + folder.path);
   ASSERT_EQ(ran.code, 0) << ran.error;
   nlohmann::json answer = ran.json();
@@ -79,7 +80,8 @@ TEST(Model, ASavedModuleNamesItsKernels) {
       boundaries.insert(spec.substr(9, spec.find("):") - 9));
   }
   std::string manifold = "manifold:n=2,m=1,d=16,dtype=fp32", dynamic = "dynamic:n=2,m=1,d=16,dtype=fp32";
-  EXPECT_EQ(boundaries, (std::set<std::string>{manifold + "|" + manifold, manifold + "|" + dynamic, dynamic + "|" + dynamic}));
+  EXPECT_EQ(boundaries,
+            (std::set<std::string>{manifold + "|" + manifold, manifold + "|" + dynamic, dynamic + "|" + dynamic}));
   // A file that is no module, and a module without a layer of ours.
   writeFile(folder / "text", "no module");
   EXPECT_EQ(hyperjitCommand("precompile --model " + (folder / "text"), "HOME=" + folder.path).code, 1);

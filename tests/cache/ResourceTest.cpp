@@ -59,7 +59,9 @@ TEST_F(Promise, P17_AFullDiskIsOneWarningAndNoLitter) {
   settings.cacheMaxBytes = 1;
   FaultyFiles files;
   int failures = 0;
-  files.fails = [&](const char *call, const char *) { return !std::strcmp(call, "fallocate") && failures++ == 0 ? ENOSPC : 0; };
+  files.fails = [&](const char *call, const char *) {
+    return !std::strcmp(call, "fallocate") && failures++ == 0 ? ENOSPC : 0;
+  };
   KernelCache cache(settings, files);
   EXPECT_TRUE(cache.publish(stub::key(9), stub::artifact(9)));
   EXPECT_EQ(failures, 2);
@@ -83,20 +85,22 @@ TEST_F(Promise, P17_SmallFileSystems) {
     std::string place = folder / "mount";
     fs::create_directories(place);
     // The root is the mount itself: the log of compiles lies beside it, where there is room.
-    Ran ran = run(std::string("unshare -m sh -c 'mount -t tmpfs -o ") + limit + " none " + place + " && " + stressProgram() + " cold " +
-                  place + " --processes 6 --keys 40 --compile-ms 1 2>&1 && " + stressProgram() + " random " + place +
-                  " --processes 6 --keys 40 --rounds 100'");
+    Ran ran = run(std::string("unshare -m sh -c 'mount -t tmpfs -o ") + limit + " none " + place + " && " +
+                  stressProgram() + " cold " + place + " --processes 6 --keys 40 --compile-ms 1 2>&1 && " +
+                  stressProgram() + " random " + place + " --processes 6 --keys 40 --rounds 100'");
     EXPECT_EQ(ran.code, 0) << ran.out << ran.error;
     for (const char *none : {"wrong", "failed", "damaged", "litter"}) { // in two lines of counts
       std::string count = "\"" + std::string(none) + "\":0";
       size_t first = ran.out.find(count);
-      EXPECT_TRUE(first != std::string::npos && ran.out.find(count, first + 1) != std::string::npos) << none << "\n" << ran.out;
+      EXPECT_TRUE(first != std::string::npos && ran.out.find(count, first + 1) != std::string::npos) << none << "\n"
+                                                                                                     << ran.out;
     }
   }
 }
 
 // Every call fails now and then, in every way: no wrong byte, no exception, nothing lost that was published, no leak.
-// Inverted: `if (!readWhole(...)) return {}` in CacheRoot::load went on to the decoder, so that EIO removed good entries.
+// Inverted: `if (!readWhole(...)) return {}` in CacheRoot::load went on to the decoder, so that EIO removed good
+// entries.
 TEST_F(Promise, P18_AnyCallMayFail) {
   fill(8);
   FaultyFiles files;
@@ -147,8 +151,8 @@ TEST_F(Promise, P18_AnyCallMayFail) {
 TEST_F(Promise, P18_FewDescriptors) {
   fill(4);
   for (int limit : {3, 4, 5, 6, 7, 8, 10}) {
-    Ran ran = run("ulimit -n 64; exec prlimit --nofile=" + std::to_string(limit + 1) + " " + stressProgram() + " once " + root +
-                  " --keys 6");
+    Ran ran = run("ulimit -n 64; exec prlimit --nofile=" + std::to_string(limit + 1) + " " + stressProgram() +
+                  " once " + root + " --keys 6");
     if (ran.code == 127 || ran.error.find("shared libraries") != std::string::npos)
       continue; // not even the loader could open its files
     EXPECT_EQ(ran.code, 0) << limit << ran.out << ran.error;
@@ -228,7 +232,8 @@ TEST_F(Promise, P21_AWarmLoadIsFastWhateverTheSize) {
   for (int i = 32; i < entries; ++i) {
     for (char &digit : name)
       digit = "0123456789abcdef"[random() % 16];
-    int file = ::open((root + "/v1/" + name.substr(0, 2) + "/" + name + ".hjk").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    int file =
+        ::open((root + "/v1/" + name.substr(0, 2) + "/" + name + ".hjk").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     ASSERT_GE(file, 0);
     ASSERT_EQ(::write(file, small.data(), 200), 200);
     ::close(file);
@@ -311,9 +316,9 @@ TEST_F(Promise, P23_AReadOnlyMount) {
   HYPERJIT_NEEDS("mount");
   fs::create_directories(folder / "mount");
   std::string cache = folder / "mount/cache";
-  Ran ran = run("unshare -m sh -c 'mount -t tmpfs none " + (folder / "mount") + " && " + stressProgram() + " once " + cache +
-                " --keys 3 >/dev/null && mount -o remount,ro " + (folder / "mount") + " && " + stressProgram() + " once " + cache +
-                " --keys 5'");
+  Ran ran = run("unshare -m sh -c 'mount -t tmpfs none " + (folder / "mount") + " && " + stressProgram() + " once " +
+                cache + " --keys 3 >/dev/null && mount -o remount,ro " + (folder / "mount") + " && " + stressProgram() +
+                " once " + cache + " --keys 5'");
   expectClean(ran);
   EXPECT_EQ(ran.json()["hits"], 3) << ran.out;
   EXPECT_NE(ran.error.find("Read-only file system"), std::string::npos) << ran.error;
@@ -332,7 +337,8 @@ TEST_F(Promise, P24_NoHomeIsNoProblem) {
                {"-u HOME XDG_CACHE_HOME=not/absolute", "HYPERJIT_CACHE_DIR"},
                {"-u HOME XDG_CACHE_HOME=/dev/null/x", "HYPERJIT_CACHE_DIR"}};
   for (const auto &[environment, warning] : cases) {
-    Ran ran = run(std::string("cd ") + folder.path + " && env -u HYPERJIT_CACHE_DIR " + environment + " " + stressProgram() + " once - --keys 2");
+    Ran ran = run(std::string("cd ") + folder.path + " && env -u HYPERJIT_CACHE_DIR " + environment + " " +
+                  stressProgram() + " once - --keys 2");
     SCOPED_TRACE(environment);
     expectClean(ran);
     EXPECT_NE(ran.error.find(warning), std::string::npos) << ran.error;
@@ -340,13 +346,15 @@ TEST_F(Promise, P24_NoHomeIsNoProblem) {
     EXPECT_TRUE(fs::is_empty(folder.path)) << "a relative path was used";
   }
   HYPERJIT_NEEDS("otheruser");
-  Ran ran = run("env -u HYPERJIT_CACHE_DIR -u XDG_CACHE_HOME HOME=/nonexistent setpriv --reuid=65534 --regid=65534 --clear-groups " +
+  Ran ran = run("env -u HYPERJIT_CACHE_DIR -u XDG_CACHE_HOME HOME=/nonexistent setpriv --reuid=65534 --regid=65534 "
+                "--clear-groups " +
                 stressProgram() + " once - --keys 2");
   expectClean(ran);
   EXPECT_NE(ran.error.find("/nonexistent/.cache/hyperjit"), std::string::npos) << ran.error;
 }
 
-// No process needs what another has: divergent caches, nobody waits. Inverted: whoever compiled waited until all were there.
+// No process needs what another has: divergent caches, nobody waits. Inverted: whoever compiled waited until all were
+// there.
 TEST_F(Promise, P34_NoRankDependence) {
   std::vector<pid_t> ranks;
   for (int rank = 0; rank < 4; ++rank) {

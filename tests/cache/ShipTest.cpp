@@ -35,12 +35,15 @@ struct Ship : testing::Test {
     specs = *all / "specs.txt";
     kernels = *all / "kernels";
     pack = *all / "kernels.hjpack";
-    writeFile(specs, "# what a model of two layers uses\n"
-                     "before(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n"
-                     "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):forward:save:tokens=small\n"
-                     "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):backward:given=xuc:want=xycp:tokens=small\n"
-                     "after(manifold:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n");
-    Ran ran = hyperjitCommand("precompile --specs " + specs + " --target x86-64-v3 --out " + kernels, "HOME=" + all->path);
+    writeFile(specs,
+              "# what a model of two layers uses\n"
+              "before(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n"
+              "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):forward:save:tokens=small\n"
+              "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):backward:given=xuc:want=xycp:"
+              "tokens=small\n"
+              "after(manifold:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n");
+    Ran ran =
+        hyperjitCommand("precompile --specs " + specs + " --target x86-64-v3 --out " + kernels, "HOME=" + all->path);
     made = ran.code == 0;
     EXPECT_EQ(ran.code, 0) << ran.out << ran.error;
     ran = hyperjitCommand("cache pack " + pack + " --from " + kernels, "HOME=" + all->path);
@@ -55,8 +58,8 @@ struct Ship : testing::Test {
     return hyperjitCommand(arguments, "HOME=" + folder.path + " " + environment);
   }
   static Ran warm(const std::string &environment, const std::string &before = {}) {
-    return run("env -i PATH=/usr/bin:/bin HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_NVRTC_PATH=/nonexistent " + environment + " " +
-               before + " " + reachable(CACHE_WARM) + " " + specs);
+    return run("env -i PATH=/usr/bin:/bin HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_NVRTC_PATH=/nonexistent " +
+               environment + " " + before + " " + reachable(CACHE_WARM) + " " + specs);
   }
   static std::vector<std::string> files(const std::string &root) {
     std::vector<std::string> list;
@@ -68,7 +71,8 @@ struct Ship : testing::Test {
 
 // Inverted: `fields.flags += environment("HOME")` in KernelManager::State::fields.
 TEST_F(Ship, P06_NothingElseChangesTheKey) {
-  std::string base = " " + reachable(HYPERJIT_COMMAND) + " cache explain static:n=2,d=16 manifold:n=4,d=48 --target x86-64-v3 --json";
+  std::string base =
+      " " + reachable(HYPERJIT_COMMAND) + " cache explain static:n=2,d=16 manifold:n=4,d=48 --target x86-64-v3 --json";
   auto keysOf = [&](const std::string &before, const std::string &after = "") {
     Ran ran = run(before + base + after);
     std::map<std::string, std::string> keys;
@@ -81,13 +85,27 @@ TEST_F(Ship, P06_NothingElseChangesTheKey) {
   };
   std::map<std::string, std::string> first = keysOf("env -i");
   EXPECT_GT(first.size(), 20u);
-  std::vector<std::string> environments = {
-      "env -i HOME=/var/empty", "env -i HOME=/nonexistent", "env -i LC_ALL=tr_TR.UTF-8 LANG=tr_TR.UTF-8", "env -i LC_ALL=de_DE.UTF-8",
-      "env -i TZ=Asia/Kathmandu", "env -i USER=somebody LOGNAME=somebody", "env -i TMPDIR=/var/tmp", "env -i PATH=",
-      "env -i PYTHONHASHSEED=7 MALLOC_PERTURB_=77", "env -i CUDA_VISIBLE_DEVICES=3", "env -i OMP_NUM_THREADS=1",
-      "env -i LD_BIND_NOW=1", "env -i HYPERJIT_LOG=debug", "env -i HYPERJIT_COMPILE_JOBS=7", "env -i HYPERJIT_CACHE=off",
-      "env -i HYPERJIT_CACHE_DIR=" + (folder / "elsewhere"), "cd / && env -i", "cd " + folder.path + " && env -i",
-      "env -i LOCAL_WORLD_SIZE=8 RANK=5", "env -i TERM=dumb COLUMNS=20", "taskset 1 env -i"};
+  std::vector<std::string> environments = {"env -i HOME=/var/empty",
+                                           "env -i HOME=/nonexistent",
+                                           "env -i LC_ALL=tr_TR.UTF-8 LANG=tr_TR.UTF-8",
+                                           "env -i LC_ALL=de_DE.UTF-8",
+                                           "env -i TZ=Asia/Kathmandu",
+                                           "env -i USER=somebody LOGNAME=somebody",
+                                           "env -i TMPDIR=/var/tmp",
+                                           "env -i PATH=",
+                                           "env -i PYTHONHASHSEED=7 MALLOC_PERTURB_=77",
+                                           "env -i CUDA_VISIBLE_DEVICES=3",
+                                           "env -i OMP_NUM_THREADS=1",
+                                           "env -i LD_BIND_NOW=1",
+                                           "env -i HYPERJIT_LOG=debug",
+                                           "env -i HYPERJIT_COMPILE_JOBS=7",
+                                           "env -i HYPERJIT_CACHE=off",
+                                           "env -i HYPERJIT_CACHE_DIR=" + (folder / "elsewhere"),
+                                           "cd / && env -i",
+                                           "cd " + folder.path + " && env -i",
+                                           "env -i LOCAL_WORLD_SIZE=8 RANK=5",
+                                           "env -i TERM=dumb COLUMNS=20",
+                                           "taskset 1 env -i"};
   if (lacks("setarch").empty())
     environments.push_back("setarch -R env -i");
   if (lacks("faketime").empty())
@@ -100,7 +118,8 @@ TEST_F(Ship, P06_NothingElseChangesTheKey) {
   for (const auto &[spec, key] : keysOf("env -i HYPERJIT_CACHE_NAMESPACE=mine"))
     EXPECT_NE(key, first[spec]);
   // Another order of the specs, another prefix of the installation.
-  Ran ran = run("env -i " HYPERJIT_COMMAND " cache explain manifold:n=4,d=48 static:n=2,d=16 --target x86-64-v3 --json");
+  Ran ran =
+      run("env -i " HYPERJIT_COMMAND " cache explain manifold:n=4,d=48 static:n=2,d=16 --target x86-64-v3 --json");
   nlohmann::json turned = ran.json();
   ASSERT_EQ(turned["kernels"].size(), first.size());
   for (const auto &kernel : turned["kernels"])
@@ -110,14 +129,17 @@ TEST_F(Ship, P06_NothingElseChangesTheKey) {
 // The code too: other directory, other environment, other order of threads, the same bytes.
 TEST_F(Ship, P06_NothingElseChangesTheCode) {
   std::string again = folder / "again";
-  Ran ran = run("cd / && env -i LC_ALL=tr_TR.UTF-8 HOME=/nonexistent MALLOC_PERTURB_=77 " HYPERJIT_COMMAND " precompile --specs " + specs +
-                " --target x86-64-v3 --jobs 1 --out " + again, 170);
+  Ran ran = run("cd / && env -i LC_ALL=tr_TR.UTF-8 HOME=/nonexistent MALLOC_PERTURB_=77 " HYPERJIT_COMMAND
+                " precompile --specs " +
+                    specs + " --target x86-64-v3 --jobs 1 --out " + again,
+                170);
   ASSERT_EQ(ran.code, 0) << ran.error;
   std::vector<CacheEntryFile> a = KernelCache::list(kernels), b = KernelCache::list(again);
   ASSERT_EQ(a.size(), b.size());
   for (size_t i = 0; i < a.size(); ++i) {
     EXPECT_EQ(a[i].key, b[i].key);
-    EXPECT_EQ(KernelCache::inspect(a[i].path).artifact->payload, KernelCache::inspect(b[i].path).artifact->payload) << b[i].path;
+    EXPECT_EQ(KernelCache::inspect(a[i].path).artifact->payload, KernelCache::inspect(b[i].path).artifact->payload)
+        << b[i].path;
   }
 }
 
@@ -136,12 +158,14 @@ TEST_F(Ship, P05_RegenerateFindsNoDifference) {
   entry.artifact->payload.back() ^= std::byte(1);
   std::vector<std::byte> bytes = encodeEntry(*entry.key, *entry.artifact);
   writeFile(path, std::string(reinterpret_cast<const char *>(bytes.data()), bytes.size()));
-  ran = command("precompile --specs " + specs + " --target x86-64-v3", "HYPERJIT_CACHE_DIR=" + copy + " HYPERJIT_CACHE_VERIFY=regen");
+  ran = command("precompile --specs " + specs + " --target x86-64-v3",
+                "HYPERJIT_CACHE_DIR=" + copy + " HYPERJIT_CACHE_VERIFY=regen");
   EXPECT_EQ(ran.code, 1) << ran.error;
   EXPECT_NE(ran.error.find("its key is incomplete"), std::string::npos) << ran.error;
 }
 
-// Inverted: `is not in the manifest`, `is missing`, and sizes, SHA-256 and description together, in CacheManifest::check.
+// Inverted: `is not in the manifest`, `is missing`, and sizes, SHA-256 and description together, in
+// CacheManifest::check.
 TEST_F(Ship, P29_AnyChangeOfAShippedCacheIsFound) {
   auto trial = [&](const std::string &what, const std::function<std::string(const std::string &root)> &change) {
     SCOPED_TRACE(what);
@@ -236,14 +260,19 @@ TEST_F(Ship, P30_EveryKernelIsFoundElsewhere) {
   }
   if (lacks("mount").empty()) {
     // Another host's name, a read-only mount of one directory.
-    ran = run("unshare -m -u sh -c 'hostname elsewhere; mount --bind \"" + there + "\" /mnt && mount -o remount,ro,bind /mnt && env -i "
-              "HOME=/nonexistent HYPERJIT_JIT=off HYPERJIT_CACHE_PATH=/mnt HYPERJIT_COMPILER_PATH=/nonexistent " CACHE_WARM " " + specs + "'");
+    ran = run(
+        "unshare -m -u sh -c 'hostname elsewhere; mount --bind \"" + there +
+        "\" /mnt && mount -o remount,ro,bind /mnt && env -i "
+        "HOME=/nonexistent HYPERJIT_JIT=off HYPERJIT_CACHE_PATH=/mnt HYPERJIT_COMPILER_PATH=/nonexistent " CACHE_WARM
+        " " +
+        specs + "'");
     EXPECT_EQ(ran.code, 0) << ran.error;
     EXPECT_EQ(ran.json()["misses"], 0) << ran.out;
   }
   // What is not in the pack is named, with where it was looked for.
   std::string log = folder / "log";
-  ran = run("env -i HOME=/nonexistent HYPERJIT_JIT=off HYPERJIT_CACHE_PATH=" + folder.path + "/empty " CACHE_WARM " " + specs + " 2>" + log);
+  ran = run("env -i HOME=/nonexistent HYPERJIT_JIT=off HYPERJIT_CACHE_PATH=" + folder.path + "/empty " CACHE_WARM " " +
+            specs + " 2>" + log);
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(readFile(log).find("/empty"), std::string::npos);
   ran = command("cache missing --log " + log);
@@ -260,11 +289,13 @@ TEST_F(Ship, P30_EveryKernelIsFoundElsewhere) {
 // A pack of GPU kernels on a machine that has no NVRTC. Inverted: the manifest's toolchains in findShipped.
 TEST_F(Ship, P30_GpuKernelsWithoutNvrtc) {
   std::string root = folder / "gpu";
-  Ran ran = command("precompile " + inQuotes("before(static:n=2,d=64,dtype=bf16):forward:infer:tokens=small") + " --target sm_90a --out " + root);
+  Ran ran = command("precompile " + inQuotes("before(static:n=2,d=64,dtype=bf16):forward:infer:tokens=small") +
+                    " --target sm_90a --out " + root);
   if (ran.error.find("nvrtc") != std::string::npos && ran.code == 3)
     GTEST_SKIP() << "this machine has no NVRTC";
   ASSERT_EQ(ran.code, 0) << ran.error;
-  ran = command("cache explain " + inQuotes("before(static:n=2,d=64,dtype=bf16):forward:infer:tokens=small") + " --target sm_90a/h100 --json",
+  ran = command("cache explain " + inQuotes("before(static:n=2,d=64,dtype=bf16):forward:infer:tokens=small") +
+                    " --target sm_90a/h100 --json",
                 "HYPERJIT_NVRTC_PATH=/nonexistent HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_CACHE_PATH=" + root);
   EXPECT_EQ(ran.code, 0) << ran.error << ran.out;
   EXPECT_NE(ran.json()["kernels"][0]["found"], "");
@@ -272,7 +303,8 @@ TEST_F(Ship, P30_GpuKernelsWithoutNvrtc) {
 
 // Warm: neither LLVM nor the compiler are mapped. Inverted: CompilerPlugin::open called in its constructor.
 TEST_F(Ship, P21_AWarmProcessMapsNoLlvm) {
-  Ran ran = run("env -i HOME=/nonexistent HYPERJIT_CACHE_PATH=" + kernels + " HYPERJIT_CACHE_DIR=" + (folder / "mine") + " " CACHE_WARM " " + specs);
+  Ran ran = run("env -i HOME=/nonexistent HYPERJIT_CACHE_PATH=" + kernels + " HYPERJIT_CACHE_DIR=" + (folder / "mine") +
+                " " CACHE_WARM " " + specs);
   EXPECT_EQ(ran.code, 0) << ran.error;
   EXPECT_EQ(ran.json()["compiled"], 0) << ran.out;
   EXPECT_EQ(ran.json()["mapped"].size(), 0u) << ran.out;
@@ -284,7 +316,9 @@ TEST_F(Ship, P21_AWarmProcessMapsNoLlvm) {
 TEST_F(Ship, P31_PrecompileMakesTheKeysOfARun) {
   // A run with everything allowed, which notes what it used...
   std::string record = folder / "record", mine = folder / "mine", made = folder / "made";
-  Ran ran = run("env -i HOME=/nonexistent HYPERJIT_RECORD=" + record + " HYPERJIT_CACHE_DIR=" + mine + " " CACHE_WARM " " + specs, 170);
+  Ran ran = run("env -i HOME=/nonexistent HYPERJIT_RECORD=" + record + " HYPERJIT_CACHE_DIR=" + mine +
+                    " " CACHE_WARM " " + specs,
+                170);
   ASSERT_EQ(ran.code, 0) << ran.error;
   EXPECT_EQ(ran.json()["compiled"], 4);
   // ... precompile from its notes, without --target what LibTorch asks for ...
@@ -307,15 +341,17 @@ TEST_F(Ship, P31_TrainingNeedsNoCompiler) {
   for (int i = 0; i < 400; ++i)
     words += "some text to learn, line " + std::to_string(i * 7919 % 1000) + "\n";
   writeFile(folder / "text", words);
-  std::string demo = "demo --steps 3 --variants manifold,frac --layers 1 --dim 32 --context 32 --batch 2 --text " + (folder / "text") + " --plot none --json ";
-  Ran ran = command(demo + (folder / "a.json"), "HYPERJIT_RECORD=" + (folder / "used") + " HYPERJIT_CACHE_DIR=" + (folder / "mine"));
+  std::string demo = "demo --steps 3 --variants manifold,frac --layers 1 --dim 32 --context 32 --batch 2 --text " +
+                     (folder / "text") + " --plot none --json ";
+  Ran ran = command(demo + (folder / "a.json"),
+                    "HYPERJIT_RECORD=" + (folder / "used") + " HYPERJIT_CACHE_DIR=" + (folder / "mine"));
   if (ran.code == 3)
     GTEST_SKIP() << "this build has no LibTorch";
   ASSERT_EQ(ran.code, 0) << ran.error;
   ran = command("precompile --specs " + (folder / "used") + " --target x86-64-v3 --out " + (folder / "shipped"));
   ASSERT_EQ(ran.code, 0) << ran.error;
-  ran = command(demo + (folder / "b.json"), "HYPERJIT_JIT=off HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_CACHE_DIR=" + (folder / "none") +
-                                                " HYPERJIT_CACHE_PATH=" + (folder / "shipped"));
+  ran = command(demo + (folder / "b.json"), "HYPERJIT_JIT=off HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_CACHE_DIR=" +
+                                                (folder / "none") + " HYPERJIT_CACHE_PATH=" + (folder / "shipped"));
   EXPECT_EQ(ran.code, 0) << ran.error;
   nlohmann::json answer = nlohmann::json::parse(readFile(folder / "b.json"), nullptr, false);
   ASSERT_EQ(answer["runs"].size(), 2u) << ran.error;
@@ -327,8 +363,10 @@ TEST_F(Ship, P31_TrainingNeedsNoCompiler) {
 }
 
 TEST_F(Ship, P31_PrecompileNeedsNoGpu) {
-  Ran ran = command("precompile " + inQuotes("after(static:n=2,d=64,dtype=bf16):forward:infer:tokens=small") + " --target sm_80,sm_90a,sm_100a,x86-64-v3,x86-64-v4 "
-                    "--json --out " + (folder / "out"));
+  Ran ran = command("precompile " + inQuotes("after(static:n=2,d=64,dtype=bf16):forward:infer:tokens=small") +
+                    " --target sm_80,sm_90a,sm_100a,x86-64-v3,x86-64-v4 "
+                    "--json --out " +
+                    (folder / "out"));
   if (ran.error.find("nvrtc") != std::string::npos && ran.code == 3)
     GTEST_SKIP() << "this machine has no NVRTC";
   EXPECT_EQ(ran.code, 0) << ran.error;
@@ -388,12 +426,16 @@ TEST_F(Ship, P29_DamagedPacksStoreNothing) {
   }
   // A pack of somebody's tar that leads out of the folder, and one of something else.
   writeFile(folder / "escape", "x");
-  ASSERT_EQ(run("cd " + folder.path + " && tar --format=ustar -cPf made.tar ../" + fs::path(folder.path).filename().string() + "/escape").code, 0);
+  ASSERT_EQ(run("cd " + folder.path + " && tar --format=ustar -cPf made.tar ../" +
+                fs::path(folder.path).filename().string() + "/escape")
+                .code,
+            0);
   refused(readFile(folder / "made.tar"), "a name with ..");
   refused("not an archive at all" + std::string(4096, 'x'), "no archive");
 }
 
-// A tuned kernel is found elsewhere only with the results that name its schedule. Inverted: `manifest.tuning` in writePack.
+// A tuned kernel is found elsewhere only with the results that name its schedule. Inverted: `manifest.tuning` in
+// writePack.
 TEST_F(Ship, P30_TuningResultsTravelWithTheKernels) {
   std::string kernel = "after(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=large", list = folder / "list";
   std::string root = folder / "tuned", there = folder / "there", packed = folder / "tuned.hjpack";
@@ -484,7 +526,8 @@ TEST_F(Ship, P30_TuningResultsTravelWithTheKernels) {
 
 TEST_F(Ship, P17_AFullDiskWhilePacking) {
   HYPERJIT_NEEDS("mount");
-  Ran ran = run("unshare -m sh -c 'mount -t tmpfs -o size=8k none /mnt && env -i HOME=/nonexistent " HYPERJIT_COMMAND " cache pack /mnt/p.hjpack --from " +
+  Ran ran = run("unshare -m sh -c 'mount -t tmpfs -o size=8k none /mnt && env -i HOME=/nonexistent " HYPERJIT_COMMAND
+                " cache pack /mnt/p.hjpack --from " +
                 kernels + "; code=$?; ls -A /mnt; exit $code'");
   EXPECT_EQ(ran.code, 3) << ran.error;
   EXPECT_EQ(ran.out, "") << "litter";
@@ -503,9 +546,13 @@ TEST_F(Ship, P33_EveryMissIsExplained) {
       fields.insert(difference["field"].get<std::string>());
     return fields;
   };
-  EXPECT_EQ(command("cache explain " + inQuotes(kernel) + " --target x86-64-v3", "HYPERJIT_CACHE_PATH=" + kernels).code, 0);
-  EXPECT_EQ(differs(inQuotes(kernel) + " --target x86-64-v3", "HYPERJIT_CACHE_NAMESPACE=mine"), std::set<std::string>{"namespace"});
-  EXPECT_EQ(differs("'after(manifold:n=2,m=1,d=32,dtype=fp32):forward:infer:tokens=small' --target x86-64-v3").count("spec"), 1u);
+  EXPECT_EQ(command("cache explain " + inQuotes(kernel) + " --target x86-64-v3", "HYPERJIT_CACHE_PATH=" + kernels).code,
+            0);
+  EXPECT_EQ(differs(inQuotes(kernel) + " --target x86-64-v3", "HYPERJIT_CACHE_NAMESPACE=mine"),
+            std::set<std::string>{"namespace"});
+  EXPECT_EQ(
+      differs("'after(manifold:n=2,m=1,d=32,dtype=fp32):forward:infer:tokens=small' --target x86-64-v3").count("spec"),
+      1u);
   if (command("cache explain " + inQuotes(kernel) + " --target sm_90a").error.find("nvrtc") != std::string::npos)
     GTEST_SKIP() << "this machine has no NVRTC";
   std::set<std::string> gpu = differs(inQuotes(kernel) + " --target sm_90a");
@@ -516,7 +563,9 @@ TEST_F(Ship, P33_EveryMissIsExplained) {
 // A mistake in line 7 of a list is named, the other lines are compiled, exit 1.
 TEST_F(Ship, Precompile_NamesTheLineAndDoesTheRest) {
   std::string list = folder / "list";
-  writeFile(list, "# one\n\nafter(static:n=2,d=16):forward:infer:tokens=small\n\n\n\nnonsense:n=4\nafter(static:n=2,d=24):forward:infer:tokens=small\n");
+  writeFile(list, "# "
+                  "one\n\nafter(static:n=2,d=16):forward:infer:tokens=small\n\n\n\nnonsense:n=4\nafter(static:n=2,d=24)"
+                  ":forward:infer:tokens=small\n");
   Ran ran = command("precompile --specs " + list + " --target x86-64-v3 --json --out " + (folder / "out"));
   EXPECT_EQ(ran.code, 1);
   EXPECT_NE(ran.error.find("line 7"), std::string::npos) << ran.error;
@@ -531,8 +580,10 @@ TEST_F(Ship, Precompile_NamesTheLineAndDoesTheRest) {
 // Ctrl-C: whole kernels, a manifest of them, and the same command goes on.
 TEST_F(Ship, Precompile_CanBeInterrupted) {
   std::string out = folder / "out";
-  Ran ran = run("env -i HOME=/nonexistent timeout -s INT 1 " HYPERJIT_COMMAND " precompile dynamic:n=4,d=256 dynamic:n=4,d=272 dynamic:n=4,d=288 "
-                "dynamic:n=4,d=304 dynamic:n=4,d=320 --target x86-64-v3 --jobs 1 --out " + out);
+  Ran ran = run("env -i HOME=/nonexistent timeout -s INT 1 " HYPERJIT_COMMAND
+                " precompile dynamic:n=4,d=256 dynamic:n=4,d=272 dynamic:n=4,d=288 "
+                "dynamic:n=4,d=304 dynamic:n=4,d=320 --target x86-64-v3 --jobs 1 --out " +
+                out);
   if (ran.out.find("interrupted") == std::string::npos)
     GTEST_SKIP() << "this machine is done before it can be interrupted";
   size_t some = files(out).size();

@@ -239,8 +239,9 @@ Mischief soak(Options options, Counts &counts, std::map<pid_t, int> &children) {
     }
     std::error_code ignored;
     if (random() % 200 == 0) {
-      fs::remove_all(random() % 4 ? options.root + "/v1/" + stub::key(int(random() % uint64_t(options.keys))).hex().substr(0, 2)
-                                  : options.root + "/v1",
+      fs::remove_all(random() % 4
+                         ? options.root + "/v1/" + stub::key(int(random() % uint64_t(options.keys))).hex().substr(0, 2)
+                         : options.root + "/v1",
                      ignored);
       ++done.removals;
     }
@@ -323,23 +324,34 @@ int main(int argc, char **argv) {
   }
   std::error_code error;
   for (fs::recursive_directory_iterator it(options.root + "/v1", error), end; !error && it != end; it.increment(error))
-    litter += it->path().filename().string().starts_with(".tmp-") || it->path().filename().string().starts_with(".bad-");
+    litter +=
+        it->path().filename().string().starts_with(".tmp-") || it->path().filename().string().starts_with(".bad-");
   // Compiles a key, over all processes.
   std::map<std::string, int> compiles;
   int most = 0, total = 0;
   std::ifstream log(options.root + ".compiles");
   for (std::string line; std::getline(log, line); ++total)
     most = std::max(most, ++compiles[line]);
-  nlohmann::json answer = {{"gets", counts.gets.load()},       {"hits", counts.hits.load()},
-                           {"puts", counts.puts.load()},       {"stored", counts.stored.load()},
-                           {"unlinks", counts.unlinks.load()}, {"wrong", counts.wrong.load()},
-                           {"failed", counts.failed.load()},   {"bad", counts.bad.load()},
-                           {"warnings", counts.warnings.load()}, {"entries", entries},
-                           {"damaged", damaged},               {"litter", litter},
-                           {"compiles", total},                {"compiled_keys", compiles.size()},
-                           {"most_compiles_of_a_key", most},   {"seconds", seconds},
-                           {"kills", mischief.kills},          {"flips", mischief.flips},
-                           {"cuts", mischief.cuts},            {"removals", mischief.removals}};
+  nlohmann::json answer = {{"gets", counts.gets.load()},
+                           {"hits", counts.hits.load()},
+                           {"puts", counts.puts.load()},
+                           {"stored", counts.stored.load()},
+                           {"unlinks", counts.unlinks.load()},
+                           {"wrong", counts.wrong.load()},
+                           {"failed", counts.failed.load()},
+                           {"bad", counts.bad.load()},
+                           {"warnings", counts.warnings.load()},
+                           {"entries", entries},
+                           {"damaged", damaged},
+                           {"litter", litter},
+                           {"compiles", total},
+                           {"compiled_keys", compiles.size()},
+                           {"most_compiles_of_a_key", most},
+                           {"seconds", seconds},
+                           {"kills", mischief.kills},
+                           {"flips", mischief.flips},
+                           {"cuts", mischief.cuts},
+                           {"removals", mischief.removals}};
   std::printf("%s\n", answer.dump().c_str());
   return counts.wrong == 0 && counts.failed == 0 ? 0 : 1;
 }

@@ -125,7 +125,9 @@ KernelManagerOptions manager(const Settings &settings, const Options &options) {
   return made;
 }
 
-const std::vector<std::byte> &payload(const Kernel &kernel) { return dynamic_cast<const StubKernel &>(kernel).payload(); }
+const std::vector<std::byte> &payload(const Kernel &kernel) {
+  return dynamic_cast<const StubKernel &>(kernel).payload();
+}
 
 std::vector<std::byte> code(const std::string &spec, const std::string &salt) {
   std::seed_seq seed(spec.begin(), spec.end());

@@ -1,5 +1,5 @@
-// Kernels of the tests' own: any recipe, a compiler that makes the same bytes from the same request and says so in a log that
-// all processes share, a back end that only keeps the bytes. So that hundreds of processes fit on few cores.
+// Kernels of the tests' own: any recipe, a compiler that makes the same bytes from the same request and says so in a
+// log that all processes share, a back end that only keeps the bytes. So that hundreds of processes fit on few cores.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,12 +10,12 @@
 namespace hyperjit::stub {
 
 struct Options {
-  std::string log;            ///< gets one line a compile, the spec; empty: none
+  std::string log; ///< gets one line a compile, the spec; empty: none
   int compileMilliseconds = 0;
   bool hasToolchain = true;
   std::string toolchain = "stub 1";
-  std::string salt;           ///< changes the code without changing the key
-  int rejects = 0;            ///< so many loads are refused, as a driver does
+  std::string salt; ///< changes the code without changing the key
+  int rejects = 0;  ///< so many loads are refused, as a driver does
 };
 
 /// The i-th kernel of the tests.

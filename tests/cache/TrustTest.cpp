@@ -22,9 +22,10 @@ namespace {
 TEST_F(Promise, P25_NothingIsCreatedByLoadingTheLibrary) {
   HYPERJIT_NEEDS("strace");
   std::string calls = folder / "calls";
-  for (std::string arguments : {std::string("--version"), std::string("recipes"), std::string("env"), std::string("cache path")}) {
-    Ran ran = run("env -i HOME=" + folder.path + " strace -f -qq -o " + calls + " -e trace=%file,openat,open,creat,mkdir " +
-                  HYPERJIT_COMMAND + " " + arguments + " >/dev/null");
+  for (std::string arguments :
+       {std::string("--version"), std::string("recipes"), std::string("env"), std::string("cache path")}) {
+    Ran ran = run("env -i HOME=" + folder.path + " strace -f -qq -o " + calls +
+                  " -e trace=%file,openat,open,creat,mkdir " + HYPERJIT_COMMAND + " " + arguments + " >/dev/null");
     EXPECT_EQ(ran.code, 0) << ran.error;
     std::istringstream lines(readFile(calls));
     int seen = 0;
@@ -227,8 +228,8 @@ TEST_F(Promise, P27_AStrangerFillsASharedDirectory) {
   HYPERJIT_NEEDS("root");
   fs::permissions(folder.path, fs::perms(0777));
   // As /tmp is: anybody may put a v1 there, and nobody replaces it.
-  ASSERT_EQ(run("umask 0; mkdir -m 1777 " + root + " && setpriv --reuid=1234 --regid=1234 --clear-groups " + stressProgram() +
-                " once " + root + " --keys 3 >/dev/null; chmod -R o+rX " + root)
+  ASSERT_EQ(run("umask 0; mkdir -m 1777 " + root + " && setpriv --reuid=1234 --regid=1234 --clear-groups " +
+                stressProgram() + " once " + root + " --keys 3 >/dev/null; chmod -R o+rX " + root)
                 .code,
             0);
   ASSERT_EQ(KernelCache::list(root).size(), 3u);
@@ -238,7 +239,8 @@ TEST_F(Promise, P27_AStrangerFillsASharedDirectory) {
   EXPECT_EQ(ran.json()["hits"], 0);
 }
 
-// HYPERJIT_CACHE_TRUST=any is for GPU code; a CPU kernel is code of this process. Inverted: checkCodeOwner in CacheRoot::load.
+// HYPERJIT_CACHE_TRUST=any is for GPU code; a CPU kernel is code of this process. Inverted: checkCodeOwner in
+// CacheRoot::load.
 TEST_F(Promise, P28_CpuKernelsOfOthersAreNeverTaken) {
   HYPERJIT_NEEDS("root");
   settings.trust = CacheTrust::Any;

@@ -1,5 +1,5 @@
-// cache-warm FILE: gets every kernel of a spec list as a run would, from whatever the environment says, and launches those that
-// this machine can. Prints what it cost and what the process has mapped. Exit 0: all of them were there.
+// cache-warm FILE: gets every kernel of a spec list as a run would, from whatever the environment says, and launches
+// those that this machine can. Prints what it cost and what the process has mapped. Exit 0: all of them were there.
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/KernelManager.h"

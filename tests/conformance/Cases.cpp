@@ -37,7 +37,7 @@ std::vector<int64_t> leadOf(int64_t tokens) {
 /// Values of options that are numbers, beside the declared default.
 const std::map<std::string, std::vector<std::string>> &numbers() {
   static const std::map<std::string, std::vector<std::string>> table = {
-      {"iterations", {"1", "3"}}, {"eps", {"1e-3"}},      {"tau", {"0.5"}},         {"pre_eps", {"0.01"}},
+      {"iterations", {"1", "3"}}, {"eps", {"1e-3"}},      {"tau", {"0.5"}},          {"pre_eps", {"0.01"}},
       {"post_mult", {"1"}},       {"norm_eps", {"1e-3"}}, {"softmax_eps", {"1e-3"}}, {"proposals", {"2", "3"}},
   };
   return table;
@@ -75,7 +75,8 @@ int64_t product(const std::vector<int64_t> &sizes) {
 
 const std::vector<Exclusion> &exclusions() {
   auto refused = [](const char *name, std::function<bool(const Sizes &)> applies) {
-    return Exclusion{name, true, [applies = std::move(applies)](const Sizes &sizes, Draw, bool) { return applies(sizes); }};
+    return Exclusion{name, true,
+                     [applies = std::move(applies)](const Sizes &sizes, Draw, bool) { return applies(sizes); }};
   };
   auto costly = [](const char *name, std::function<bool(const Sizes &, Draw, bool)> applies) {
     return Exclusion{name, false, std::move(applies)};
@@ -86,7 +87,8 @@ const std::vector<Exclusion> &exclusions() {
       refused("frac has one stream", [](const Sizes &s) { return s.recipe == "frac" && s.n > 1; }),
       refused("the DeepSeek convention has no fracs",
               [](const Sizes &s) { return (s.recipe == "deepseek" || s.recipe == "delayed-pre") && s.m > 1; }),
-      refused("permutation has n! coefficients: n <= 5", [](const Sizes &s) { return s.recipe == "permutation" && s.n > 5; }),
+      refused("permutation has n! coefficients: n <= 5",
+              [](const Sizes &s) { return s.recipe == "permutation" && s.n > 5; }),
       refused("permutation has no fracs", [](const Sizes &s) { return s.recipe == "permutation" && s.m > 1; }),
       costly("sites of more than 1.3 million elements wait for --all",
              [](const Sizes &s, Draw draw, bool all) {
@@ -134,9 +136,9 @@ bool possibleOptions(const std::vector<Factor> &factors, const Row &row) {
 // Covering rows
 //===----------------------------------------------------------------------===//
 
-std::vector<Row> covering(const std::vector<Factor> &factors, const std::function<bool(const Row &)> &possible, uint64_t seed,
-                          int together, const std::vector<Row> &starts) {
-  using Value = std::pair<int, int>; // a factor and an index into its values
+std::vector<Row> covering(const std::vector<Factor> &factors, const std::function<bool(const Row &)> &possible,
+                          uint64_t seed, int together, const std::vector<Row> &starts) {
+  using Value = std::pair<int, int>;      // a factor and an index into its values
   using Target = std::pair<Value, Value>; // in order; a value by itself is twice the same
   const int count = static_cast<int>(factors.size());
   std::mt19937_64 random(seed);
@@ -272,7 +274,8 @@ struct Rotation {
         }
       }
     if (!best.first)
-      throw std::logic_error("no D and T fit " + sizes.recipe + " with n=" + std::to_string(sizes.n) + ", m=" + std::to_string(sizes.m));
+      throw std::logic_error("no D and T fit " + sizes.recipe + " with n=" + std::to_string(sizes.n) +
+                             ", m=" + std::to_string(sizes.m));
     ++dims[best.first];
     ++tokens[best.second];
     ++both[best];
@@ -285,7 +288,8 @@ uint64_t numberOf(const std::string &text) { return std::hash<std::string>()(tex
 } // namespace
 
 /// Whether some D and T fit a row that may be open.
-static bool possible(const std::string &recipe, const std::vector<Factor> &factors, const Row &row, Draw draw, bool all) {
+static bool possible(const std::string &recipe, const std::vector<Factor> &factors, const Row &row, Draw draw,
+                     bool all) {
   if (!possibleOptions(factors, row))
     return false;
   Sizes sizes = sizesOf(recipe, factors, row);
@@ -317,8 +321,8 @@ std::vector<Case> pairCases(const std::string &recipe, bool all) {
     for (int64_t t : kTokens)
       factors[tFactor].values.push_back(std::to_string(t));
   }
-  const std::vector<Row> rows =
-      covering(factors, [&](const Row &row) { return possible(recipe, factors, row, Draw::Pairs, all); }, 1, 2);
+  const std::vector<Row> rows = covering(
+      factors, [&](const Row &row) { return possible(recipe, factors, row, Draw::Pairs, all); }, 1, 2);
   std::vector<Case> cases;
   Rotation rotation{Draw::Pairs, all};
   auto add = [&](const Row &row, int64_t d, int64_t t) {
@@ -327,7 +331,8 @@ std::vector<Case> pairCases(const std::string &recipe, bool all) {
     cases.push_back(std::move(made));
   };
   for (const Row &row : rows) {
-    const auto [d, t] = all ? std::pair{kDims[row[dFactor]], kTokens[row[tFactor]]} : rotation.next(sizesOf(recipe, factors, row));
+    const auto [d, t] =
+        all ? std::pair{kDims[row[dFactor]], kTokens[row[tFactor]]} : rotation.next(sizesOf(recipe, factors, row));
     add(row, d, t);
   }
   // A recipe with few pairs (static) still meets every D and every T.
@@ -361,7 +366,8 @@ std::vector<Case> randomCases(const std::string &recipe, uint64_t seed, int coun
   return cases;
 }
 
-static std::vector<Case> smallPairs(const std::string &recipe, Inputs inputs, const std::function<bool(const SiteSpec &)> &wanted) {
+static std::vector<Case> smallPairs(const std::string &recipe, Inputs inputs,
+                                    const std::function<bool(const SiteSpec &)> &wanted) {
   std::vector<Case> cases;
   for (Case &one : pairCases(recipe, false)) {
     const SiteSpec spec = SiteSpec::parse(one.spec);
@@ -376,7 +382,8 @@ static std::vector<Case> smallPairs(const std::string &recipe, Inputs inputs, co
 }
 
 std::vector<Case> cornerCases(const std::string &recipe) {
-  // A token by itself is compared with its own largest element: of one channel, that may be a sum that happens to cancel.
+  // A token by itself is compared with its own largest element: of one channel, that may be a sum that happens to
+  // cancel.
   return smallPairs(recipe, Inputs::Corners, [](const SiteSpec &spec) { return spec.d > 1; });
 }
 
@@ -390,25 +397,24 @@ std::vector<Case> offsetCases(const std::string &recipe) {
 std::vector<Case> mixedDtypeCases(const std::string &recipe) {
   const std::string n = excluded(recipe, 4, 1, 96) ? "1" : "4";
   const std::string head = recipe + ":n=" + n + ",d=96,";
-  const std::string wide = recipe + ":n=" + (n == "1" ? "1" : "2") + ",d=1024,"; // on clusters: rows of two sizes in one block's memory
-  return {{head + "dtype=fp32,branch=bf16", {37}, 1},
-          {head + "dtype=fp32,branch_out=bf16", {70}, 2},
-          {head + "dtype=bf16,weight=bf16", {37}, 3},
-          {head + "dtype=bf16,branch=fp32", {70}, 4},
-          {wide + "dtype=bf16,branch=fp32", {21}, 6},
-          {wide + "dtype=fp32,branch=bf16", {21}, 7},
+  const std::string wide =
+      recipe + ":n=" + (n == "1" ? "1" : "2") + ",d=1024,"; // on clusters: rows of two sizes in one block's memory
+  return {{head + "dtype=fp32,branch=bf16", {37}, 1}, {head + "dtype=fp32,branch_out=bf16", {70}, 2},
+          {head + "dtype=bf16,weight=bf16", {37}, 3}, {head + "dtype=bf16,branch=fp32", {70}, 4},
+          {wide + "dtype=bf16,branch=fp32", {21}, 6}, {wide + "dtype=fp32,branch=bf16", {21}, 7},
           {head + "dtype=fp64,weight=fp64", {37}, 5}};
 }
 
 std::vector<Chain> chains(const std::string &recipe, bool all) {
-  // Sizes that some path of a boundary kernel depends on; 0 and null: drawn. Wide rows are what tensor cores and clusters take on
-  // CUDA, whole and in several parts.
+  // Sizes that some path of a boundary kernel depends on; 0 and null: drawn. Wide rows are what tensor cores and
+  // clusters take on CUDA, whole and in several parts.
   struct Named {
     int64_t n, m, d, tokens;
     const char *dtype;
   };
-  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 4096, 37, "fp32"}, {4, 1, 320, 127, "bf16"}, {8, 1, 48, 0, nullptr},
-                                {16, 1, 48, 0, nullptr},  {1, 8, 1000, 0, nullptr}, {4, 1, 1, 1000, nullptr}};
+  static const Named named[] = {{4, 1, 4096, 37, "bf16"}, {4, 1, 4096, 37, "fp32"}, {4, 1, 320, 127, "bf16"},
+                                {8, 1, 48, 0, nullptr},   {16, 1, 48, 0, nullptr},  {1, 8, 1000, 0, nullptr},
+                                {4, 1, 1, 1000, nullptr}};
   const std::vector<Factor> factors = factorsOf(recipe);
   auto indexOf = [&](size_t factor, const std::string &value) { // n, m and dtype are the first three factors
     const auto &values = factors[factor].values;
@@ -429,8 +435,9 @@ std::vector<Chain> chains(const std::string &recipe, bool all) {
     starts.push_back(start);
     sizes.push_back(one);
   }
-  const std::vector<Row> rows =
-      covering(factors, [&](const Row &row) { return possible(recipe, factors, row, Draw::Chain, all); }, 2, all ? 2 : 1, starts);
+  const std::vector<Row> rows = covering(
+      factors, [&](const Row &row) { return possible(recipe, factors, row, Draw::Chain, all); }, 2, all ? 2 : 1,
+      starts);
 
   std::mt19937_64 random(numberOf(recipe));
   Rotation rotation{Draw::Chain, all};
@@ -461,7 +468,8 @@ std::vector<Chain> chains(const std::string &recipe, bool all) {
         other[i] = static_cast<int>(random() % others[i].values.size());
       for (size_t i = 0; i < 3; ++i) {
         const auto &values = others[i].values;
-        other[i] = static_cast<int>(std::find(values.begin(), values.end(), factors[i].values[row[i]]) - values.begin());
+        other[i] =
+            static_cast<int>(std::find(values.begin(), values.end(), factors[i].values[row[i]]) - values.begin());
       }
     } while (!possibleOptions(others, other));
     result.push_back({{mine, specOf(partner, others, other, d), mine}, leadOf(t), random() % 1000});

@@ -17,8 +17,9 @@ uint64_t testSeed();
 /// HYPERJIT_TEST_ALL=1: every pair with token counts and D too.
 bool testAll();
 
-/// What the tensors hold: numbers of order one; or where formulas have a corner: token 0 is zero, token 1 is of order 1e-4, and
-/// logits lie so far apart that sums fall below Sinkhorn's eps; or streams whose mean is 100 times their deviation.
+/// What the tensors hold: numbers of order one; or where formulas have a corner: token 0 is zero, token 1 is of order
+/// 1e-4, and logits lie so far apart that sums fall below Sinkhorn's eps; or streams whose mean is 100 times their
+/// deviation.
 enum class Inputs { Ordinary, Corners, Offset };
 
 struct Case {
@@ -56,16 +57,16 @@ struct Factor {
 };
 /// An index into each factor's values; -1 stands for "not chosen yet".
 using Row = std::vector<int>;
-/// Rows that together contain every value (`together` = 1) or every pair of values (2) that `possible` rows can contain. The
-/// first ones complete `starts`.
-std::vector<Row> covering(const std::vector<Factor> &factors, const std::function<bool(const Row &)> &possible, uint64_t seed,
-                          int together, const std::vector<Row> &starts = {});
+/// Rows that together contain every value (`together` = 1) or every pair of values (2) that `possible` rows can
+/// contain. The first ones complete `starts`.
+std::vector<Row> covering(const std::vector<Factor> &factors, const std::function<bool(const Row &)> &possible,
+                          uint64_t seed, int together, const std::vector<Row> &starts = {});
 
 /// n, m, dtype, and each kernel option of the recipe (words from its declaration, numbers from a table in Cases.cpp).
 std::vector<Factor> factorsOf(const std::string &recipe);
 
-/// Whether the recipe takes these option values together; -1 in `row` stands for "not chosen yet". WhatIsExcludedIsRefused
-/// checks that it refuses the others.
+/// Whether the recipe takes these option values together; -1 in `row` stands for "not chosen yet".
+/// WhatIsExcludedIsRefused checks that it refuses the others.
 bool possibleOptions(const std::vector<Factor> &factors, const Row &row);
 
 /// Every pair among those factors; D and T rotate through all their values, or (`all`) are factors too.
@@ -78,7 +79,8 @@ std::vector<Case> cornerCases(const std::string &recipe);
 std::vector<Case> offsetCases(const std::string &recipe);
 /// Streams and branches, or streams and weights, of different dtypes.
 std::vector<Case> mixedDtypeCases(const std::string &recipe);
-/// Three sites with equal n, m, D and dtypes: the recipe around a partner, so that a carry finds the site that reads it.
+/// Three sites with equal n, m, D and dtypes: the recipe around a partner, so that a carry finds the site that reads
+/// it.
 struct Chain {
   std::vector<std::string> specs;
   std::vector<int64_t> lead;

@@ -49,7 +49,8 @@ protected:
   }
   void TearDown() override {
     if (compared)
-      std::printf("[ CASES    ] %d, largest share of the allowed error: %.3f (%s)\n", compared, worst, worstCase.c_str());
+      std::printf("[ CASES    ] %d, largest share of the allowed error: %.3f (%s)\n", compared, worst,
+                  worstCase.c_str());
   }
   const std::string &recipe() const { return GetParam().recipe; }
   at::Device device() const { return GetParam().device; }
@@ -96,7 +97,8 @@ protected:
   void run(const std::vector<Case> &cases) {
     int first = 0, step = 1;
     if (const char *part = std::getenv("HYPERJIT_TEST_PART")) {
-      ASSERT_TRUE(std::sscanf(part, "%d/%d", &first, &step) == 2 && step > 0 && first >= 0 && first < step) << "HYPERJIT_TEST_PART=" << part;
+      ASSERT_TRUE(std::sscanf(part, "%d/%d", &first, &step) == 2 && step > 0 && first >= 0 && first < step)
+          << "HYPERJIT_TEST_PART=" << part;
     }
     const char *only = std::getenv("HYPERJIT_TEST_ONLY");
     for (size_t i = static_cast<size_t>(first); i < cases.size(); i += static_cast<size_t>(step))
@@ -160,7 +162,9 @@ TEST_P(Conformance, NoTokens) {
 std::vector<Case> steadyCases(const std::string &recipe) {
   const int64_t n = excluded(recipe, 4, 1, 48) ? 1 : 4, m = excluded(recipe, n, 2, 48) ? 1 : 2;
   const std::string head = recipe + ":n=" + std::to_string(n) + ",m=" + std::to_string(m);
-  return {{head + ",d=320,dtype=fp32", {127}, 1}, {head + ",d=1000,dtype=bf16", {300}, 2}, {head + ",d=42,dtype=fp64", {130}, 3}};
+  return {{head + ",d=320,dtype=fp32", {127}, 1},
+          {head + ",d=1000,dtype=bf16", {300}, 2},
+          {head + ",d=42,dtype=fp64", {130}, 3}};
 }
 
 /// Twice the same bits, and inputs are only read.
@@ -195,7 +199,8 @@ TEST_P(Conformance, TokensAreIndependent) {
         for (const auto &[name, tensor] : some)
           expected[name] = (chain ? allChain : all).at(name).detach().narrow(0, begin, count).contiguous();
         EXPECT_GE(some.size(), 4u);
-        EXPECT_EQ(compareBits(some, expected), "") << one.text() << " tokens " << begin << "+" << count << (chain ? " chain" : "");
+        EXPECT_EQ(compareBits(some, expected), "")
+            << one.text() << " tokens " << begin << "+" << count << (chain ? " chain" : "");
       }
     }
   }
@@ -212,21 +217,22 @@ TEST_P(Conformance, GuardedSizes) {
     }
 }
 
-/// Rows wide enough for a cluster of blocks, tiles that are not full, and so many tokens that a block's ring of tiles turns
-/// several times; the same bits again.
+/// Rows wide enough for a cluster of blocks, tiles that are not full, and so many tokens that a block's ring of tiles
+/// turns several times; the same bits again.
 TEST_P(Conformance, WideRows) {
   struct Size {
     int64_t n, d, tokens;
     const char *dtype;
   };
-  for (const Size &size : {Size{4, 1280, 5, "bf16"}, Size{3, 2048, 37, "fp16"}, Size{2, 2560, 264, "bf16"}, Size{1, 4096, 1, "bf16"},
-                           Size{4, 1280, 2055, "bf16"}, Size{2, 2048, 1500, "fp16"},
+  for (const Size &size : {Size{4, 1280, 5, "bf16"}, Size{3, 2048, 37, "fp16"}, Size{2, 2560, 264, "bf16"},
+                           Size{1, 4096, 1, "bf16"}, Size{4, 1280, 2055, "bf16"}, Size{2, 2048, 1500, "fp16"},
                            // Shared by clusters, in uneven rounds of warps, of many streams.
-                           Size{4, 7168, 133, "bf16"}, Size{3, 8192, 37, "bf16"}, Size{2, 6144, 77, "bf16"}, Size{1, 2560, 300, "fp16"},
-                           Size{8, 1024, 133, "bf16"}}) {
+                           Size{4, 7168, 133, "bf16"}, Size{3, 8192, 37, "bf16"}, Size{2, 6144, 77, "bf16"},
+                           Size{1, 2560, 300, "fp16"}, Size{8, 1024, 133, "bf16"}}) {
     if (excluded(recipe(), size.n, 1, size.d) || (device() == at::kCPU && size.tokens > 300))
       continue;
-    const std::string spec = recipe() + ":n=" + std::to_string(size.n) + ",d=" + std::to_string(size.d) + ",dtype=" + size.dtype;
+    const std::string spec =
+        recipe() + ":n=" + std::to_string(size.n) + ",d=" + std::to_string(size.d) + ",dtype=" + size.dtype;
     const Case one{spec, {size.tokens}, static_cast<uint64_t>(size.tokens)};
     run(one);
     if (HasFailure())
@@ -323,7 +329,8 @@ INSTANTIATE_TEST_SUITE_P(Recipes, Conformance, testing::ValuesIn(instances()),
 //===----------------------------------------------------------------------===//
 
 TEST(Harness, PairsAreComplete) {
-  const std::vector<Factor> factors = {{"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
+  const std::vector<Factor> factors = {
+      {"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
   auto possible = [](const std::vector<int> &row) { return !(row[0] == 2 && row[2] == 3); };
   const auto rows = covering(factors, possible, 1, 2);
   EXPECT_LE(rows.size(), 16u);
@@ -331,13 +338,15 @@ TEST(Harness, PairsAreComplete) {
     for (size_t b = a + 1; b < 4; ++b)
       for (int i = 0; i < static_cast<int>(factors[a].values.size()); ++i)
         for (int j = 0; j < static_cast<int>(factors[b].values.size()); ++j) {
-          const bool found = std::any_of(rows.begin(), rows.end(), [&](const auto &row) { return row[a] == i && row[b] == j; });
+          const bool found =
+              std::any_of(rows.begin(), rows.end(), [&](const auto &row) { return row[a] == i && row[b] == j; });
           EXPECT_EQ(found, !(a == 0 && i == 2 && b == 2 && j == 3)) << a << b << i << j;
         }
 }
 
 TEST(Harness, ValuesAreComplete) {
-  const std::vector<Factor> factors = {{"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
+  const std::vector<Factor> factors = {
+      {"a", {"0", "1", "2"}}, {"b", {"0", "1"}}, {"c", {"0", "1", "2", "3"}}, {"d", {"0", "1"}}};
   auto possible = [](const Row &row) { return !(row[0] == 2 && row[2] == 3); };
   const std::vector<Row> starts = {{2, -1, 0, -1}, {2, 1, -1, 1}}, rows = covering(factors, possible, 1, 1, starts);
   EXPECT_LE(rows.size(), 6u);
@@ -355,14 +364,16 @@ TEST(Harness, WhatIsExcludedIsRefused) {
     for (int64_t n : {1, 2, 5, 6, 16})
       for (int64_t m : {1, 2, 3, 8})
         for (int64_t d : {48, 7}) {
-          const std::string spec = recipe + ":n=" + std::to_string(n) + ",m=" + std::to_string(m) + ",d=" + std::to_string(d);
+          const std::string spec =
+              recipe + ":n=" + std::to_string(n) + ",m=" + std::to_string(m) + ",d=" + std::to_string(d);
           const Exclusion *exclusion = excluded(recipe, n, m, d);
           try {
             site(spec);
             EXPECT_EQ(exclusion, nullptr) << spec << " is excluded (" << exclusion->name << ") and works";
           } catch (const UserError &error) {
             EXPECT_NE(exclusion, nullptr) << spec << " is refused and not excluded: " << error.what();
-            EXPECT_TRUE(error.id() == ErrorId::LimitExceeded || error.id() == ErrorId::InvalidValue) << spec << ": " << error.what();
+            EXPECT_TRUE(error.id() == ErrorId::LimitExceeded || error.id() == ErrorId::InvalidValue)
+                << spec << ": " << error.what();
           }
         }
 }
@@ -411,17 +422,19 @@ at::Tensor scaled(const at::Tensor &tensor, double factor) {
   return (tensor.detach().to(at::kDouble) * factor).to(tensor.scalar_type());
 }
 
-/// Each result of one site, off by little more than its dtype's rounding; also where a norm of one channel leaves nothing.
+/// Each result of one site, off by little more than its dtype's rounding; also where a norm of one channel leaves
+/// nothing.
 TEST(Harness, DifferencesOfEveryResultAreFound) {
-  for (const std::string spec : {"dynamic:n=4,d=96", "dynamic:n=4,d=96,dtype=bf16", "frac:n=1,m=4,d=4", "frac:n=1,m=4,d=4,dtype=bf16",
-                                 "frac:n=1,m=4,d=4,dtype=fp16"}) {
+  for (const std::string spec : {"dynamic:n=4,d=96", "dynamic:n=4,d=96,dtype=bf16", "frac:n=1,m=4,d=4",
+                                 "frac:n=1,m=4,d=4,dtype=bf16", "frac:n=1,m=4,d=4,dtype=fp16"}) {
     const std::vector<Program> sites{site(spec)};
     const Sample sample = makeSample(sites, {37}, 1, at::kCPU);
     const Outcome truth = runReference(*sites[0], sample), got = runKernels(*sites[0], sample);
     const Tolerance tolerance{sites, 37, runReference(*sites[0], sample, at::kFloat)};
     EXPECT_EQ(compare(got, truth, tolerance), "") << spec;
     for (const auto &[name, tensor] : got) {
-      const bool vanishes = spec.find("frac") == 0 && (name.find("norm.") != std::string::npos || name.find("dynamic_") != std::string::npos);
+      const bool vanishes = spec.find("frac") == 0 &&
+                            (name.find("norm.") != std::string::npos || name.find("dynamic_") != std::string::npos);
       if (vanishes) // a difference of equal numbers
         continue;
       Outcome wrong = got;
@@ -471,8 +484,11 @@ TEST(Harness, DifferencesInAChainAreFound) {
       return parameters;
     };
     const Reference ends(sites[0]->spec), begins(sites[1]->spec);
-    const at::Tensor wide = ends.depth(edge.y.detach().to(at::kFloat), ends.width(edge.x.detach().to(at::kFloat), named(0)));
-    auto read = [&](const at::Tensor &streams) { return begins.width(streams, named(1)).u.to(ops::scalarType(sites[1]->spec.branchIn)); };
+    const at::Tensor wide =
+        ends.depth(edge.y.detach().to(at::kFloat), ends.width(edge.x.detach().to(at::kFloat), named(0)));
+    auto read = [&](const at::Tensor &streams) {
+      return begins.width(streams, named(1)).u.to(ops::scalarType(sites[1]->spec.branchIn));
+    };
     wrong = fused;
     wrong["u"] = read(separate.at("next").detach().to(at::kFloat));
     EXPECT_EQ(compareFused(wrong, separate, edge), "") << dtype;
@@ -481,7 +497,8 @@ TEST(Harness, DifferencesInAChainAreFound) {
   }
 }
 
-/// The logits of the corner cases lie so far apart that a clamp bites, at its default too; ordinary ones do not reach that.
+/// The logits of the corner cases lie so far apart that a clamp bites, at its default too; ordinary ones do not reach
+/// that.
 TEST(Harness, CornersReachTheClamp) {
   for (const std::string recipe : {"manifold", "manifold-streams"})
     for (const std::string first : {"row", "col"}) {
@@ -489,7 +506,8 @@ TEST(Harness, CornersReachTheClamp) {
       auto changed = [&](Inputs inputs) {
         const std::vector<Program> clamped{site(head + "clamp,eps=1e-12")}, free{site(head + "none")};
         const Sample sample = makeSample(clamped, {5}, 1, at::kCPU, inputs);
-        const at::Tensor a = runReference(*clamped[0], sample).at("next"), b = runReference(*free[0], sample).at("next");
+        const at::Tensor a = runReference(*clamped[0], sample).at("next"),
+                         b = runReference(*free[0], sample).at("next");
         EXPECT_EQ(inputs == Inputs::Corners, sample.x[0].eq(0).all().item<bool>());
         return (a - b).abs().max().item<double>();
       };
@@ -503,10 +521,12 @@ TEST(Harness, ExclusionsForCostAreNamed) {
   for (int64_t d : {320, 1000, 4096})
     for (int64_t tokens : {37, 127, 1000})
       for (int64_t n : {1, 4, 16})
-        for (const auto &[draw, what] : {std::pair{Draw::Pairs, "alone"}, {Draw::Random, "drawn"}, {Draw::Chain, "in a chain"}}) {
+        for (const auto &[draw, what] :
+             {std::pair{Draw::Pairs, "alone"}, {Draw::Random, "drawn"}, {Draw::Chain, "in a chain"}}) {
           const Sizes sizes{"static", n, 1, d, tokens};
           if (const Exclusion *exclusion = excluded(sizes, draw, false))
-            std::printf("[ LEFT OUT ] n=%d D=%d T=%d %s: %s\n", int(n), int(d), int(tokens), what, exclusion->name.c_str());
+            std::printf("[ LEFT OUT ] n=%d D=%d T=%d %s: %s\n", int(n), int(d), int(tokens), what,
+                        exclusion->name.c_str());
           const Exclusion *ofAll = excluded(sizes, draw, true);
           EXPECT_TRUE(!ofAll || n > 4) << ofAll->name;
         }
@@ -524,8 +544,8 @@ int main(int argc, char **argv) {
       std::fprintf(stderr, "conformance: unknown argument %s\n", argv[i]);
       return 2;
     }
-  // Outputs and workspaces start as NaN: what a kernel does not write shows. (The flag asks nothing of our kernels; ATen's
-  // may warn.)
+  // Outputs and workspaces start as NaN: what a kernel does not write shows. (The flag asks nothing of our kernels;
+  // ATen's may warn.)
   at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
   at::globalContext().setDeterministicFillUninitializedMemory(true);
   if (std::getenv("HYPERJIT_TEST_GUARD"))

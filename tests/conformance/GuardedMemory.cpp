@@ -32,7 +32,8 @@ void release(void *context) {
   auto *mapping = static_cast<Mapping *>(context);
   for (size_t i = 0; i < mapping->slackBytes; ++i)
     if (mapping->slack[i] != kUntouched) {
-      std::fprintf(stderr, "conformance: %zu bytes after a tensor are written; ran last: %s\n", i + 1, currentCase.load());
+      std::fprintf(stderr, "conformance: %zu bytes after a tensor are written; ran last: %s\n", i + 1,
+                   currentCase.load());
       std::abort();
     }
   munmap(mapping->start, mapping->bytes);
@@ -45,7 +46,8 @@ public:
     const size_t used = (bytes + kAlignment - 1) / kAlignment * kAlignment, pages = (used + kPage - 1) / kPage * kPage;
     const size_t total = pages + 2 * kPage;
     void *start = mmap(nullptr, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (start == MAP_FAILED || (pages && mprotect(static_cast<char *>(start) + kPage, pages, PROT_READ | PROT_WRITE) != 0))
+    if (start == MAP_FAILED ||
+        (pages && mprotect(static_cast<char *>(start) + kPage, pages, PROT_READ | PROT_WRITE) != 0))
       throw std::bad_alloc();
     void *data = static_cast<char *>(start) + kPage + pages - used;
     auto *slack = static_cast<unsigned char *>(data) + bytes;

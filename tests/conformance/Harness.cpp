@@ -44,8 +44,8 @@ std::vector<int64_t> with(std::vector<int64_t> lead, std::initializer_list<int64
   return lead;
 }
 
-/// exp(-35) = 6e-16 relative to the largest in one row and one column of the residual logits: a sum below 1e-12, whichever side
-/// Sinkhorn starts with. Of a mixture of permutations, one of weight zero.
+/// exp(-35) = 6e-16 relative to the largest in one row and one column of the residual logits: a sum below 1e-12,
+/// whichever side Sinkhorn starts with. Of a mixture of permutations, one of weight zero.
 void spreadLogits(const SiteProgram &program, std::vector<at::Tensor> &parameters) {
   const std::string &recipe = program.spec.recipe;
   const int64_t rows = program.spec.n * program.spec.m;
@@ -83,7 +83,8 @@ struct Leaves {
 };
 
 /// Gradients of sum <cotangents, outputs>; zeros where there is no path.
-void addGradients(Outcome &outcome, const std::vector<std::pair<at::Tensor, at::Tensor>> &outputs, const Leaves &leaves) {
+void addGradients(Outcome &outcome, const std::vector<std::pair<at::Tensor, at::Tensor>> &outputs,
+                  const Leaves &leaves) {
   std::vector<at::Tensor> usable, given;
   for (const auto &[output, cotangent] : outputs)
     if (output.requires_grad()) {
@@ -98,8 +99,8 @@ void addGradients(Outcome &outcome, const std::vector<std::pair<at::Tensor, at::
 
 at::Tensor toTruth(const at::Tensor &tensor) { return tensor.detach().to(at::kDouble); }
 
-/// In fp64 a GPU's own operators are as good a reference as the host's, and far faster. In fp32 the host's sums are the plainer ones:
-/// a GPU's trees say less about how well a result is conditioned.
+/// In fp64 a GPU's own operators are as good a reference as the host's, and far faster. In fp32 the host's sums are the
+/// plainer ones: a GPU's trees say less about how well a result is conditioned.
 at::Tensor forReference(const at::Tensor &tensor, at::ScalarType arithmetic) {
   return tensor.detach().to(arithmetic == at::kDouble ? tensor.device() : at::Device(at::kCPU), arithmetic);
 }
@@ -109,7 +110,8 @@ at::Tensor rounded(const at::Tensor &x, DType type) {
   const at::Tensor value = x.detach();
   at::Tensor result = x + (value.to(ops::scalarType(type)).to(x.scalar_type()) - value);
   if (x.scalar_type() == at::kFloat && result.requires_grad())
-    result.register_hook([type](const at::Tensor &gradient) { return gradient.to(ops::scalarType(type)).to(at::kFloat); });
+    result.register_hook(
+        [type](const at::Tensor &gradient) { return gradient.to(ops::scalarType(type)).to(at::kFloat); });
   return result;
 }
 
@@ -143,7 +145,8 @@ Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> 
     wide.add_(100);
   sample.x = wide.to(ops::scalarType(spec.stream)).to(device);
   for (const Program &program : sites) {
-    sample.shifts.push_back(randomTensor(with(lead, {D}), 1, ops::scalarType(program->spec.branchOut), generator).to(device));
+    sample.shifts.push_back(
+        randomTensor(with(lead, {D}), 1, ops::scalarType(program->spec.branchOut), generator).to(device));
     std::vector<at::Tensor> &parameters = sample.parameters.emplace_back();
     for (const ParameterInfo &info : program->parameters)
       parameters.push_back(parameterValue(info, generator).to(device));
@@ -156,7 +159,8 @@ Sample makeSample(const std::vector<Program> &sites, const std::vector<int64_t> 
     for (const CarryInfo &carry : program->signature.carriesOut)
       sample.dCarries[carry.name] = randomTensor(with(lead, {carry.size}), 1, compute, generator).to(device);
   }
-  sample.du = randomTensor(v == 1 ? with(lead, {D}) : with(lead, {v, D}), 1, ops::scalarType(spec.branchIn), generator).to(device);
+  sample.du = randomTensor(v == 1 ? with(lead, {D}) : with(lead, {v, D}), 1, ops::scalarType(spec.branchIn), generator)
+                  .to(device);
   sample.dNext = randomTensor(with(lead, {spec.n, D}), 1, ops::scalarType(spec.stream), generator).to(device);
   return sample;
 }
@@ -230,7 +234,8 @@ Outcome runReference(const SiteProgram &program, const Sample &sample, at::Scala
 Outcome firstTokensApart(const Outcome &outcome, int64_t tokens) {
   Outcome result;
   for (const auto &[name, tensor] : outcome) {
-    const bool perToken = name == "u" || name == "next" || name == "d x" || name == "d y" || name.find("carry ") != std::string::npos;
+    const bool perToken =
+        name == "u" || name == "next" || name == "d x" || name == "d y" || name.find("carry ") != std::string::npos;
     if (!perToken) {
       result[name] = tensor;
       continue;
@@ -320,7 +325,8 @@ Outcome runBoundary(const Edge &edge, Boundary form) {
                              : i < firstCarry ? "coefficients " + std::to_string(i - 2)
                                               : "carry " + signature.carriesOut[i - firstCarry].name;
     outcome[name] = made[i];
-    outputs.emplace_back(made[i], randomTensor(made[i].sizes(), 1, made[i].scalar_type(), generator).to(made[i].device()));
+    outputs.emplace_back(made[i],
+                         randomTensor(made[i].sizes(), 1, made[i].scalar_type(), generator).to(made[i].device()));
   }
   addGradients(outcome, outputs, leaves);
   return outcome;
@@ -377,17 +383,21 @@ static double unitRoundoff(at::ScalarType type) {
   }
 }
 
-// The only place that says how exact a result must be. e: unit roundoff of the compute type (fp32, or fp64 for fp64 streams).
-//   * arithmetic: coefficients pass through some tens of operations (a norm, a projection, Sinkhorn and its adjoint), each
-//     of which adds a few e; a sum over K terms adds about sqrt(K) e. K is what a projection or a weight gradient sums.
-//   * planes: CUDA kernels that compute in fp32 multiply on tensor cores, a weight, a coefficient's cotangent or a row of more
-//     than 8 bits as two bf16 numbers: 2^-17 off, some of which add up where a gradient cancels (4e-5 and 7e-5 were seen on an H100).
+// The only place that says how exact a result must be. e: unit roundoff of the compute type (fp32, or fp64 for fp64
+// streams).
+//   * arithmetic: coefficients pass through some tens of operations (a norm, a projection, Sinkhorn and its adjoint),
+//     each of which adds a few e; a sum over K terms adds about sqrt(K) e. K is what a projection or a weight gradient
+//     sums.
+//   * planes: CUDA kernels that compute in fp32 multiply on tensor cores, a weight, a coefficient's cotangent or a row
+//     of more than 8 bits as two bf16 numbers: 2^-17 off, some of which add up where a gradient cancels (4e-5 and 7e-5
+//     were seen on an H100).
 //   * storage: a result is rounded once to its own dtype. "d x" is the sum of two parts that are each rounded.
 //   * in a chain, streams, branch tensors and their gradients are rounded at every edge on the way, and one site's
 //     arithmetic error is amplified by those that follow.
-//   * conditioning: results of cancellation (a norm of one channel, the gradient of a weight whose scale a norm takes out)
-//     are known less well. How much less is measured: the same formulas in plain fp32 are off by some amount, of which
-//     kernels may have a multiple, scaled to their own e; in a chain, the same formulas with all roundings at the edges.
+//   * conditioning: results of cancellation (a norm of one channel, the gradient of a weight whose scale a norm takes
+//     out) are known less well. How much less is measured: the same formulas in plain fp32 are off by some amount, of
+//     which kernels may have a multiple, scaled to their own e; in a chain, the same formulas with all roundings at the
+//     edges.
 double Tolerance::arithmetic(const at::Tensor &got) const {
   const SiteSpec &spec = sites.front()->spec;
   const double e = unitRoundoff(ops::scalarType(computeType(spec.stream)));
@@ -404,25 +414,29 @@ static at::Tensor normedRows(const Sample &sample, const SiteSpec &spec) {
   return toTruth(sample.x).reshape({-1, flat ? spec.n * spec.d : spec.d / spec.m});
 }
 
-// Kernels read streams once, so they sum x and x^2 together: the mean and the mean square are each off by some e, relative, and
-// their difference by as much of mean^2. The scale of a LayerNorm is off by half of that, over the variance (seen: e mean^2 /
-// variance), and logits of a few units pass through an exp.
+// Kernels read streams once, so they sum x and x^2 together: the mean and the mean square are each off by some e,
+// relative, and their difference by as much of mean^2. The scale of a LayerNorm is off by half of that, over the
+// variance (seen: e mean^2 / variance), and logits of a few units pass through an exp.
 double cancellationOf(const Sample &sample, const SiteSpec &spec) {
   const at::Tensor rows = normedRows(sample, spec);
   const std::string *given = spec.option("norm_eps");
-  const double eps = given && *given != "auto" ? std::stod(*given) : 1e-5; // rows of zeros, which corners have, lose nothing
+  const double eps =
+      given && *given != "auto" ? std::stod(*given) : 1e-5; // rows of zeros, which corners have, lose nothing
   const at::Tensor ratio = rows.mean(-1).square() / (rows.var(-1, /*unbiased=*/false) + eps);
   return 16 * unitRoundoff(ops::scalarType(computeType(spec.stream))) * ratio.max().item<double>();
 }
-// Of few random channels some are nearly the same: seen with two, in fp64, where plain fp32 formulas say little of such a loss.
+// Of few random channels some are nearly the same: seen with two, in fp64, where plain fp32 formulas say little of such
+// a loss.
 bool mayCancel(const Sample &sample, const SiteProgram &site) {
   const int64_t channels = normedRows(sample, site.spec).size(-1);
-  return site.spec.stream == DType::Float64 && site.text.find("\"layernorm\"") != std::string::npos && channels > 1 && channels <= 8;
+  return site.spec.stream == DType::Float64 && site.text.find("\"layernorm\"") != std::string::npos && channels > 1 &&
+         channels <= 8;
 }
 
-// Gradients that vanish identically are differences of numbers of order one. What a site hands on never does. That of a single number,
-// a scale, is a sum over all tokens and streams, of either sign, of dots of two rows, of order sqrt(d), times small numbers. (Seen on an
-// H100: 2.7e-5 instead of an exact 0 and 4.6e-5 of 0.23, both with some thousand channels; plain fp32 happened to be right.)
+// Gradients that vanish identically are differences of numbers of order one. What a site hands on never does. That of a
+// single number, a scale, is a sum over all tokens and streams, of either sign, of dots of two rows, of order sqrt(d),
+// times small numbers. (Seen on an H100: 2.7e-5 instead of an exact 0 and 4.6e-5 of 0.23, both with some thousand
+// channels; plain fp32 happened to be right.)
 double Tolerance::floor(const std::string &name, bool single) const {
   const std::string result = name.substr(0, name.find(" ["));
   if (result == "u" || result == "next" || result == "d y" || result.rfind("carry", 0) == 0)
@@ -449,9 +463,9 @@ double Tolerance::conditioning(const std::string &name, const at::Tensor &truth)
     return 0;
   const double error = (found->second.detach().to(truth.options()) - truth).abs().max().item<double>();
   const double e = unitRoundoff(ops::scalarType(computeType(sites.front()->spec.stream)));
-  // In a chain the plain error already has the roundings of low precision in it, which are of the size of ours. It is one sample: where
-  // a few elements make up the error, another sample is some times as large. (Seen with fp16 on an H200: 7.2 times, at 2.4 % of the
-  // largest element, behind a Sinkhorn that begins with exp of a logit as it is.)
+  // In a chain the plain error already has the roundings of low precision in it, which are of the size of ours. It is
+  // one sample: where a few elements make up the error, another sample is some times as large. (Seen with fp16 on an
+  // H200: 7.2 times, at 2.4 % of the largest element, behind a Sinkhorn that begins with exp of a logit as it is.)
   const at::ScalarType stream = ops::scalarType(sites.front()->spec.stream);
   const double factor = sites.size() > 1 && stream != at::kDouble && stream != at::kHalf ? 4 : 16;
   return std::isfinite(error) ? factor * error * e / unitRoundoff(at::kFloat) : 0;
@@ -463,7 +477,8 @@ double Tolerance::allowed(const std::string &name, const at::Tensor &got, const 
   const bool zeroRow = name == "d x [0]" && sites.front()->text.find("rms_outside") != std::string::npos;
   if (zeroRow)
     return (arithmetic(got) + storage(name, got) + 2 * 1e-15 / 1e-6) * largest;
-  return arithmetic(got) * std::max(largest, floor(name, truth.numel() == 1)) + storage(name, got) * largest + conditioning(name, truth);
+  return arithmetic(got) * std::max(largest, floor(name, truth.numel() == 1)) + storage(name, got) * largest +
+         conditioning(name, truth);
 }
 
 std::string compare(const Outcome &got, const Outcome &expected, const Tolerance &tolerance, double *worst) {
@@ -482,7 +497,8 @@ std::string compare(const Outcome &got, const Outcome &expected, const Tolerance
     if (truth.numel() == 0)
       continue;
     // Beyond what a dtype holds, infinity is right.
-    const at::Tensor shaped = value.reshape(truth.sizes()), held = truth.to(found->second.scalar_type()).to(at::kDouble);
+    const at::Tensor shaped = value.reshape(truth.sizes()),
+                     held = truth.to(found->second.scalar_type()).to(at::kDouble);
     const at::Tensor error = at::where(shaped == held, at::zeros_like(truth), (shaped - truth).abs());
     const double largest = error.max().item<double>(), allowed = tolerance.allowed(name, found->second, truth);
     if (worst && largest > 0)
@@ -490,8 +506,8 @@ std::string compare(const Outcome &got, const Outcome &expected, const Tolerance
     if (!(largest <= allowed)) { // also for NaN
       const auto index = at::argmax(at::nan_to_num(error, 1e300)).item<int64_t>();
       report << "  " << name << " " << found->second.scalar_type() << " " << truth.sizes() << ": differs by " << largest
-             << ", allowed " << allowed << ", largest element " << truth.abs().max().item<double>() << "; at flat index " << index
-             << " got " << value.reshape(-1)[index].item<double>() << ", expected "
+             << ", allowed " << allowed << ", largest element " << truth.abs().max().item<double>()
+             << "; at flat index " << index << " got " << value.reshape(-1)[index].item<double>() << ", expected "
              << truth.reshape(-1)[index].item<double>() << "; "
              << (error > allowed).sum().item<int64_t>() + error.isnan().sum().item<int64_t>() << " elements differ\n";
     }
@@ -505,19 +521,21 @@ std::string compareFused(const Outcome &fused, const Outcome &separate, const Ed
   const Tolerance alone{one, tokens, {}};
   const double e = unitRoundoff(ops::scalarType(computeType(edge.before->spec.stream)));
   // On a GPU a fused backward makes the streams between the sites again, where two kernels read them: a few are rounded
-  // differently, as few as may be below, each by one unit. Multiplied with normal numbers and summed over tokens they walk at
-  // random, in a gradient that may be small beside what it is a sum of.
+  // differently, as few as may be below, each by one unit. Multiplied with normal numbers and summed over tokens they
+  // walk at random, in a gradient that may be small beside what it is a sum of.
   const at::Tensor next = toTruth(separate.at("next"));
   const double unit = unitRoundoff(separate.at("next").scalar_type());
   const double flips = 2 + std::min(0.15, 16 * e / unit) * static_cast<double>(next.numel());
-  const double moves = unit > e && next.numel() > 0 ? 4 * unit * std::sqrt(flips * next.square().mean().item<double>()) : 0;
+  const double moves =
+      unit > e && next.numel() > 0 ? 4 * unit * std::sqrt(flips * next.square().mean().item<double>()) : 0;
   std::ostringstream report;
   for (const auto &[name, other] : separate) {
     const at::Tensor given = fused.at(name), a = toTruth(given), b = toTruth(other);
     if (a.numel() == 0)
       continue;
     const at::Tensor error = (a - b).abs();
-    const double peak = b.abs().max().item<double>(), storage = unitRoundoff(given.scalar_type()), arithmetic = alone.arithmetic(given);
+    const double peak = b.abs().max().item<double>(), storage = unitRoundoff(given.scalar_type()),
+                 arithmetic = alone.arithmetic(given);
     at::Tensor allowed; // of each element
     if (name == "next" || name == "u") {
       // Before their rounding next streams differ by the order of a few operations, u by what its coefficients do.
@@ -525,18 +543,20 @@ std::string compareFused(const Outcome &fused, const Outcome &separate, const Ed
       const bool narrow = storage > e;
       allowed = before * peak + (narrow ? 2 * storage : 0) * b.abs();
       const auto moved = (error > (narrow ? 0 : before * peak)).sum().item<int64_t>();
-      // Half a unit apart (a rounding left out at the edge) a third of the elements would move; `before` apart these do.
+      // Half a unit apart (a rounding left out at the edge) a third of the elements would move; `before` apart these
+      // do.
       const double share = std::min(0.15, 2 * before / storage);
       if (narrow && static_cast<double>(moved) > 2 + share * static_cast<double>(a.numel()))
-        report << "  " << name << ": " << moved << " of " << a.numel() << " elements are rounded differently, "
-               << share << " of them may be\n";
+        report << "  " << name << ": " << moved << " of " << a.numel() << " elements are rounded differently, " << share
+               << " of them may be\n";
     } else {
-      // The streams' cotangent is rounded between two kernels, and perhaps not inside of one: what the site that ends makes
-      // of it differs by that.
+      // The streams' cotangent is rounded between two kernels, and perhaps not inside of one: what the site that ends
+      // makes of it differs by that.
       const bool ends = name == "d x" || name == "d y" || name.rfind("d coefficients", 0) == 0;
       const double edges = ends ? 4 * unitRoundoff(ops::scalarType(edge.before->spec.stream)) : 0;
       const double again = name.rfind("d ", 0) == 0 && !ends && given.is_cuda() ? moves : 0;
-      allowed = at::full_like(b, arithmetic * std::max(peak, alone.floor(name, b.numel() == 1)) + (edges + 1.5 * storage) * peak + again);
+      allowed = at::full_like(b, arithmetic * std::max(peak, alone.floor(name, b.numel() == 1)) +
+                                     (edges + 1.5 * storage) * peak + again);
     }
     const auto wrong = at::logical_not(error <= allowed); // also for NaN
     if (wrong.any().item<bool>()) {

@@ -1,4 +1,5 @@
-// Coefficient maths by one lane a token gives what it gives by one warp a token: in fp64, where only the order of sums is between them.
+// Coefficient maths by one lane a token gives what it gives by one warp a token: in fp64, where only the order of sums
+// is between them.
 // SPDX-License-Identifier: Apache-2.0
 #include "Program.h"
 
@@ -63,7 +64,9 @@ constexpr int warpNumbers = 512; // scratch of the warp, before that of the lane
 void expectEqual(const std::string &body) {
   const std::string start = "double *scratch = reinterpret_cast<double *>(memory);\n"
                             "Warp warp{launch, 0, nullptr, scratch, self};\n"
-                            "Lane lane{launch, 0, scratch + " + std::to_string(warpNumbers) + " + self};\n"
+                            "Lane lane{launch, 0, scratch + " +
+                            std::to_string(warpNumbers) +
+                            " + self};\n"
                             "out[self] = 0;\n";
   Program program(start + body, 32, 1, 8 * (warpNumbers + 32 * 5 * 10), 32, preamble);
   const float *out = program.run();

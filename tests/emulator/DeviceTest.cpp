@@ -1,5 +1,5 @@
-// P31 and P36: what a device asks for was precompiled without it; no cache work inside graph capture. On a machine with an NVIDIA
-// GPU the driver is the real one.
+// P31 and P36: what a device asks for was precompiled without it; no cache work inside graph capture. On a machine with
+// an NVIDIA GPU the driver is the real one.
 // SPDX-License-Identifier: Apache-2.0
 #include "Sides.h"
 
@@ -39,7 +39,8 @@ struct Prepared {
   Prepared() {
     ProgramSource &programs = ProgramSource::global();
     SiteSpec site = programs.normalise(SiteSpec::parse("static:n=2,d=64,dtype=fp32"));
-    kernel = manager.get(trainingKernel(programs, site, site, Role::Boundary, Direction::Forward, Bucket::Small), cuda::targetOf(0));
+    kernel = manager.get(trainingKernel(programs, site, site, Role::Boundary, Direction::Forward, Bucket::Small),
+                         cuda::targetOf(0));
     for (const OperandInfo &operand : kernel->meta().operands) {
       std::vector<float> numbers(bytesOf(operand) / 4);
       for (size_t i = 0; i < numbers.size(); ++i)
@@ -93,7 +94,8 @@ TEST(Graphs, P36_AnUnpreparedLaunchIsRefusedAndTheCaptureGoesOn) {
         KernelManager manager;
         ProgramSource &programs = ProgramSource::global();
         SiteSpec site = programs.normalise(SiteSpec::parse("static:n=3,d=32,dtype=fp32"));
-        cold = manager.get(trainingKernel(programs, site, site, Role::Before, Direction::Forward, Bucket::Small), cuda::targetOf(0));
+        cold = manager.get(trainingKernel(programs, site, site, Role::Before, Direction::Forward, Bucket::Small),
+                           cuda::targetOf(0));
       } catch (...) {
         failure = std::current_exception();
       }
@@ -143,7 +145,8 @@ TEST(Graphs, AReplayGivesTheBitsOfALaunch) {
 
 // Seen to fail with another profile in the target that is precompiled for.
 TEST(Device, P31_AsksForWhatWasPrecompiled) {
-  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("hyperjit-p31-" + std::to_string(getpid()));
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("hyperjit-p31-" + std::to_string(getpid()));
   setenv("HYPERJIT_CACHE", "rw", 1);
   setenv("HYPERJIT_CACHE_DIR", folder.c_str(), 1);
   const char *line = "static:n=2,d=32,dtype=fp32";

@@ -56,7 +56,7 @@ constexpr int processors = 3, clusters = 2, parameterBytes = 4096;
 constexpr int captureInvalid = 901, captureUnsupported = 900;
 thread_local int current = 0; ///< contexts pushed
 uint64_t launches = 0;
-Graph *captured = nullptr;   ///< of a stream that is being captured
+Graph *captured = nullptr;  ///< of a stream that is being captured
 bool captureBroken = false; ///< by a call that may not be made meanwhile
 
 uint64_t seed() {
@@ -140,7 +140,8 @@ EXPORT cuModuleLoadData(void **module, const void *image) {
     return invalid;
   close(file);
   std::ofstream(name, std::ios::binary)
-      .write(static_cast<const char *>(image), std::streamsize(header->e_shoff + size_t(header->e_shnum) * header->e_shentsize));
+      .write(static_cast<const char *>(image),
+             std::streamsize(header->e_shoff + size_t(header->e_shnum) * header->e_shentsize));
   *module = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   unlink(name);
   if (*module)
@@ -172,7 +173,8 @@ EXPORT cuOccupancyMaxActiveClusters(int *count, void *, const LaunchConfig *conf
       cluster = int(config->attributes[i].value.cluster.x);
   const char *given = std::getenv("HYPERJIT_EMULATOR_BLOCKS");
   const int blocks = given ? std::atoi(given) : 40;
-  *count = int(config->gridX) > cluster ? blocks / cluster : clusters; // of those that are asked for together, some more
+  *count =
+      int(config->gridX) > cluster ? blocks / cluster : clusters; // of those that are asked for together, some more
   return 0;
 }
 EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **arguments, void **) {

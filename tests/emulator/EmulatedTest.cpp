@@ -1,5 +1,5 @@
-// Generated CUDA kernels run on the emulated GPU, against the CPU back end's kernels of the same spec on the same numbers: another
-// code generator, another order of sums.
+// Generated CUDA kernels run on the emulated GPU, against the CPU back end's kernels of the same spec on the same
+// numbers: another code generator, another order of sums.
 // SPDX-License-Identifier: Apache-2.0
 #include "Sides.h"
 
@@ -26,7 +26,8 @@ struct Case {
   std::string schedule = "auto", target = "sm_90a";
 };
 void PrintTo(const Case &given, std::ostream *out) {
-  *out << fmt::format("{} {}, {} tokens, {}, {}", name(given.role), given.site, given.tokens, given.schedule, given.target);
+  *out << fmt::format("{} {}, {} tokens, {}, {}", name(given.role), given.site, given.tokens, given.schedule,
+                      given.target);
 }
 
 /// HYPERJIT_EMULATED_SCHEDULES: how many of the legal schedules of a kernel are run, drawn at random; 0: all.
@@ -42,21 +43,25 @@ KernelSpec kernelOf(const std::string &site, Role role, Direction direction) {
 }
 
 void expectEqualSides(const Case &given, Direction direction) {
-  SCOPED_TRACE(fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given), seedOfRun()));
-  Sides sides(kernelOf(given.site, given.role, direction), given.tokens, Schedule::parse(given.schedule), Target::parse(given.target));
+  SCOPED_TRACE(
+      fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given), seedOfRun()));
+  Sides sides(kernelOf(given.site, given.role, direction), given.tokens, Schedule::parse(given.schedule),
+              Target::parse(given.target));
   EXPECT_EQ(sides.compare(), "") << sides.meta().schedule;
   EXPECT_EQ(sides.repeat(), "") << sides.meta().schedule;
 }
 
 /// A token's bits do not depend on how many there are, so neither on which kernel is made for so many.
 void expectEqualBuckets(const Case &given, Direction direction) {
-  SCOPED_TRACE(fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given), seedOfRun()));
+  SCOPED_TRACE(
+      fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given), seedOfRun()));
   const Target target = Target::parse(given.target);
   Sides sides(kernelOf(given.site, given.role, direction), given.tokens, Schedule::parse(given.schedule), target);
   KernelSpec few = kernelOf(given.site, given.role, direction);
   few.bucket = Bucket::Small;
   EXPECT_EQ(sides.compare(), "") << sides.meta().schedule;
-  EXPECT_EQ(sides.sameBits(*KernelManager::global().get(few, target, Schedule::parse(given.schedule))), "") << sides.meta().schedule;
+  EXPECT_EQ(sides.sameBits(*KernelManager::global().get(few, target, Schedule::parse(given.schedule))), "")
+      << sides.meta().schedule;
 }
 
 /// HYPERJIT_EMULATED_CASE: this one instead, "site role tokens schedule target", ends left out.
@@ -96,74 +101,81 @@ TEST_P(Buckets, GiveTheSameBits) {
     expectEqualBuckets(GetParam(), direction);
 }
 INSTANTIATE_TEST_SUITE_P(Recipes, Buckets, testing::ValuesIn(everyRecipe()));
-INSTANTIATE_TEST_SUITE_P(ManyStreams, Buckets, testing::ValuesIn(orOwn({{"manifold:n=8,d=576,dtype=bf16", Role::Boundary, 77}})));
+INSTANTIATE_TEST_SUITE_P(ManyStreams, Buckets,
+                         testing::ValuesIn(orOwn({{"manifold:n=8,d=576,dtype=bf16", Role::Boundary, 77}})));
 
-INSTANTIATE_TEST_SUITE_P(Shapes, Emulated, testing::ValuesIn(orOwn({
-  {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 1},
-  {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 8},
-  {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 264},
-  {"manifold:n=4,d=1280,dtype=bf16", Role::Before, 37},
-  {"manifold:n=4,d=1280,dtype=bf16", Role::After, 37},
-  {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 37, "auto", "sm_80"},
-  {"manifold:n=4,d=4096,dtype=bf16", Role::Boundary, 21},
-  {"manifold:n=2,d=2560,dtype=fp16", Role::Boundary, 37},
-  {"manifold:n=4,d=1280,dtype=fp32", Role::Boundary, 37},
-  {"dynamic:n=3,d=1024,dtype=fp32", Role::Boundary, 133},
-  {"manifold:n=2,d=140,dtype=fp32", Role::Before, 21},
-  {"manifold:n=4,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=4,parts=2"},
-  {"manifold:n=3,d=129,dtype=fp64", Role::Boundary, 13},
-  {"dynamic:n=8,d=160,dtype=fp32", Role::Boundary, 13},
-  {"manifold:n=8,d=320,dtype=bf16", Role::Boundary, 21}, // an expansion of 80 columns
-  {"permutation:n=5,d=132,dtype=bf16", Role::Boundary, 13}, // of 130
-  {"frac:n=1,m=8,d=1024,dtype=bf16", Role::Boundary, 13},
-  {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37},
-  // Slots of rows, and records of clusters wider than a tile, are used again and again.
-  {"manifold:n=2,d=128,dtype=bf16", Role::Boundary, 200, "rows:chunks=1"},
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 256, "columns:cluster=16"},
-  // Weight gradients that sweeps sum: of several columns and streams, with rows that no other sweep makes, of four fracs.
-  {"manifold:n=3,d=1024,dtype=bf16", Role::Boundary, 133},
-  {"dynamic:n=4,d=1024,dtype=bf16", Role::Before, 37},
-  {"frac:n=1,m=4,d=4096,dtype=bf16", Role::Boundary, 37},
-  // The same in two rounds of warps over a block's channels, of rows of 32 bits, too.
-  {"manifold:n=1,d=1024,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
-  {"manifold:n=2,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=2,warps=8"},
-  // In rounds of which the last has no channels for some warps.
-  {"manifold:n=2,d=640,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
-  {"manifold:n=1,d=1280,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
-  // Streams and branch of different types, whose rows take places of other sizes.
-  {"deepseek:n=2,d=1024,dtype=bf16,branch=fp32", Role::Boundary, 13},
-  {"manifold:n=4,d=1024,dtype=fp32,branch=bf16", Role::Boundary, 37},
-  {"dynamic:n=2,d=1024,dtype=fp16,branch=fp32", Role::Boundary, 37},
-  // In fp32 throughout.
-  {"dynamic:n=4,d=1024,dtype=fp32", Role::Boundary, 21, "rows:planes=0"},
-  // Blocks of a cluster that own different numbers of a tile's tokens.
-  {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=5"},
-  {"dynamic:n=2,d=384,dtype=bf16", Role::Boundary, 133, "columns:cluster=3"},
-  {"manifold:n=4,d=768,dtype=bf16", Role::Boundary, 77, "columns:cluster=6,parts=2,vector=4"},
-  // No sweep waits for sums: owners tell each other that they have read them.
-  {"delayed-pre:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16"},
-  {"delayed-pre:n=2,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
-  {"delayed-pre:n=3,d=1280,dtype=fp32", Role::Before, 37},
-  // Four channels a lane.
-  {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
-  // Rows that several clusters share: some have tails, more tokens than records, clusters wider than a tile, sums of gradients.
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,parts=2,vector=8"},
-  {"manifold:n=4,d=384,dtype=bf16", Role::Boundary, 77, "columns:cluster=4,parts=3,vector=4"},
-  {"manifold:n=2,d=1024,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,parts=2,vector=4"},
-  {"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
-  {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},
-  {"deepseek:n=4,d=512,dtype=fp16", Role::Before, 37, "columns:cluster=2,parts=2,vector=4"},
-  {"manifold:n=6,d=512,dtype=bf16", Role::Boundary, 37, "columns:cluster=4,parts=2,vector=4"},
-  // Tiles between stages of rows that clusters share: one group of clusters goes through all places of records several times.
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,lag=2,parts=2,vector=4"},
-  {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 420, "columns:cluster=16,lag=4,parts=2,ring=2,vector=4"},
-})));
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Emulated,
+    testing::ValuesIn(orOwn({
+        {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 1},
+        {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 8},
+        {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 264},
+        {"manifold:n=4,d=1280,dtype=bf16", Role::Before, 37},
+        {"manifold:n=4,d=1280,dtype=bf16", Role::After, 37},
+        {"manifold:n=4,d=1280,dtype=bf16", Role::Boundary, 37, "auto", "sm_80"},
+        {"manifold:n=4,d=4096,dtype=bf16", Role::Boundary, 21},
+        {"manifold:n=2,d=2560,dtype=fp16", Role::Boundary, 37},
+        {"manifold:n=4,d=1280,dtype=fp32", Role::Boundary, 37},
+        {"dynamic:n=3,d=1024,dtype=fp32", Role::Boundary, 133},
+        {"manifold:n=2,d=140,dtype=fp32", Role::Before, 21},
+        {"manifold:n=4,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=4,parts=2"},
+        {"manifold:n=3,d=129,dtype=fp64", Role::Boundary, 13},
+        {"dynamic:n=8,d=160,dtype=fp32", Role::Boundary, 13},
+        {"manifold:n=8,d=320,dtype=bf16", Role::Boundary, 21},    // an expansion of 80 columns
+        {"permutation:n=5,d=132,dtype=bf16", Role::Boundary, 13}, // of 130
+        {"frac:n=1,m=8,d=1024,dtype=bf16", Role::Boundary, 13},
+        {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37},
+        // Slots of rows, and records of clusters wider than a tile, are used again and again.
+        {"manifold:n=2,d=128,dtype=bf16", Role::Boundary, 200, "rows:chunks=1"},
+        {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 256, "columns:cluster=16"},
+        // Weight gradients that sweeps sum: of several columns and streams, with rows that no other sweep makes, of
+        // four fracs.
+        {"manifold:n=3,d=1024,dtype=bf16", Role::Boundary, 133},
+        {"dynamic:n=4,d=1024,dtype=bf16", Role::Before, 37},
+        {"frac:n=1,m=4,d=4096,dtype=bf16", Role::Boundary, 37},
+        // The same in two rounds of warps over a block's channels, of rows of 32 bits, too.
+        {"manifold:n=1,d=1024,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+        {"manifold:n=2,d=512,dtype=fp32", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+        // In rounds of which the last has no channels for some warps.
+        {"manifold:n=2,d=640,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+        {"manifold:n=1,d=1280,dtype=bf16", Role::Boundary, 77, "columns:cluster=2,warps=8"},
+        // Streams and branch of different types, whose rows take places of other sizes.
+        {"deepseek:n=2,d=1024,dtype=bf16,branch=fp32", Role::Boundary, 13},
+        {"manifold:n=4,d=1024,dtype=fp32,branch=bf16", Role::Boundary, 37},
+        {"dynamic:n=2,d=1024,dtype=fp16,branch=fp32", Role::Boundary, 37},
+        // In fp32 throughout.
+        {"dynamic:n=4,d=1024,dtype=fp32", Role::Boundary, 21, "rows:planes=0"},
+        // Blocks of a cluster that own different numbers of a tile's tokens.
+        {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=5"},
+        {"dynamic:n=2,d=384,dtype=bf16", Role::Boundary, 133, "columns:cluster=3"},
+        {"manifold:n=4,d=768,dtype=bf16", Role::Boundary, 77, "columns:cluster=6,parts=2,vector=4"},
+        // No sweep waits for sums: owners tell each other that they have read them.
+        {"delayed-pre:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16"},
+        {"delayed-pre:n=2,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
+        {"delayed-pre:n=3,d=1280,dtype=fp32", Role::Before, 37},
+        // Four channels a lane.
+        {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,vector=4"},
+        // Rows that several clusters share: some have tails, more tokens than records, clusters wider than a tile, sums
+        // of gradients.
+        {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 133, "columns:cluster=2,parts=2,vector=8"},
+        {"manifold:n=4,d=384,dtype=bf16", Role::Boundary, 77, "columns:cluster=4,parts=3,vector=4"},
+        {"manifold:n=2,d=1024,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,parts=2,vector=4"},
+        {"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 133, "columns:cluster=4,parts=2"},
+        {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37, "columns:cluster=2,parts=2,vector=4"},
+        {"deepseek:n=4,d=512,dtype=fp16", Role::Before, 37, "columns:cluster=2,parts=2,vector=4"},
+        {"manifold:n=6,d=512,dtype=bf16", Role::Boundary, 37, "columns:cluster=4,parts=2,vector=4"},
+        // Tiles between stages of rows that clusters share: one group of clusters goes through all places of records
+        // several times.
+        {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,lag=2,parts=2,vector=4"},
+        {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 420, "columns:cluster=16,lag=4,parts=2,ring=2,vector=4"},
+    })));
 
 /// With as few records as the stages take, and one group of clusters, which goes through all of them several times.
 TEST(Shared, FewRecordsAreUsedAgainAndAgain) {
   ASSERT_EQ(setenv("HYPERJIT_EMULATOR_BLOCKS", "4", 1), 0);
   for (Direction direction : {Direction::Forward, Direction::Backward})
-    expectEqualSides({"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 250, "columns:cluster=2,lag=5,parts=2,vector=4"}, direction);
+    expectEqualSides({"dynamic:n=4,d=1024,dtype=bf16", Role::Boundary, 250, "columns:cluster=2,lag=5,parts=2,vector=4"},
+                     direction);
   unsetenv("HYPERJIT_EMULATOR_BLOCKS");
 }
 
@@ -174,7 +186,8 @@ TEST(Shared, MoreClustersThanFitAreRefused) {
     Sides(kernel, 8, Schedule::parse("columns:cluster=16,parts=3,vector=8"), Target::parse("sm_90a"));
     ADD_FAILURE() << "three clusters of sixteen ran at once where two fit";
   } catch (const UserError &error) {
-    EXPECT_NE(std::string(error.what()).find("has room for 2 clusters of 16 blocks"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("has room for 2 clusters of 16 blocks"), std::string::npos)
+        << error.what();
     EXPECT_NE(std::string(error.what()).find("and 3 are needed"), std::string::npos) << error.what();
   }
 }
@@ -194,9 +207,10 @@ TEST_P(Schedules, AllThatAreLegalGiveWhatTheCpuGives) {
   }
   RecordProperty("legal", int(legal.size()));
 }
-INSTANTIATE_TEST_SUITE_P(Legal, Schedules,
-                         testing::Combine(testing::Values("manifold:n=4,d=1280,dtype=bf16", "dynamic:n=2,d=1536,dtype=fp16",
-                                                          "frac:n=1,m=4,d=2048,dtype=bf16", "static:n=4,d=320,dtype=fp32"),
-                                          testing::Values(Direction::Forward, Direction::Backward)));
+INSTANTIATE_TEST_SUITE_P(
+    Legal, Schedules,
+    testing::Combine(testing::Values("manifold:n=4,d=1280,dtype=bf16", "dynamic:n=2,d=1536,dtype=fp16",
+                                     "frac:n=1,m=4,d=2048,dtype=bf16", "static:n=4,d=320,dtype=fp32"),
+                     testing::Values(Direction::Forward, Direction::Backward)));
 
 } // namespace

@@ -46,7 +46,7 @@ struct Fiber {
   unsigned waitBarrier = 0;
   int waitParity = 0;
   const unsigned long long *waitWord = nullptr; ///< else of the barrier
-  std::vector<Copy> copies; ///< that no arrival follows yet
+  std::vector<Copy> copies;                     ///< that no arrival follows yet
 };
 
 /// Which lanes do what, a bit each; no bit: the lane has returned.
@@ -61,7 +61,7 @@ struct Warp {
 
 struct Block {
   unsigned char *shared = nullptr;
-  int bytes = 0, threads = 0; ///< threads that have not returned
+  int bytes = 0, threads = 0;    ///< threads that have not returned
   std::vector<Barrier> barriers; ///< one for every eight bytes
 };
 
@@ -153,7 +153,9 @@ public:
     running->ready &= ~(1u << lane);
     running->atCluster |= 1u << lane;
     int waiting = 0;
-    auto isOfCluster = [&, mine = running->block / launch->cluster](const Warp &warp) { return warp.block / launch->cluster == mine; };
+    auto isOfCluster = [&, mine = running->block / launch->cluster](const Warp &warp) {
+      return warp.block / launch->cluster == mine;
+    };
     for (Warp &warp : warps)
       if (isOfCluster(warp))
         waiting += std::popcount(warp.atCluster);
@@ -173,13 +175,14 @@ public:
     return unsigned(byte - block.shared);
   }
   unsigned char *pointerTo(unsigned address, int bytes, int align, int block) {
-    const int first = block / launch->cluster * launch->cluster, rank = address >> 24 ? first + int(address >> 24) - 1 : block;
+    const int first = block / launch->cluster * launch->cluster,
+              rank = address >> 24 ? first + int(address >> 24) - 1 : block;
     const unsigned offset = address & 0xffffff;
     if (rank < first + launch->cluster && blocks[rank].threads == 0)
       fail(fmt::format("block {} is written to or read from when its threads have returned", rank));
     if (rank >= first + launch->cluster || int(offset) + bytes > launch->sharedBytes || offset % align)
-      fail(fmt::format("{} bytes at {} of block {}, aligned to {}, of {} bytes of shared memory", bytes, offset, rank, align,
-                       launch->sharedBytes));
+      fail(fmt::format("{} bytes at {} of block {}, aligned to {}, of {} bytes of shared memory", bytes, offset, rank,
+                       align, launch->sharedBytes));
     return blocks[rank].shared + offset;
   }
   Barrier &barrierAt(unsigned address, int block, bool fresh = false) {
@@ -237,14 +240,16 @@ public:
   }
   void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) {
     if (bytes % 16 || reinterpret_cast<uintptr_t>(source) % 16)
-      fail(fmt::format("a bulk copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
+      fail(fmt::format("a bulk copy of {} bytes from an address that ends in {}", bytes,
+                       reinterpret_cast<uintptr_t>(source) % 16));
     pointerTo(target, bytes, 16, running->block);
     barrierAt(barrier, running->block);
     pending.push_back({running->block, {{target, source, bytes}}, {}, barrier, bytes});
   }
   void copyAsync(unsigned target, const void *source, int bytes) {
     if ((bytes != 4 && bytes != 8 && bytes != 16) || reinterpret_cast<uintptr_t>(source) % bytes)
-      fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes, reinterpret_cast<uintptr_t>(source) % 16));
+      fail(fmt::format("a copy of {} bytes from an address that ends in {}", bytes,
+                       reinterpret_cast<uintptr_t>(source) % 16));
     pointerTo(target, bytes, bytes, running->block);
     fibers[running->firstFiber + lane].copies.push_back({target, source, bytes});
   }
@@ -262,8 +267,8 @@ public:
   }
   [[noreturn]] void fail(const std::string &what) {
     if (thread)
-      failure = fmt::format("{}: block ({}, {}, {}), thread {}: {}", launch->name, thread->blockIdx.x, thread->blockIdx.y,
-                            thread->blockIdx.z, thread->threadIdx.x, what);
+      failure = fmt::format("{}: block ({}, {}, {}), thread {}: {}", launch->name, thread->blockIdx.x,
+                            thread->blockIdx.y, thread->blockIdx.z, thread->threadIdx.x, what);
     else
       failure = fmt::format("{}: {}", launch->name, what);
     _longjmp(scheduler, 2);
@@ -308,8 +313,8 @@ private:
     const int perBlock = int(launch->block.x);
     while (fibers.size() < size_t(perBlock) * size_t(together)) {
       fibers.emplace_back();
-      auto *memory = static_cast<char *>(mmap(nullptr, stackBytes + 4096, PROT_READ | PROT_WRITE,
-                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+      auto *memory = static_cast<char *>(
+          mmap(nullptr, stackBytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
       mprotect(memory, 4096, PROT_NONE);
       fibers.back().stack = memory + 4096;
     }
@@ -329,7 +334,13 @@ private:
       block.barriers.assign(size_t(launch->sharedBytes) / 8 + 1, {});
       for (int t = 0; t < perBlock; ++t) {
         Fiber &fiber = fibers[rank * perBlock + t];
-        fiber.thread = {{unsigned(t), 0, 0}, {first.x + rank, first.y, first.z}, launch->block, launch->grid, block.shared, rank % launch->cluster, rank};
+        fiber.thread = {{unsigned(t), 0, 0},
+                        {first.x + rank, first.y, first.z},
+                        launch->block,
+                        launch->grid,
+                        block.shared,
+                        rank % launch->cluster,
+                        rank};
         fiber.copies.clear();
         if (t % 32 == 0) {
           warps.emplace_back();
@@ -385,7 +396,8 @@ private:
       std::swap(one.copies[random() % one.copies.size()], one.copies.back());
       const Copy copy = one.copies.back();
       one.copies.pop_back();
-      std::memcpy(pointerTo(copy.target, copy.bytes, 4, one.block), copy.source ? copy.source : one.value.data(), size_t(copy.bytes));
+      std::memcpy(pointerTo(copy.target, copy.bytes, 4, one.block), copy.source ? copy.source : one.value.data(),
+                  size_t(copy.bytes));
       if (!one.copies.empty())
         return;
     }
@@ -405,7 +417,8 @@ private:
       while (step())
         ;
       if (!pending.empty())
-        throw Failure{fmt::format("{}: {} copies are under way when the last thread returns", launch->name, pending.size())};
+        throw Failure{
+            fmt::format("{}: {} copies are under way when the last thread returns", launch->name, pending.size())};
     } catch (const Failure &why) {
       failure = why.text;
       for (Fiber &fiber : fibers)
@@ -473,7 +486,8 @@ private:
     for (const Warp &warp : warps) {
       if (!warp.alive() || ++lines > 24)
         continue;
-      text += fmt::format("\n  block {} warp {}:", warp.block, (warp.firstFiber - warp.block * int(launch->block.x)) / 32);
+      text +=
+          fmt::format("\n  block {} warp {}:", warp.block, (warp.firstFiber - warp.block * int(launch->block.x)) / 32);
       if (warp.atWarp)
         text += fmt::format(" lanes {:08x} at the warp's barrier", warp.atWarp);
       if (warp.atBlock)
@@ -487,8 +501,9 @@ private:
           continue;
         }
         const Barrier &barrier = blocks[warp.block].barriers[(fiber.waitBarrier & 0xffffff) / 8];
-        text += fmt::format(" lanes {:08x} at barrier {} (parity {}; {} of {} arrivals and {} bytes are missing)", warp.atPhase,
-                            fiber.waitBarrier / 8, fiber.waitParity, barrier.pending, barrier.arrivals, barrier.bytes);
+        text += fmt::format(" lanes {:08x} at barrier {} (parity {}; {} of {} arrivals and {} bytes are missing)",
+                            warp.atPhase, fiber.waitBarrier / 8, fiber.waitParity, barrier.pending, barrier.arrivals,
+                            barrier.bytes);
       }
     }
     return text;
@@ -507,7 +522,7 @@ private:
   size_t behind = 0;     ///< the warp that goes on where no other can
   uint64_t patience = 1; ///< for how many steps, about
   uint64_t phases = 1;
-  bool held = false;     ///< it was interrupted and has not gone on
+  bool held = false; ///< it was interrupted and has not gone on
   bool interrupted = false;
   std::string failure;
 };
@@ -533,22 +548,29 @@ void meetBlock() { machine.meetBlock(); }
 void meetCluster() { machine.meetCluster(); }
 unsigned sharedAddress(const void *pointer) { return machine.addressOf(pointer); }
 unsigned remoteAddress(unsigned address, int rank) { return (address & 0xffffff) | unsigned(rank + 1) << 24; }
-void *sharedPointer(unsigned address, int bytes) { return machine.pointerTo(address, bytes, bytes, thread->blockIndex); }
+void *sharedPointer(unsigned address, int bytes) {
+  return machine.pointerTo(address, bytes, bytes, thread->blockIndex);
+}
 void initBarrier(unsigned barrier, int arrivals) { machine.initBarrier(barrier, arrivals); }
 void arrive(unsigned barrier, int bytes) { machine.arrive(barrier, bytes); }
 void waitForPhase(unsigned barrier, int parity) { machine.waitForPhase(barrier, parity); }
 void tell(unsigned long long *word, unsigned number) { machine.tell(word, number); }
 unsigned hear(const unsigned long long *word) { return machine.hear(word); }
-void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) { machine.copyBulk(target, source, bytes, barrier); }
+void copyBulk(unsigned target, const void *source, int bytes, unsigned barrier) {
+  machine.copyBulk(target, source, bytes, barrier);
+}
 void copyAsync(unsigned target, const void *source, int bytes) { machine.copyAsync(target, source, bytes); }
 void arriveWithCopies(unsigned barrier) { machine.arriveWithCopies(barrier); }
-void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier) { machine.storeRemote(target, value, bytes, barrier); }
+void storeRemote(unsigned target, const void *value, int bytes, unsigned barrier) {
+  machine.storeRemote(target, value, bytes, barrier);
+}
 
 std::string run(const Launch &launch, uint64_t seed) { return machine.run(launch, seed); }
 
 void *allocate(size_t bytes) {
   const size_t size = pageUp(std::max<size_t>(bytes, 1));
-  auto *base = static_cast<unsigned char *>(mmap(nullptr, size + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto *base = static_cast<unsigned char *>(
+      mmap(nullptr, size + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (base == MAP_FAILED)
     return nullptr;
   mprotect(base + size, 4096, PROT_NONE);

@@ -1,11 +1,11 @@
-// Machine.h - a GPU of one processor on the CPU: what generated kernels call where a GPU has instructions (device.cuh), and what
-// the driver (Driver.cpp) asks of it.
+// Machine.h - a GPU of one processor on the CPU: what generated kernels call where a GPU has instructions (device.cuh),
+// and what the driver (Driver.cpp) asks of it.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every thread of a cluster, or of a cooperative grid, is a fiber; they all run on the calling thread, one at a time, until they have to wait. Which warp goes
-// on is random, one is left behind now and then, and copies that come by themselves land at any time until somebody waits for
-// them: code that is right only in the usual order gives wrong numbers here. Shared and device memory begin as NaN and end at an
-// unmapped page.
+// Every thread of a cluster, or of a cooperative grid, is a fiber; they all run on the calling thread, one at a time,
+// until they have to wait. Which warp goes on is random, one is left behind now and then, and copies that come by
+// themselves land at any time until somebody waits for them: code that is right only in the usual order gives wrong
+// numbers here. Shared and device memory begin as NaN and end at an unmapped page.
 #ifndef HYPERJIT_EMULATOR_MACHINE_H
 #define HYPERJIT_EMULATOR_MACHINE_H
 
@@ -30,7 +30,8 @@ struct Thread {
 };
 HYPERJIT_EMULATOR_EXPORT extern Thread *thread;
 
-/// All lanes of the warp meet. Each leaves up to 64 bytes, and finds those of lane i at result + 64 i until it comes here again.
+/// All lanes of the warp meet. Each leaves up to 64 bytes, and finds those of lane i at result + 64 i until it comes
+/// here again.
 HYPERJIT_EMULATOR_EXPORT const unsigned char *meetWarp(const void *mine, size_t bytes);
 HYPERJIT_EMULATOR_EXPORT void meetBlock();
 HYPERJIT_EMULATOR_EXPORT void meetCluster();
@@ -45,8 +46,8 @@ HYPERJIT_EMULATOR_EXPORT void arrive(unsigned barrier, int bytes);
 /// Returns when the phase has ended.
 HYPERJIT_EMULATOR_EXPORT void waitForPhase(unsigned barrier, int parity);
 
-/// A word in device memory, cleared before, by which one cluster tells another a number, where all of a grid run together; the other
-/// one waits until it is there.
+/// A word in device memory, cleared before, by which one cluster tells another a number, where all of a grid run
+/// together; the other one waits until it is there.
 HYPERJIT_EMULATOR_EXPORT void tell(unsigned long long *word, unsigned number);
 HYPERJIT_EMULATOR_EXPORT unsigned hear(const unsigned long long *word);
 
@@ -68,7 +69,8 @@ struct Launch {
   int sharedBytes = 0;
   bool cooperative = false;
 };
-/// Runs all blocks, cluster after cluster, or all at once if the launch is cooperative. What a GPU would hang on or refuse is an error: its text, else empty.
+/// Runs all blocks, cluster after cluster, or all at once if the launch is cooperative. What a GPU would hang on or
+/// refuse is an error: its text, else empty.
 std::string run(const Launch &launch, uint64_t seed);
 
 /// `bytes` of NaN that end at an unmapped page, on a multiple of 256 where the size is one, else of 16.

@@ -38,7 +38,8 @@ TEST(Machine, TileProductsAreMatrixProducts) {
     const unsigned turned = transposeBlock(2 * g * 8 + 4 * q | (2 * g * 8 + 4 * q + 2) << 16); // 2 (8 row + column)
     out[256 + g * 8 + 2 * q] = turned & 0xffff;
     out[256 + g * 8 + 2 * q + 1] = turned >> 16;
-  )", 32);
+  )",
+                  32);
   float *out = program.run();
   for (int i = 0; i < 16; ++i)
     for (int j = 0; j < 8; ++j) {
@@ -66,7 +67,8 @@ TEST(Machine, NarrowingRoundsToNearestEven) {
       }
       out[5] = __uint_as_float(unsigned(floatToBfloat(x[3] - x[3])) << 16);
     }
-  )", 32);
+  )",
+                  32);
   float *out = program.run();
   EXPECT_EQ(out[0], 1);
   EXPECT_EQ(out[1], 1 + 0x2p-7f);
@@ -114,8 +116,12 @@ TEST(Machine, AWaitThatNothingEndsIsNamed) {
   EXPECT_NE(said.find("warp 1: lanes 00000001 at barrier 0 (parity 0; 1 of 1 arrivals"), std::string::npos) << said;
 }
 TEST(Machine, AnArrivalTooManyIsAnError) {
-  EXPECT_THROW(Program("const unsigned barrier = sharedAddress(memory); if (self == 0) { initBarrier(barrier, 2); arriveAndExpect(barrier, 16);"
-                       " arrive(barrier); arrive(barrier); }", 32).run(), UserError);
+  EXPECT_THROW(Program("const unsigned barrier = sharedAddress(memory); if (self == 0) { initBarrier(barrier, 2); "
+                       "arriveAndExpect(barrier, 16);"
+                       " arrive(barrier); arrive(barrier); }",
+                       32)
+                   .run(),
+               UserError);
 }
 TEST(Machine, CopiesComeWhenTheyAreWaitedFor) {
   const std::string begin = R"(
@@ -127,11 +133,17 @@ TEST(Machine, CopiesComeWhenTheyAreWaitedFor) {
     __syncthreads();
     copyAsync<16>(target + 16 * (self % 16), out + 64 + 4 * (self % 16));
     arriveWithCopies(barrier);
-)", end = "out[self] = reinterpret_cast<float *>(memory + 256)[self] + 1;";
+)",
+                    end = "out[self] = reinterpret_cast<float *>(memory + 256)[self] + 1;";
   EXPECT_FALSE(Program(begin + "waitFor(barrier, 0);" + end, 32).everDiffers(1));
   EXPECT_THROW(Program(begin + end, 32).everDiffers(1), UserError); // they land in memory that is nobody's any more
-  EXPECT_FALSE(Program(begin + "waitFor(barrier, 0); copyOrClear<16>(target + 16 * (self % 16), out, false); arriveWithCopies(barrier);"
-                               "waitFor(barrier, 1); out[self] = reinterpret_cast<float *>(memory + 256)[self] + self + 1;", 32).everDiffers(1));
+  EXPECT_FALSE(
+      Program(
+          begin +
+              "waitFor(barrier, 0); copyOrClear<16>(target + 16 * (self % 16), out, false); arriveWithCopies(barrier);"
+              "waitFor(barrier, 1); out[self] = reinterpret_cast<float *>(memory + 256)[self] + self + 1;",
+          32)
+          .everDiffers(1));
 }
 TEST(Machine, BlocksOfAClusterWriteToEachOther) {
   const std::string text = R"(
@@ -151,7 +163,9 @@ TEST(Machine, BlocksOfAClusterWriteToEachOther) {
     waitFor<true>(barrier, 0);
     out[clusterRank()] = *reinterpret_cast<float *>(memory + 64);
     clusterBarrier();
-  )", 32, 2).everDiffers(11));
+  )",
+                       32, 2)
+                   .everDiffers(11));
   // Nobody waits for what the other block still writes.
   EXPECT_THROW(Program(text, 32, 2).everDiffers(0), UserError);
 }
@@ -160,7 +174,9 @@ TEST(Machine, ClustersOfAGridThatRunsAtOnceTellEachOther) {
   const std::string include = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n";
   auto run = [&](const std::string &first, const std::string &second, bool clear = true) {
     Program made("unsigned long long *words = reinterpret_cast<unsigned long long *>(out) + 256; float value = -1;\n"
-                 "if (blockIdx.x < 2) {" + first + "} else {" + second + "}", 32, 2, 1024, 1024, include, 2);
+                 "if (blockIdx.x < 2) {" +
+                     first + "} else {" + second + "}",
+                 32, 2, 1024, 1024, include, 2);
     for (int i = 512; i < 1024; ++i)
       made.data[i] = clear ? 0 : made.data[i];
     return made.run()[7];
@@ -179,7 +195,9 @@ TEST(Machine, ClustersOfAGridThatRunsAtOnceTellEachOther) {
 }
 TEST(Machine, ClustersThatNeedNotRunAtOnceDoNotWait) {
   testing::internal::CaptureStderr();
-  Program kernel("float value; while (!hear(reinterpret_cast<unsigned long long *>(out) + 256, value)); out[self] = value;", 32, 2);
+  Program kernel(
+      "float value; while (!hear(reinterpret_cast<unsigned long long *>(out) + 256, value)); out[self] = value;", 32,
+      2);
   EXPECT_THROW(kernel.run(), UserError);
   std::string said = testing::internal::GetCapturedStderr();
   EXPECT_NE(said.find("need not run at once"), std::string::npos) << said;

@@ -1,5 +1,5 @@
-// Nvrtc.cpp - as much of libnvrtc as the runtime opens: the C++ compiler of this machine in place of NVIDIA's. A "cubin" is a
-// shared object that wants the emulated libcuda.
+// Nvrtc.cpp - as much of libnvrtc as the runtime opens: the C++ compiler of this machine in place of NVIDIA's. A
+// "cubin" is a shared object that wants the emulated libcuda.
 // SPDX-License-Identifier: Apache-2.0
 #include "Machine.h"
 
@@ -69,8 +69,10 @@ EXPORT nvrtcCompileProgram(Program *program, int count, const char *const *optio
   write(folder / "hyperjit/device.cuh", read(own / "device.cuh"));
   write(folder / "Machine.h", read(own / "Machine.h"));
   // A kernel of any parameters is called with their address.
-  write(folder / "kernel.cpp", std::regex_replace(program->text, std::regex(R"(const __grid_constant__ (\w+<\d+>) (\w+))"), "const $1 &$2"));
-  std::string command = HYPERJIT_EMULATOR_COMPILER " -std=c++20 -O1 -shared -fPIC -w -fno-strict-aliasing -fvisibility=hidden";
+  write(folder / "kernel.cpp",
+        std::regex_replace(program->text, std::regex(R"(const __grid_constant__ (\w+<\d+>) (\w+))"), "const $1 &$2"));
+  std::string command =
+      HYPERJIT_EMULATOR_COMPILER " -std=c++20 -O1 -shared -fPIC -w -fno-strict-aliasing -fvisibility=hidden";
   for (int i = 0; i < count; ++i) {
     const std::string option = options[i], architecture = "--gpu-architecture=sm_";
     if (option.starts_with("-D"))
@@ -79,8 +81,8 @@ EXPORT nvrtcCompileProgram(Program *program, int count, const char *const *optio
       command += " -D__CUDA_ARCH__=" + std::to_string(10 * std::atoi(option.c_str() + architecture.size()));
   }
   const std::string base = folder.string();
-  command += " -I" + base + " -include hyperjit/device.cuh " + base + "/kernel.cpp -o " + base + "/kernel.so -L" HYPERJIT_EMULATOR_FOLDER
-             " -l:libcuda.so.1 2>" + base + "/log";
+  command += " -I" + base + " -include hyperjit/device.cuh " + base + "/kernel.cpp -o " + base +
+             "/kernel.so -L" HYPERJIT_EMULATOR_FOLDER " -l:libcuda.so.1 2>" + base + "/log";
   const int status = std::system(command.c_str());
   program->log = read(folder / "log");
   if (status == 0)

@@ -14,7 +14,8 @@ namespace hyperjit::test {
 class Program {
 public:
   Program(const std::string &body, int threads, int cluster = 1, int64_t sharedBytes = 1024, int64_t floats = 1024,
-          const std::string &preamble = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n", int parts = 1) {
+          const std::string &preamble = "#include \"hyperjit/barriers.cuh\"\nusing namespace hyperjit;\n",
+          int parts = 1) {
     ArtifactMeta meta;
     meta.spec = "test";
     meta.target = "sm_90a";
@@ -36,9 +37,9 @@ public:
     kernel = backend->load(std::make_shared<Artifact>(backend->build(
         meta,
         preamble +
-        "extern \"C\" __global__ void test(const __grid_constant__ Launch<1> launch) {\n"
-        "  float *out = static_cast<float *>(launch.operands[0]);\n  unsigned char *memory = dynamicShared();\n"
-        "  const int self = threadIdx.x;\n" +
+            "extern \"C\" __global__ void test(const __grid_constant__ Launch<1> launch) {\n"
+            "  float *out = static_cast<float *>(launch.operands[0]);\n  unsigned char *memory = dynamicShared();\n"
+            "  const int self = threadIdx.x;\n" +
             body + "}\n",
         Target::parse("sm_90a"))));
     data = static_cast<float *>(device.allocate(size_t(floats) * 4));

@@ -27,7 +27,8 @@ TEST(Random, CudaGivesWhatTheCpuGives) {
     const std::string spec = randomSite(seed, randomSizes(seed, seed % 2) + dtypes[seed % 3]);
     if (spec.empty())
       continue;
-    SCOPED_TRACE(fmt::format("{}: HYPERJIT_TEST_SITES=1 HYPERJIT_TEST_SEED={} HYPERJIT_EMULATOR_SEED={}", spec, seed, seedOfRun()));
+    SCOPED_TRACE(fmt::format("{}: HYPERJIT_TEST_SITES=1 HYPERJIT_TEST_SEED={} HYPERJIT_EMULATOR_SEED={}", spec, seed,
+                             seedOfRun()));
     const SiteSpec site = programs.normalise(SiteSpec::parse(spec));
     const Role role = seed % 5 == 0 ? Role::Before : seed % 5 == 1 ? Role::After : Role::Boundary;
     for (Direction direction : {Direction::Forward, Direction::Backward}) {

@@ -21,8 +21,9 @@ int64_t countOf(const OperandInfo &operand, int64_t tokens) {
   return operand.elements * (operand.scope == OperandScope::Token ? tokens : 1);
 }
 
-/// How far a number may be off: a rounding of a stream may fall the other way, and sums of such numbers with it. `planes`: products of two
-/// bf16 numbers for each (16 bits) in the projection of a normalised row; of one, it would be off by some 1e-3.
+/// How far a number may be off: a rounding of a stream may fall the other way, and sums of such numbers with it.
+/// `planes`: products of two bf16 numbers for each (16 bits) in the projection of a normalised row; of one, it would be
+/// off by some 1e-3.
 struct Allowed {
   double ulp, share; ///< of the number, of the operand's largest
 };
@@ -33,7 +34,8 @@ Allowed allowedFor(DType type, bool narrowStreams, bool planes) {
   case DType::Float16:
     return {0x1p-10, 0x1p-10};
   case DType::Float32:
-    // Two planes of 8 bits each of rows and of weights: sums of 3072 products were off by 1.9e-4 once in four seeds, with every schedule alike.
+    // Two planes of 8 bits each of rows and of weights: sums of 3072 products were off by 1.9e-4 once in four seeds,
+    // with every schedule alike.
     return {0, narrowStreams ? 8e-3 : planes ? 3e-4 : 2e-5};
   default:
     return {0, 1e-11};
@@ -52,7 +54,8 @@ void hyperjit::test::useEmulator() {
 uint64_t hyperjit::test::seedOfRun() { return std::strtoull(std::getenv("HYPERJIT_EMULATOR_SEED"), nullptr, 10); }
 
 Sides::Sides(const KernelSpec &spec, int64_t tokens, const Schedule &schedule, const Target &target)
-    : tokens(tokens), cpu(KernelManager::global().get(spec, Target::hostLevel())), gpu(KernelManager::global().get(spec, target, schedule)) {
+    : tokens(tokens), cpu(KernelManager::global().get(spec, Target::hostLevel())),
+      gpu(KernelManager::global().get(spec, target, schedule)) {
   std::mt19937_64 random(seedOfRun());
   void *saved = nullptr;
   for (const OperandInfo &operand : cpu->meta().operands) {
@@ -67,7 +70,8 @@ Sides::Sides(const KernelSpec &spec, int64_t tokens, const Schedule &schedule, c
     save(spec, saved);
 }
 
-/// Streams and cotangents are normal; weights are small enough that a projection is about 1; a token's coefficients are positive.
+/// Streams and cotangents are normal; weights are small enough that a projection is about 1; a token's coefficients are
+/// positive.
 void Sides::fill(const OperandInfo &operand, void *to, std::mt19937_64 &random) {
   std::normal_distribution<double> normal;
   std::uniform_real_distribution<double> uniform(0.05, 0.95);
@@ -90,15 +94,17 @@ void Sides::save(const KernelSpec &spec, void *saved) {
   auto kernel = KernelManager::global().get(forward, Target::hostLevel());
   std::vector<void *> operands;
   for (const OperandInfo &operand : kernel->meta().operands)
-    operands.push_back(!operand.output            ? inputs.at(operands.size())
+    operands.push_back(!operand.output           ? inputs.at(operands.size())
                        : operand.name == "saved" ? saved
-                                                  : allocate(bytesOf(operand)));
+                                                 : allocate(bytesOf(operand)));
   launch(*kernel, operands, {});
 }
 
 void *Sides::allocate(size_t bytes) { return device.allocate(std::max<size_t>(bytes, 16)); }
 
-size_t Sides::bytesOf(const OperandInfo &operand) const { return size_t(countOf(operand, tokens)) * sizeOf(operand.dtype); }
+size_t Sides::bytesOf(const OperandInfo &operand) const {
+  return size_t(countOf(operand, tokens)) * sizeOf(operand.dtype);
+}
 
 void Sides::launch(const Kernel &kernel, const std::vector<void *> &operands, const LaunchContext &context) {
   kernel.launch(operands, allocate((kernel.workspaceBytes(tokens) + 255) / 256 * 256), tokens, context);
@@ -121,7 +127,9 @@ std::string Sides::compare(double noise) {
   for (const OperandInfo &operand : list)
     narrow |= operand.kind == OperandKind::Rows && sizeOf(operand.dtype) == 2;
   // Sums over tokens may cancel, above all where an operand is one number: they are held to the largest of them all.
-  auto isSum = [](const OperandInfo &operand) { return operand.kind == OperandKind::Coeffs && operand.scope == OperandScope::Uniform; };
+  auto isSum = [](const OperandInfo &operand) {
+    return operand.kind == OperandKind::Coeffs && operand.scope == OperandScope::Uniform;
+  };
   double largestSum = 0;
   for (size_t i = 0; i < list.size(); ++i)
     if (list[i].output && isSum(list[i]))
@@ -152,16 +160,19 @@ double Sides::largestOf(const OperandInfo &operand, const void *numbers) const {
   return largest;
 }
 
-std::string Sides::difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow, double largest,
-                              double noise) const {
+std::string Sides::difference(const OperandInfo &operand, const void *mine, const void *theirs, bool narrow,
+                              double largest, double noise) const {
   const size_t count = size_t(countOf(operand, tokens)), size = sizeOf(operand.dtype);
-  auto number = [&](const void *of, size_t i) { return toDouble(static_cast<const char *>(of) + i * size, operand.dtype); };
+  auto number = [&](const void *of, size_t i) {
+    return toDouble(static_cast<const char *>(of) + i * size, operand.dtype);
+  };
   const Allowed allowed = allowedFor(operand.dtype, narrow, gpu->meta().schedule.find("planes=2") != std::string::npos);
   double worst = 1;
   size_t where = count;
   for (size_t i = 0; i < count && !std::isnan(worst); ++i) {
     const double wanted = number(theirs, i);
-    const double off = std::fabs(number(mine, i) - wanted) / (allowed.ulp * std::fabs(wanted) + allowed.share * largest + 1e-300);
+    const double off =
+        std::fabs(number(mine, i) - wanted) / (allowed.ulp * std::fabs(wanted) + allowed.share * largest + 1e-300);
     if (!(off <= worst)) {
       worst = off;
       where = i;
@@ -176,6 +187,6 @@ std::string Sides::difference(const OperandInfo &operand, const void *mine, cons
   if (off > std::pow(2e-4, 2) * all)
     return fmt::format("'{}' is off by {:.2g} of its norm\n", operand.name, std::sqrt(off / all));
   return where == count ? ""
-                        : fmt::format("'{}' number {} of {} is {}, not {} ({:.1f} times what is allowed)\n", operand.name, where, count,
-                                      number(mine, where), number(theirs, where), worst);
+                        : fmt::format("'{}' number {} of {} is {}, not {} ({:.1f} times what is allowed)\n",
+                                      operand.name, where, count, number(mine, where), number(theirs, where), worst);
 }

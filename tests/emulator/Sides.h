@@ -13,8 +13,9 @@
 
 namespace hyperjit::test {
 
-/// From now on this process's libcuda and libnvrtc are the emulated ones; nothing is kept on disk, because keys do not name
-/// device.cuh. Call it before anything opens them. HYPERJIT_EMULATOR_SEED is set if it was not: of numbers and of the order of warps.
+/// From now on this process's libcuda and libnvrtc are the emulated ones; nothing is kept on disk, because keys do not
+/// name device.cuh. Call it before anything opens them. HYPERJIT_EMULATOR_SEED is set if it was not: of numbers and of
+/// the order of warps.
 void useEmulator();
 uint64_t seedOfRun();
 
@@ -23,8 +24,8 @@ public:
   /// Makes operands of random numbers; what a forward saved for a backward comes from the CPU's forward.
   Sides(const KernelSpec &spec, int64_t tokens, const Schedule &schedule, const Target &target);
 
-  /// Runs both; each writes to memory of NaNs of its own. Empty, or what differs. Where sums cancel, what is left of numbers of the
-  /// size of `noise` is rounding.
+  /// Runs both; each writes to memory of NaNs of its own. Empty, or what differs. Where sums cancel, what is left of
+  /// numbers of the size of `noise` is rounding.
   std::string compare(double noise = 0);
   /// Runs the CUDA kernel again with warps in another order. Empty, or where its bits differ.
   std::string repeat() { return sameBits(*gpu); }

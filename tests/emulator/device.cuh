@@ -1,5 +1,5 @@
-// In place of templates/hyperjit/device.cuh for a machine without a GPU: the same functions, and the words of CUDA C++ that a C++
-// compiler does not know.
+// In place of templates/hyperjit/device.cuh for a machine without a GPU: the same functions, and the words of CUDA C++
+// that a C++ compiler does not know.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_DEVICE_CUH
 #define HYPERJIT_DEVICE_CUH
@@ -80,7 +80,9 @@ HYPERJIT_DEVICE unsigned short floatToBfloat(float value) {
   const unsigned bits = __float_as_uint(value);
   return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-HYPERJIT_DEVICE unsigned floatsToHalves(float low, float high) { return floatToHalf(low) | static_cast<unsigned>(floatToHalf(high)) << 16; }
+HYPERJIT_DEVICE unsigned floatsToHalves(float low, float high) {
+  return floatToHalf(low) | static_cast<unsigned>(floatToHalf(high)) << 16;
+}
 HYPERJIT_DEVICE unsigned floatsToBfloats(float low, float high) {
   return floatToBfloat(low) | static_cast<unsigned>(floatToBfloat(high)) << 16;
 }
@@ -105,7 +107,9 @@ struct OfBfloat {
   static float at(unsigned pair, int half) { return __uint_as_float(half ? pair & 0xffff0000u : pair << 16); }
 };
 struct OfHalf {
-  static float at(unsigned pair, int half) { return halfToFloat(static_cast<unsigned short>(half ? pair >> 16 : pair)); }
+  static float at(unsigned pair, int half) {
+    return halfToFloat(static_cast<unsigned short>(half ? pair >> 16 : pair));
+  }
 };
 /// `Steps` pairs of columns of eight.
 template <int Steps, class Of = OfBfloat> HYPERJIT_DEVICE void multiplyTiles(float (&d)[4], const Fragments &mine) {
@@ -116,17 +120,22 @@ template <int Steps, class Of = OfBfloat> HYPERJIT_DEVICE void multiplyTiles(flo
     const int upper = i / 2, column = 2 * q + i % 2;
     float sum = 0;
     for (int k = 0; k < 8 * Steps; ++k)
-      sum += Of::at(of(4 * g + k % 8 / 2)->a[2 * (k / 8) + upper], k % 2) * Of::at(of(4 * column + k % 8 / 2)->b[k / 8], k % 2);
+      sum += Of::at(of(4 * g + k % 8 / 2)->a[2 * (k / 8) + upper], k % 2) *
+             Of::at(of(4 * column + k % 8 / 2)->b[k / 8], k % 2);
     d[i] += sum;
   }
 }
-HYPERJIT_DEVICE void mma16816(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+HYPERJIT_DEVICE void mma16816(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                              unsigned b1) {
   multiplyTiles<2>(d, {{a0, a1, a2, a3}, {b0, b1}});
 }
-HYPERJIT_DEVICE void mma16816Half(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+HYPERJIT_DEVICE void mma16816Half(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                  unsigned b1) {
   multiplyTiles<2, OfHalf>(d, {{a0, a1, a2, a3}, {b0, b1}});
 }
-HYPERJIT_DEVICE void mma1688(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) { multiplyTiles<1>(d, {{a0, a1}, {b0}}); }
+HYPERJIT_DEVICE void mma1688(float (&d)[4], unsigned a0, unsigned a1, unsigned b0) {
+  multiplyTiles<1>(d, {{a0, a1}, {b0}});
+}
 HYPERJIT_DEVICE unsigned transposeBlock(unsigned block) {
   const unsigned char *all = emulator::meetWarp(&block, 4);
   const int g = threadIdx.x % 32 / 4, q = threadIdx.x % 4;
@@ -152,8 +161,12 @@ HYPERJIT_DEVICE unsigned remoteAddress(unsigned address, int rank) { return emul
 template <class T> HYPERJIT_DEVICE void loadRemote(unsigned address, T &value) {
   std::memcpy(&value, emulator::sharedPointer(address, sizeof value), sizeof value);
 }
-HYPERJIT_DEVICE void storeRemote(unsigned target, float value, unsigned barrier) { emulator::storeRemote(target, &value, 4, barrier); }
-HYPERJIT_DEVICE void storeRemote(unsigned target, const float (&v)[4], unsigned barrier) { emulator::storeRemote(target, v, 16, barrier); }
+HYPERJIT_DEVICE void storeRemote(unsigned target, float value, unsigned barrier) {
+  emulator::storeRemote(target, &value, 4, barrier);
+}
+HYPERJIT_DEVICE void storeRemote(unsigned target, const float (&v)[4], unsigned barrier) {
+  emulator::storeRemote(target, v, 16, barrier);
+}
 
 HYPERJIT_DEVICE void initBarrier(unsigned barrier, int arrivals) { emulator::initBarrier(barrier, arrivals); }
 HYPERJIT_DEVICE void publishBarriers() {}

@@ -1,5 +1,5 @@
-// Memory of large results on the CPU: kept when they are freed, up to HYPERJIT_KEEP_MEMORY, and never shared by two of them. CTest
-// runs this with several limits.
+// Memory of large results on the CPU: kept when they are freed, up to HYPERJIT_KEEP_MEMORY, and never shared by two of
+// them. CTest runs this with several limits.
 // SPDX-License-Identifier: Apache-2.0
 
 #include "Sites.h"
@@ -33,7 +33,8 @@ TEST(Memory, OfLargeResultsIsKeptUpToTheLimit) {
   const at::Tensor x = random({tokens, 4, d}, 1);
   auto run = [&] { return layer->forward(x, [](const at::Tensor &u) { return u; }).tensor(); };
   const at::Tensor expected = run().clone();
-  EXPECT_TRUE(at::equal(run(), expected)); // all that runs below has run once; the branch's rows too are kept or given back
+  EXPECT_TRUE(
+      at::equal(run(), expected)); // all that runs below has run once; the branch's rows too are kept or given back
   const int64_t limit = Settings::fromEnvironment().keepMemoryBytes;
   const int64_t keptBefore = std::min<int64_t>(limit / size, 1);
   const int64_t before = residentBytes();

@@ -27,26 +27,41 @@ struct Named {
 
 std::vector<Named> namedModules() {
   using namespace nn;
-  const std::vector<std::string> dynamic = {"static_alpha",       "static_beta",         "norm.gamma",         "dynamic_alpha_fn",
-                                            "dynamic_beta_fn",    "dynamic_alpha_scale", "dynamic_beta_scale"},
+  const std::vector<std::string> dynamic = {"static_alpha",      "static_beta",     "norm.gamma",
+                                            "dynamic_alpha_fn",  "dynamic_beta_fn", "dynamic_alpha_scale",
+                                            "dynamic_beta_scale"},
                                  constant = {"static_alpha", "static_beta"}, deepseek = {"fn", "base", "scale"},
-                                 streams = {"static_alpha",   "static_beta",  "pre_branch_scale", "residual_scale",
-                                            "h_post_scale",   "norm.gamma",   "dynamic_alpha_fn", "dynamic_beta_fn"};
+                                 streams = {"static_alpha", "static_beta", "pre_branch_scale", "residual_scale",
+                                            "h_post_scale", "norm.gamma",  "dynamic_alpha_fn", "dynamic_beta_fn"};
   std::vector<Named> all = {
-      {"HyperConnection", "dynamic", [] { return HyperConnection(HyperConnectionOptions(6).streams(3).layerIndex(0)).ptr(); }, dynamic},
+      {"HyperConnection", "dynamic",
+       [] { return HyperConnection(HyperConnectionOptions(6).streams(3).layerIndex(0)).ptr(); }, dynamic},
       {"HyperConnection", "static",
-       [] { return HyperConnection(HyperConnectionOptions(6).streams(3).layerIndex(0).dynamic(false)).ptr(); }, constant},
-      {"FracConnection", "frac", [] { return FracConnection(FracConnectionOptions(6).fracs(2)).ptr(); },
-       {"static_alpha", "static_beta", "norm.weight", "norm.bias", "dynamic_alpha_fn", "dynamic_beta_fn", "dynamic_alpha_scale",
-        "dynamic_beta_scale"}},
-      {"JointConnection", "joint", [] { return JointConnection(JointConnectionOptions(6).layerIndex(0)).ptr(); }, dynamic},
-      {"ManifoldHyperConnection", "manifold",
+       [] { return HyperConnection(HyperConnectionOptions(6).streams(3).layerIndex(0).dynamic(false)).ptr(); },
+       constant},
+      {"FracConnection",
+       "frac",
+       [] { return FracConnection(FracConnectionOptions(6).fracs(2)).ptr(); },
+       {"static_alpha", "static_beta", "norm.weight", "norm.bias", "dynamic_alpha_fn", "dynamic_beta_fn",
+        "dynamic_alpha_scale", "dynamic_beta_scale"}},
+      {"JointConnection", "joint", [] { return JointConnection(JointConnectionOptions(6).layerIndex(0)).ptr(); },
+       dynamic},
+      {"ManifoldHyperConnection",
+       "manifold",
        [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0)).ptr(); },
        {"b", "alpha_pre", "alpha_post", "alpha_res", "phi"}},
       {"ManifoldHyperConnection", "deepseek",
-       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0).form("deepseek")).ptr(); }, deepseek},
+       [] {
+         return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0).form("deepseek"))
+             .ptr();
+       },
+       deepseek},
       {"ManifoldHyperConnection", "manifold-streams",
-       [] { return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0).form("streams")).ptr(); }, streams},
+       [] {
+         return ManifoldHyperConnection(ManifoldHyperConnectionOptions(6).streams(3).layerIndex(0).form("streams"))
+             .ptr();
+       },
+       streams},
       {"DelayedPreConnection", "delayed-pre",
        [] { return DelayedPreConnection(DelayedPreConnectionOptions(6).streams(3).layerIndex(0)).ptr(); }, deepseek},
       {"PermutationConnection", "permutation",
@@ -59,7 +74,8 @@ std::vector<Named> namedModules() {
       std::vector<std::string> parameters;
       for (const ParameterInfo &info : ProgramSource::global().parameters(spec))
         parameters.push_back(info.name);
-      all.push_back({"Connection", recipe, [spec] { return Connection(ConnectionOptions(spec).layerIndex(0)).ptr(); }, parameters});
+      all.push_back({"Connection", recipe, [spec] { return Connection(ConnectionOptions(spec).layerIndex(0)).ptr(); },
+                     parameters});
     }
   return all;
 }
@@ -92,7 +108,8 @@ TEST(Modules, HaveTheRecipesParameters) {
     }
     std::ostringstream text;
     text << *layer;
-    EXPECT_NE(text.str().find("hyperjit::nn::" + named.type + "(" + named.recipe + ":"), std::string::npos) << text.str();
+    EXPECT_NE(text.str().find("hyperjit::nn::" + named.type + "(" + named.recipe + ":"), std::string::npos)
+        << text.str();
   }
 }
 
@@ -116,9 +133,10 @@ TEST(Modules, LayerIsRequiredWhereTheStartDependsOnIt) {
     const nn::ConnectionOptions options(named.make()->spec());
     EXPECT_EQ(options.spec().text(), named.make()->spec().text());
     if (options.streams() > 1)
-      EXPECT_MESSAGE("depend on which sublayer this is; give layerIndex (layer_index=0 for the first of the model, ...), or "
-                     "layerSeed (layer_seed=...)",
-                     nn::Connection(options));
+      EXPECT_MESSAGE(
+          "depend on which sublayer this is; give layerIndex (layer_index=0 for the first of the model, ...), or "
+          "layerSeed (layer_seed=...)",
+          nn::Connection(options));
     else
       EXPECT_EQ(nn::Connection(options)->spec().text(), options.spec().text());
   }
@@ -126,10 +144,12 @@ TEST(Modules, LayerIsRequiredWhereTheStartDependsOnIt) {
                  nn::HyperConnection(nn::HyperConnectionOptions(6)));
   EXPECT_MESSAGE("recipe 'deepseek': the initial values of parameter 'base' depend on which",
                  nn::Connection(SiteSpec::parse("deepseek:n=4,d=6,layer_index=none")));
-  EXPECT_MESSAGE("layer_index=1 and layer_seed=2 are both given", nn::Connection(ConnectionOptions("static", 6).layerIndex(1).layerSeed(2)));
+  EXPECT_MESSAGE("layer_index=1 and layer_seed=2 are both given",
+                 nn::Connection(ConnectionOptions("static", 6).layerIndex(1).layerSeed(2)));
   EXPECT_MESSAGE("option 'layer_index' of recipe 'static' is '-1'; it takes none, or an integer from 0",
                  nn::Connection(ConnectionOptions("static", 6).layerIndex(-1)));
-  EXPECT_MESSAGE("option 'layer_index' of recipe 'static' is 'two'", nn::Connection(SiteSpec::parse("static:n=4,d=6,layer_index=two")));
+  EXPECT_MESSAGE("option 'layer_index' of recipe 'static' is 'two'",
+                 nn::Connection(SiteSpec::parse("static:n=4,d=6,layer_index=two")));
   EXPECT_EQ(nn::Connection(ConnectionOptions("static", 6).streams(1))->options.layerIndex(), std::nullopt);
   nn::Connection(ConnectionOptions("manifold", 6).option("init", "uniform_read")); // all streams start alike
 }
@@ -156,7 +176,11 @@ TEST(Modules, LayerSeedDrawsTheStart) {
 /// Equal proposals would stay equal for ever; lucidrains has them so.
 TEST(Modules, ProposalsStartApart) {
   const auto start = [](const char *init) {
-    nn::Connection layer(nn::ConnectionOptions("manifold-streams", 64).streams(4).layerIndex(0).option("proposals", "3").option("init", init));
+    nn::Connection layer(nn::ConnectionOptions("manifold-streams", 64)
+                             .streams(4)
+                             .layerIndex(0)
+                             .option("proposals", "3")
+                             .option("init", init));
     return layer->namedSiteParameters().at("dynamic_alpha_fn").detach();
   };
   torch::manual_seed(3);
@@ -202,14 +226,16 @@ TEST(Modules, SaveAndLoad) {
 }
 
 TEST(Modules, LoadRefusesAnotherSite) {
-  nn::Connection four(nn::ConnectionOptions("dynamic", 8).streams(4).layerIndex(0)), two(nn::ConnectionOptions("dynamic", 8).streams(2).layerIndex(0));
+  nn::Connection four(nn::ConnectionOptions("dynamic", 8).streams(4).layerIndex(0)),
+      two(nn::ConnectionOptions("dynamic", 8).streams(2).layerIndex(0));
   std::stringstream file;
   torch::serialize::OutputArchive out;
   four->save(out);
   out.save_to(file);
   torch::serialize::InputArchive in;
   in.load_from(file);
-  EXPECT_MESSAGE("the archive holds dynamic:n=4,m=1,d=8,dtype=fp32, this module is dynamic:n=2,m=1,d=8,dtype=fp32", two->load(in));
+  EXPECT_MESSAGE("the archive holds dynamic:n=4,m=1,d=8,dtype=fp32, this module is dynamic:n=2,m=1,d=8,dtype=fp32",
+                 two->load(in));
 }
 
 /// What is written under a dotted name lies in sub-archives, as a module's children do.
@@ -252,7 +278,8 @@ std::map<std::string, at::Tensor> detached(const nn::ConnectionImpl &layer) {
 TEST(Modules, LoadConvertsTheFilesDtype) {
   for (const Named &named : namedModules()) {
     SCOPED_TRACE(named.recipe);
-    for (const auto &[from, to] : {std::pair{at::kBFloat16, at::kFloat}, {at::kFloat, at::kBFloat16}, {at::kDouble, at::kFloat}}) {
+    for (const auto &[from, to] :
+         {std::pair{at::kBFloat16, at::kFloat}, {at::kFloat, at::kBFloat16}, {at::kDouble, at::kFloat}}) {
       auto layer = named.make(), other = named.make();
       randomise(*layer, 5);
       layer->to(from);
@@ -308,17 +335,20 @@ TEST(Modules, LoadRefusesByNameAndChangesNothing) {
           [](Tensors &tensors) { tensors["norm.gamma"] = at::zeros({5}); });
   refused("parameter 'static_beta' is () in the archive and (3,) here",
           [](Tensors &tensors) { tensors["static_beta"] = at::zeros({}); });
-  refused("parameter 'dynamic_beta_scale' is (1, 1) in the archive and (1,) here",
-          [](Tensors &tensors) { tensors["dynamic_beta_scale"] = at::zeros({1, 1}); });
+  refused("parameter 'dynamic_beta_scale' is (1, 1) in the archive and (1,) here", [](Tensors &tensors) {
+    tensors["dynamic_beta_scale"] = at::zeros({1, 1});
+  });
   refused("parameter 'static_beta' is Long in the archive; a floating-point dtype is supported",
           [](Tensors &tensors) { tensors["static_beta"] = at::zeros({3}, at::kLong); });
   refused("hyperjit::nn::Connection: the archive has no parameter 'dynamic_alpha_fn', which is (6, 4) here",
           [](Tensors &tensors) { tensors.erase("dynamic_alpha_fn"); });
-  refused("the archive has no parameter 'norm.gamma', which is (6,) here", [](Tensors &tensors) { tensors.erase("norm.gamma"); });
+  refused("the archive has no parameter 'norm.gamma', which is (6,) here",
+          [](Tensors &tensors) { tensors.erase("norm.gamma"); });
 }
 
 TEST(Modules, LoadReadsTheBranch) {
-  nn::Connection layer = makeLayer("dynamic:n=3,d=6"), other = makeLayer("dynamic:n=3,d=6", 7), bare = makeLayer("dynamic:n=3,d=6");
+  nn::Connection layer = makeLayer("dynamic:n=3,d=6"), other = makeLayer("dynamic:n=3,d=6", 7),
+                 bare = makeLayer("dynamic:n=3,d=6");
   layer->wrap(torch::nn::Linear(6, 6));
   other->wrap(torch::nn::Linear(6, 6));
   auto archive = saved(*layer), without = saved(*bare);
@@ -332,7 +362,8 @@ TEST(Modules, LoadReadsTheBranch) {
 struct BlockImpl : torch::nn::Cloneable<BlockImpl> {
   explicit BlockImpl(bool wraps) : wraps(wraps) { BlockImpl::reset(); }
   void reset() override {
-    layer = register_module("layer", nn::ManifoldHyperConnection(nn::ManifoldHyperConnectionOptions().streams(3).dim(6).layerIndex(0)));
+    layer = register_module(
+        "layer", nn::ManifoldHyperConnection(nn::ManifoldHyperConnectionOptions().streams(3).dim(6).layerIndex(0)));
     if (wraps)
       layer->wrap(torch::nn::Sequential(torch::nn::Linear(6, 6), torch::nn::Linear(6, 6)));
   }
@@ -445,9 +476,9 @@ TEST(Modules, LayerIndexIsInNoKey) {
       nn::ConnectionOptions options(named.make()->spec());
       nn::Connection layer(index % 2 ? options.layerIndex(index) : options.layerSeed(index));
       const SiteSpec spec = layer->spec(at::kBFloat16);
-      for (const KernelSpec &kernel :
-           {KernelSpec::beforeForward(spec, true, Bucket::Large), KernelSpec::boundaryForward(spec, spec, true, Bucket::Large),
-            KernelSpec::backward(spec, spec, "xuc", "xycp", Bucket::Large)})
+      for (const KernelSpec &kernel : {KernelSpec::beforeForward(spec, true, Bucket::Large),
+                                       KernelSpec::boundaryForward(spec, spec, true, Bucket::Large),
+                                       KernelSpec::backward(spec, spec, "xuc", "xycp", Bucket::Large)})
         keys.insert(CacheKey::of(KernelManager::global().keyFields(kernel, Target::parse("x86-64-v3"))).hex());
     }
     EXPECT_EQ(keys.size(), 3u) << named.recipe;
@@ -461,11 +492,14 @@ TEST(Modules, ImpossibleOptionsAreRefused) {
   EXPECT_MESSAGE("m=3 does not divide d=8", make(ConnectionOptions("joint", 8).fracs(3))());
   EXPECT_MESSAGE("each must be at least 1", make(ConnectionOptions("static", 8).streams(0))());
   EXPECT_MESSAGE("fused kernels take at most 32", make(ConnectionOptions("static", 8).streams(33))());
-  EXPECT_MESSAGE("unknown option of recipe 'manifold' 'iteratons'; did you mean 'iterations'", make(ConnectionOptions("manifold", 8).option("iteratons", "3"))());
+  EXPECT_MESSAGE("unknown option of recipe 'manifold' 'iteratons'; did you mean 'iterations'",
+                 make(ConnectionOptions("manifold", 8).option("iteratons", "3"))());
   EXPECT_MESSAGE("option 'iterations' of recipe 'manifold' is '0'; it takes an integer from 1 to 1000",
                  make(ConnectionOptions("manifold", 8).option("iterations", "0"))());
-  EXPECT_MESSAGE("recipe 'permutation' takes n <= 5, the spec has n = 6; there are n! coefficients a token", make(ConnectionOptions("permutation", 8).streams(6))());
-  EXPECT_MESSAGE("hyperjit::nn: parameterDtype is Int; BFloat16, Half, Float and Double are supported", make(ConnectionOptions("static", 8).parameterDtype(at::kInt))());
+  EXPECT_MESSAGE("recipe 'permutation' takes n <= 5, the spec has n = 6; there are n! coefficients a token",
+                 make(ConnectionOptions("permutation", 8).streams(6))());
+  EXPECT_MESSAGE("hyperjit::nn: parameterDtype is Int; BFloat16, Half, Float and Double are supported",
+                 make(ConnectionOptions("static", 8).parameterDtype(at::kInt))());
   EXPECT_MESSAGE("form is 'flat'; flattened, deepseek and streams are supported",
                  nn::ManifoldHyperConnection(nn::ManifoldHyperConnectionOptions(8).form("flat")));
 }
@@ -500,12 +534,14 @@ TEST(ExpandReduce, Embedding) {
   x.backward(weights);
   EXPECT_LT(difference(expand->embedding.grad(), weights.sum(0)), 1e-6);
   EXPECT_LT(difference(h.grad(), weights.sum(1)), 1e-6);
-  nn::ExpandStreams low(nn::ExpandStreamsOptions(3, 6).embedding(true)), two(nn::ExpandStreamsOptions(2, 6).embedding(true));
+  nn::ExpandStreams low(nn::ExpandStreamsOptions(3, 6).embedding(true)),
+      two(nn::ExpandStreamsOptions(2, 6).embedding(true));
   low->to(at::kBFloat16);
   auto archive = saved(*expand);
   low->load(archive);
   EXPECT_TRUE(at::equal(low->embedding, expand->embedding.to(at::kBFloat16)));
-  EXPECT_MESSAGE("hyperjit::nn::ExpandStreams: parameter 'stream_embed' is (3, 6) in the archive and (2, 6) here", two->load(archive));
+  EXPECT_MESSAGE("hyperjit::nn::ExpandStreams: parameter 'stream_embed' is (3, 6) in the archive and (2, 6) here",
+                 two->load(archive));
   auto copy = std::dynamic_pointer_cast<nn::ExpandStreamsImpl>(expand->clone());
   EXPECT_TRUE(at::equal(copy->embedding, expand->embedding));
   EXPECT_NE(copy->embedding.data_ptr(), expand->embedding.data_ptr());
@@ -525,14 +561,16 @@ TEST(ExpandReduce, SumAndMean) {
     }
   EXPECT_MESSAGE("streams have sizes [5, 3, 6]; [..., n=4, D] is supported",
                  nn::ReduceStreams(nn::ReduceStreamsOptions("sum", 4))->forward(at::zeros({5, 3, 6})));
-  EXPECT_MESSAGE("mode is 'max'; sum, mean and carry are supported", nn::ReduceStreams(nn::ReduceStreamsOptions("max")));
+  EXPECT_MESSAGE("mode is 'max'; sum, mean and carry are supported",
+                 nn::ReduceStreams(nn::ReduceStreamsOptions("max")));
 }
 
 TEST(ExpandReduce, Carry) {
   nn::Connection layer = makeLayer("delayed-pre:n=3,d=6", 2);
   const at::Tensor x = random({5, 3, 6}, 1).set_requires_grad(true);
   nn::Stream stream = layer->forward(x, [](const at::Tensor &u) { return u.tanh(); });
-  const at::Tensor read = stream.carry("read"), h = nn::ReduceStreams(nn::ReduceStreamsOptions("carry"))->forward(stream);
+  const at::Tensor read = stream.carry("read"),
+                   h = nn::ReduceStreams(nn::ReduceStreamsOptions("carry"))->forward(stream);
   ASSERT_TRUE(read.defined());
   EXPECT_LT(difference(h, (stream.tensor() * read.unsqueeze(-1)).sum(1)), 1e-5);
   h.sum().backward();

@@ -21,7 +21,9 @@ void *operator new(std::size_t size) {
     return memory;
   throw std::bad_alloc();
 }
-[[gnu::noinline]] void operator delete(void *memory) noexcept { std::free(memory); } // inlined, GCC thinks it the wrong one
+[[gnu::noinline]] void operator delete(void *memory) noexcept {
+  std::free(memory);
+} // inlined, GCC thinks it the wrong one
 [[gnu::noinline]] void operator delete(void *memory, std::size_t) noexcept { std::free(memory); }
 
 namespace hyperjit::tests {
@@ -52,10 +54,14 @@ TEST(BadInput, Streams) {
   const Operands o;
   EXPECT_MESSAGE("hyperjit::before: x is undefined", o.before(at::Tensor()));
   EXPECT_MESSAGE("hyperjit::before: x has rank 1, sizes [6]; streams are [..., n=3, D=6]", o.before(at::zeros({6})));
-  EXPECT_MESSAGE("hyperjit::before: x has 4 streams, sizes [5, 4, 6]; dynamic:n=3,d=6 has n=3", o.before(at::zeros({5, 4, 6})));
-  EXPECT_MESSAGE("hyperjit::before: x has 7 channels, sizes [5, 3, 7]; dynamic:n=3,d=6 has D=6", o.before(at::zeros({5, 3, 7})));
-  EXPECT_MESSAGE("hyperjit::before: x is Double; dynamic:n=3,d=6 takes Float here", o.before(at::zeros({5, 3, 6}, at::kDouble)));
-  EXPECT_MESSAGE("hyperjit::before: x is Int; dynamic:n=3,d=6 takes Float here", o.before(at::zeros({5, 3, 6}, at::kInt)));
+  EXPECT_MESSAGE("hyperjit::before: x has 4 streams, sizes [5, 4, 6]; dynamic:n=3,d=6 has n=3",
+                 o.before(at::zeros({5, 4, 6})));
+  EXPECT_MESSAGE("hyperjit::before: x has 7 channels, sizes [5, 3, 7]; dynamic:n=3,d=6 has D=6",
+                 o.before(at::zeros({5, 3, 7})));
+  EXPECT_MESSAGE("hyperjit::before: x is Double; dynamic:n=3,d=6 takes Float here",
+                 o.before(at::zeros({5, 3, 6}, at::kDouble)));
+  EXPECT_MESSAGE("hyperjit::before: x is Int; dynamic:n=3,d=6 takes Float here",
+                 o.before(at::zeros({5, 3, 6}, at::kInt)));
   EXPECT_MESSAGE("hyperjit::before: x has layout Sparse; only strided tensors are supported, call to_dense()",
                  o.before(at::zeros({5, 3, 6}).to_sparse()));
 }
@@ -67,16 +73,21 @@ TEST(BadInput, OtherOperands) {
     parameters[index] = parameter;
     return [&o, parameters] { ops::before(o.x, parameters, {}, o.spec); };
   };
-  EXPECT_MESSAGE("hyperjit::before: parameter 'static_alpha' is undefined; Float [3, 4] is supported", with(0, at::Tensor())());
-  EXPECT_MESSAGE("hyperjit::before: parameter 'static_alpha' is Float [3, 5] on cpu; dynamic:n=3,d=6 takes Float [3, 4]",
-                 with(0, at::zeros({3, 5}))());
+  EXPECT_MESSAGE("hyperjit::before: parameter 'static_alpha' is undefined; Float [3, 4] is supported",
+                 with(0, at::Tensor())());
+  EXPECT_MESSAGE(
+      "hyperjit::before: parameter 'static_alpha' is Float [3, 5] on cpu; dynamic:n=3,d=6 takes Float [3, 4]",
+      with(0, at::zeros({3, 5}))());
   EXPECT_MESSAGE("hyperjit::before: parameter 'static_beta' is BFloat16; dynamic:n=3,d=6 takes Float here",
                  with(1, at::zeros({3}, at::kBFloat16))());
-  EXPECT_MESSAGE("hyperjit::before: parameter 'static_beta' is on meta, x is on cpu; all operands must be on one device",
-                 with(1, at::zeros({3}, at::kMeta))());
-  EXPECT_MESSAGE("hyperjit::before: 2 parameters are given; dynamic:n=3", ops::before(o.x, {o.parameters[0], o.parameters[1]}, {}, o.spec));
+  EXPECT_MESSAGE(
+      "hyperjit::before: parameter 'static_beta' is on meta, x is on cpu; all operands must be on one device",
+      with(1, at::zeros({3}, at::kMeta))());
+  EXPECT_MESSAGE("hyperjit::before: 2 parameters are given; dynamic:n=3",
+                 ops::before(o.x, {o.parameters[0], o.parameters[1]}, {}, o.spec));
   EXPECT_MESSAGE("hyperjit::before: 1 carries are given", ops::before(o.x, o.parameters, {o.x}, o.spec));
-  EXPECT_MESSAGE("hyperjit::after: y is Float [5, 7] on cpu; dynamic:n=3,d=6 takes Float [..., 6] where ... are the leading sizes of x [5, 3, 6]",
+  EXPECT_MESSAGE("hyperjit::after: y is Float [5, 7] on cpu; dynamic:n=3,d=6 takes Float [..., 6] where ... are the "
+                 "leading sizes of x [5, 3, 6]",
                  o.after(at::zeros({5, 7})));
   EXPECT_MESSAGE("hyperjit::after: y is Float [4, 6] on cpu", o.after(at::zeros({4, 6})));
   EXPECT_MESSAGE("hyperjit::after: 0 coefficient tensors are given", ops::after(o.x, o.y, {}, o.spec));
@@ -88,8 +99,10 @@ TEST(BadInput, Specs) {
   EXPECT_MESSAGE("does not start with a recipe's name", before(""));
   EXPECT_MESSAGE("did you mean 'dynamic'", before("dynamik:n=3,d=6"));
   EXPECT_MESSAGE("names two sites; this operator takes one", before("dynamic:n=3,d=6|dynamic:n=3,d=6"));
-  EXPECT_MESSAGE("names one site; a boundary takes two", ops::boundary(o.x, o.y, o.coefficients, o.parameters, {}, o.spec));
-  EXPECT_MESSAGE("the sites of a boundary share their streams: 'dynamic' has n=3, m=1, d=6, dtype=fp32 and 'dynamic' has n=2, m=1, "
+  EXPECT_MESSAGE("names one site; a boundary takes two",
+                 ops::boundary(o.x, o.y, o.coefficients, o.parameters, {}, o.spec));
+  EXPECT_MESSAGE("the sites of a boundary share their streams: 'dynamic' has n=3, m=1, d=6, dtype=fp32 and 'dynamic' "
+                 "has n=2, m=1, "
                  "d=6, dtype=fp32",
                  ops::boundary(o.x, o.y, o.coefficients, o.parameters, {}, "dynamic:n=3,d=6|dynamic:n=2,d=6"));
   EXPECT_MESSAGE("n=0: n takes a whole number of at least 1", before("dynamic:n=0,d=6"));
@@ -109,7 +122,8 @@ TEST(BadInput, Masks) {
   EXPECT_MESSAGE("want 'xk' names 'k', and ", backward({u}, "u", "xk"));
   EXPECT_MESSAGE("want is 'q'; a subset of \"xycpk\" in this order is supported", backward({u}, "u", "q"));
   EXPECT_MESSAGE("2 cotangents are given; given 'u' of dynamic:n=3,d=6 names 1", backward({u, u}, "u", "x"));
-  EXPECT_MESSAGE("hyperjit::before_backward: the cotangent of u is Float [5, 7] on cpu", backward({at::zeros({5, 7})}, "u", "x"));
+  EXPECT_MESSAGE("hyperjit::before_backward: the cotangent of u is Float [5, 7] on cpu",
+                 backward({at::zeros({5, 7})}, "u", "x"));
   EXPECT_MESSAGE("saved is missing; run the forward operator with save = true",
                  ops::beforeBackward(o.x, o.parameters, {}, std::nullopt, u, o.spec, "u", "x"));
 }
@@ -120,7 +134,8 @@ TEST(BadInput, Integers) {
   std::vector<at::Tensor> parameters = o.parameters, coefficients = o.coefficients;
   parameters[0] = parameters[0].to(at::kInt);
   coefficients[0] = coefficients[0].to(at::kLong);
-  EXPECT_MESSAGE("hyperjit::before: x is Int; dynamic:n=3,d=6 takes Float here: convert it, or name its dtype in the spec (bf16, fp16, "
+  EXPECT_MESSAGE("hyperjit::before: x is Int; dynamic:n=3,d=6 takes Float here: convert it, or name its dtype in the "
+                 "spec (bf16, fp16, "
                  "fp32, fp64)",
                  o.before(o.x.to(at::kInt)));
   EXPECT_MESSAGE("hyperjit::before: parameter 'static_alpha' is Int; dynamic:n=3,d=6 takes Float here",
@@ -140,8 +155,10 @@ TEST(BadInput, ExpandAndReduce) {
   EXPECT_MESSAGE("hyperjit::expand: streams is 0; 1 or more are supported", ops::expand(h, std::nullopt, 0));
   EXPECT_MESSAGE("hyperjit::expand: h has rank 0", ops::expand(at::zeros({}), std::nullopt, 2));
   EXPECT_MESSAGE("hyperjit::expand: h is Int", ops::expand(at::zeros({5, 6}, at::kInt), std::nullopt, 2));
-  EXPECT_MESSAGE("hyperjit::expand: embedding is [3, 6]; [streams=2, D=6] is supported", ops::expand(h, at::zeros({3, 6}), 2));
-  EXPECT_MESSAGE("hyperjit::reduce: mode is 'max'; sum, mean and weighted are supported", ops::reduce(x, std::nullopt, "max"));
+  EXPECT_MESSAGE("hyperjit::expand: embedding is [3, 6]; [streams=2, D=6] is supported",
+                 ops::expand(h, at::zeros({3, 6}), 2));
+  EXPECT_MESSAGE("hyperjit::reduce: mode is 'max'; sum, mean and weighted are supported",
+                 ops::reduce(x, std::nullopt, "max"));
   EXPECT_MESSAGE("hyperjit::reduce: x has rank 1", ops::reduce(at::zeros({6}), std::nullopt, "sum"));
   EXPECT_MESSAGE("hyperjit::reduce: mode weighted needs weights [..., n]", ops::reduce(x, std::nullopt, "weighted"));
   EXPECT_MESSAGE("hyperjit::reduce: weights are [5, 2]", ops::reduce(x, at::zeros({5, 2}), "weighted"));
@@ -284,7 +301,8 @@ TEST(Meta, AgreesWithTheCpu) {
       result.push_back(tensor.to(at::kMeta));
     return result;
   };
-  auto expectSame = [](const std::vector<at::Tensor> &meta, const std::vector<at::Tensor> &real, const std::string &what) {
+  auto expectSame = [](const std::vector<at::Tensor> &meta, const std::vector<at::Tensor> &real,
+                       const std::string &what) {
     ASSERT_EQ(meta.size(), real.size()) << what;
     for (size_t i = 0; i < meta.size(); ++i) {
       EXPECT_EQ(meta[i].sizes(), real[i].sizes()) << what << " " << i;
@@ -301,7 +319,8 @@ TEST(Meta, AgreesWithTheCpu) {
       auto scalar = [](DType type) {
         return type == DType::BFloat16 ? at::kBFloat16 : type == DType::Float64 ? at::kDouble : at::kFloat;
       };
-      const at::Tensor x = random({2, 3, site.n, site.d}, 1, scalar(site.stream)), y = random({2, 3, site.d}, 2, scalar(site.branchOut));
+      const at::Tensor x = random({2, 3, site.n, site.d}, 1, scalar(site.stream)),
+                       y = random({2, 3, site.d}, 2, scalar(site.branchOut));
       std::vector<at::Tensor> parameters, carries;
       for (const ParameterInfo &info : program->parameters)
         parameters.push_back(random(info.shape, 3, scalar(info.dtype)));
@@ -311,18 +330,23 @@ TEST(Meta, AgreesWithTheCpu) {
       expectSame(ops::before(x.to(at::kMeta), toMeta(parameters), toMeta(carries), text, true), real, text);
       const bool saves = program->signature.saved > 0;
       const size_t carryCount = program->signature.carriesOut.size();
-      const std::vector<at::Tensor> coefficients(real.begin() + 1, real.end() - static_cast<int64_t>(saves + carryCount));
+      const std::vector<at::Tensor> coefficients(real.begin() + 1,
+                                                 real.end() - static_cast<int64_t>(saves + carryCount));
       const at::Tensor next = ops::after(x, y, coefficients, text);
       expectSame({ops::after(x.to(at::kMeta), y.to(at::kMeta), toMeta(coefficients), text)}, {next}, text);
-      expectSame(ops::afterBackward(x.to(at::kMeta), y.to(at::kMeta), toMeta(coefficients), next.to(at::kMeta), text, "xyc"),
-                 ops::afterBackward(x, y, coefficients, next, text, "xyc"), text + " after_backward");
+      expectSame(
+          ops::afterBackward(x.to(at::kMeta), y.to(at::kMeta), toMeta(coefficients), next.to(at::kMeta), text, "xyc"),
+          ops::afterBackward(x, y, coefficients, next, text, "xyc"), text + " after_backward");
       const std::optional<at::Tensor> saved = saves ? std::optional(real.back()) : std::nullopt;
       const std::optional<at::Tensor> savedMeta = saves ? std::optional(real.back().to(at::kMeta)) : std::nullopt;
-      expectSame(ops::beforeBackward(x.to(at::kMeta), toMeta(parameters), toMeta(carries), savedMeta, real[0].to(at::kMeta), text, "u", "xp"),
-                 ops::beforeBackward(x, parameters, carries, saved, real[0], text, "u", "xp"), text + " before_backward");
+      expectSame(ops::beforeBackward(x.to(at::kMeta), toMeta(parameters), toMeta(carries), savedMeta,
+                                     real[0].to(at::kMeta), text, "u", "xp"),
+                 ops::beforeBackward(x, parameters, carries, saved, real[0], text, "u", "xp"),
+                 text + " before_backward");
       const std::string both = text + "|" + text;
       const auto crossed = ops::boundary(x, y, coefficients, parameters, carries, both, false);
-      expectSame(ops::boundary(x.to(at::kMeta), y.to(at::kMeta), toMeta(coefficients), toMeta(parameters), toMeta(carries), both, false),
+      expectSame(ops::boundary(x.to(at::kMeta), y.to(at::kMeta), toMeta(coefficients), toMeta(parameters),
+                               toMeta(carries), both, false),
                  crossed, both);
     }
 }
@@ -332,10 +356,9 @@ TEST(Schema, EveryOperatorHasEveryKey) {
   for (const std::string name : {"before", "boundary", "after", "expand", "reduce"})
     for (const std::string suffix : {"", "_backward"}) {
       const auto op = dispatcher.findSchemaOrThrow(("hyperjit::" + name + suffix).c_str(), "");
-      for (auto key : {c10::DispatchKey::CPU, c10::DispatchKey::CUDA, c10::DispatchKey::Meta, c10::DispatchKey::AutogradCPU,
-                       c10::DispatchKey::AutogradCUDA})
-        EXPECT_TRUE(op.hasComputedKernelForDispatchKey(key))
-            << name << suffix << " " << c10::toString(key);
+      for (auto key : {c10::DispatchKey::CPU, c10::DispatchKey::CUDA, c10::DispatchKey::Meta,
+                       c10::DispatchKey::AutogradCPU, c10::DispatchKey::AutogradCUDA})
+        EXPECT_TRUE(op.hasComputedKernelForDispatchKey(key)) << name << suffix << " " << c10::toString(key);
       EXPECT_FALSE(op.schema().is_mutable()) << name << suffix;
     }
   for (const std::string name : {"before", "boundary", "after", "expand", "reduce"})
@@ -351,8 +374,8 @@ template <typename Call> int64_t allocationsOf(Call &&call) {
   return allocations - before;
 }
 
-/// A call of a kernel that is loaded makes its results, a tensor each and the list of them: no string, no table, nothing else.
-/// Inverted: `std::string text(spec)` in OpPlan::get; a std::vector for the result of after.
+/// A call of a kernel that is loaded makes its results, a tensor each and the list of them: no string, no table,
+/// nothing else. Inverted: `std::string text(spec)` in OpPlan::get; a std::vector for the result of after.
 TEST(Launch, AllocatesNothingButResults) {
   const at::AutoDispatchBelowADInplaceOrView below; // what autograd keeps is its own
   const int64_t aTensor = allocationsOf([] { return at::empty({1, 3, 6}); });
@@ -374,16 +397,19 @@ TEST(Launch, AllocatesNothingButResults) {
       return results;
     };
     const bool saves = program->signature.saved > 0;
-    auto savedOf = [&](const std::vector<at::Tensor> &results) { return saves ? std::optional(results.back()) : std::nullopt; };
+    auto savedOf = [&](const std::vector<at::Tensor> &results) {
+      return saves ? std::optional(results.back()) : std::nullopt;
+    };
     expectOnlyResults("before", [&] { return ops::before(x, parameters, carries, text, false); });
     const auto made = expectOnlyResults("before", [&] { return ops::before(x, parameters, carries, text, true); });
     const auto crossing = made.end() - static_cast<int64_t>(saves + program->signature.carriesOut.size());
     const std::vector<at::Tensor> coefficients(made.begin() + 1, crossing), u{made[0]}, cotangents{x, made[0]};
     const auto saved = savedOf(made);
-    expectOnlyResults("before_backward", [&] { return ops::beforeBackward(x, parameters, carries, saved, u, text, "u", "xp"); });
+    expectOnlyResults("before_backward",
+                      [&] { return ops::beforeBackward(x, parameters, carries, saved, u, text, "u", "xp"); });
     expectOnlyResults("boundary", [&] { return ops::boundary(x, y, coefficients, parameters, carries, both, false); });
-    const auto crossed =
-        savedOf(expectOnlyResults("boundary", [&] { return ops::boundary(x, y, coefficients, parameters, carries, both, true); }));
+    const auto crossed = savedOf(expectOnlyResults(
+        "boundary", [&] { return ops::boundary(x, y, coefficients, parameters, carries, both, true); }));
     expectOnlyResults("boundary_backward", [&] {
       return ops::boundaryBackward(x, y, coefficients, parameters, carries, crossed, cotangents, both, "xu", "xyp");
     });
@@ -392,8 +418,8 @@ TEST(Launch, AllocatesNothingButResults) {
   }
 }
 
-/// A text of 15 letters lies in its string object, a longer one does not: as many allocations for both means that none is copied.
-/// Inverted: a std::string in Autograd.cpp's runNode, and plan.spec in its keep.
+/// A text of 15 letters lies in its string object, a longer one does not: as many allocations for both means that none
+/// is copied. Inverted: a std::string in Autograd.cpp's runNode, and plan.spec in its keep.
 TEST(Launch, CopiesNoSpecText) {
   auto step = [](const std::string &spec) {
     Operands o(spec);

@@ -73,10 +73,10 @@ inline std::string messageOf(const std::function<void()> &call) {
   return "";
 }
 
-#define EXPECT_MESSAGE(part, ...)                                                                                           \
-  do {                                                                                                                      \
-    const std::string message = ::hyperjit::tests::messageOf([&] { (void)(__VA_ARGS__); });                                 \
-    EXPECT_NE(message.find(part), std::string::npos) << "message: " << message << "\n  expected: " << part;                 \
+#define EXPECT_MESSAGE(part, ...)                                                                                      \
+  do {                                                                                                                 \
+    const std::string message = ::hyperjit::tests::messageOf([&] { (void)(__VA_ARGS__); });                            \
+    EXPECT_NE(message.find(part), std::string::npos) << "message: " << message << "\n  expected: " << part;            \
   } while (false)
 
 /// Largest difference relative to the largest element.
@@ -87,7 +87,8 @@ inline double difference(const at::Tensor &a, const at::Tensor &b) {
     return 0;
   const at::Tensor truth = b.detach().to(at::kDouble);
   const double worst = (a.detach().to(at::kDouble) - truth).abs().max().item<double>();
-  return std::isnan(worst) ? std::numeric_limits<double>::infinity() : worst / std::max(truth.abs().max().item<double>(), 1e-3);
+  return std::isnan(worst) ? std::numeric_limits<double>::infinity()
+                           : worst / std::max(truth.abs().max().item<double>(), 1e-3);
 }
 
 } // namespace hyperjit::tests

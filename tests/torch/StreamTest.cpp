@@ -46,7 +46,8 @@ struct Result {
 };
 
 /// Outputs and gradients of x and all parameters.
-Result differentiate(const Layers &layers, const at::Tensor &start, const std::function<at::Tensor(const at::Tensor &)> &loss) {
+Result differentiate(const Layers &layers, const at::Tensor &start,
+                     const std::function<at::Tensor(const at::Tensor &)> &loss) {
   const at::Tensor x = start.detach().clone().set_requires_grad(true);
   for (const nn::Connection &layer : layers)
     for (const at::Tensor &parameter : layer->siteParameters())
@@ -56,7 +57,8 @@ Result differentiate(const Layers &layers, const at::Tensor &start, const std::f
   Result result{{{"loss", value}, {"d x", x.grad()}}};
   for (size_t i = 0; i < layers.size(); ++i)
     for (const auto &[name, parameter] : layers[i]->namedSiteParameters())
-      result.tensors.emplace_back("d " + std::to_string(i) + "." + name, parameter.grad().defined() ? parameter.grad().clone() : at::Tensor());
+      result.tensors.emplace_back("d " + std::to_string(i) + "." + name,
+                                  parameter.grad().defined() ? parameter.grad().clone() : at::Tensor());
   return result;
 }
 
@@ -82,11 +84,12 @@ class FusedPair : public testing::TestWithParam<std::string> {};
 /// Between equal and different variants, forward and backward.
 TEST_P(FusedPair, EqualsFinishedSites) {
   const SiteSpec spec = SiteSpec::parse(GetParam());
-  for (const std::string &partner : {GetParam(), "static:n=" + std::to_string(spec.n) + ",m=" + std::to_string(spec.m) + ",d=6",
-                                     "manifold:n=" + std::to_string(spec.n) + ",m=" + std::to_string(spec.m) + ",d=6"})
+  for (const std::string &partner :
+       {GetParam(), "static:n=" + std::to_string(spec.n) + ",m=" + std::to_string(spec.m) + ",d=6",
+        "manifold:n=" + std::to_string(spec.n) + ",m=" + std::to_string(spec.m) + ",d=6"})
     for (bool first : {false, true}) {
-      const Layers layers =
-          makeLayers(first ? std::vector{partner, GetParam(), GetParam()} : std::vector{GetParam(), partner, GetParam()});
+      const Layers layers = makeLayers(first ? std::vector{partner, GetParam(), GetParam()}
+                                             : std::vector{GetParam(), partner, GetParam()});
       const at::Tensor x = start(spec.n), weights = random(x.sizes(), 21);
       auto loss = [&](bool fused) {
         return [&, fused](const at::Tensor &x) { return (run(layers, x, fused).tensor() * weights).sum(); };
@@ -95,7 +98,8 @@ TEST_P(FusedPair, EqualsFinishedSites) {
       expectClose(differentiate(layers, x, loss(true)), differentiate(layers, x, loss(false)), 2e-5);
     }
 }
-INSTANTIATE_TEST_SUITE_P(Recipes, FusedPair, testing::ValuesIn(smallSites()), [](const auto &info) { return testName(info.param); });
+INSTANTIATE_TEST_SUITE_P(Recipes, FusedPair, testing::ValuesIn(smallSites()),
+                         [](const auto &info) { return testName(info.param); });
 
 TEST(Stream, OnlyFirstAndLastSiteRunAlone) {
   const Layers layers = makeLayers({"static:n=3,d=6", "dynamic:n=3,d=6", "static:n=3,d=6"});
@@ -115,14 +119,16 @@ TEST(Stream, OnlyFirstAndLastSiteRunAlone) {
         queue.push_back(edge.function.get());
   }
   auto count = [&](const char *part) {
-    return std::count_if(nodes.begin(), nodes.end(), [&](const std::string &name) { return name.find(part) != std::string::npos; });
+    return std::count_if(nodes.begin(), nodes.end(),
+                         [&](const std::string &name) { return name.find(part) != std::string::npos; });
   };
   EXPECT_EQ(count("Before"), 1);
   EXPECT_EQ(count("Boundary"), 2);
   EXPECT_EQ(count("After"), 1);
 }
 
-/// The first site hands its streams on: autograd has one edge to them and nothing to add, and before's backward is asked to.
+/// The first site hands its streams on: autograd has one edge to them and nothing to add, and before's backward is
+/// asked to.
 TEST(Stream, TheFirstSiteAddsTheGradientOfItsStreams) {
   const Layers layers = makeLayers({"dynamic:n=3,d=14", "manifold:n=3,d=14"});
   const at::Tensor x = start(3, 14).set_requires_grad(true);
@@ -139,7 +145,8 @@ TEST(Stream, TheFirstSiteAddsTheGradientOfItsStreams) {
   out.sum().backward();
   const SiteSpec site = layers[0]->spec();
   auto loaded = [&](const char *given) {
-    return KernelManager::global().peek(KernelSpec::backward({}, site, given, "xp", Bucket::Small), Target::hostLevel()) != nullptr;
+    return KernelManager::global().peek(KernelSpec::backward({}, site, given, "xp", Bucket::Small),
+                                        Target::hostLevel()) != nullptr;
   };
   EXPECT_TRUE(loaded("xuc"));
   EXPECT_FALSE(loaded("uc"));
@@ -168,7 +175,8 @@ TEST(Stream, CarriesTravel) {
   expectClose(fused, differentiate(layers, x, loss(false)));
   // The first site's read weights are used by the third: a gradient that only the carry brings.
   const Layers alone = makeLayers({"delayed-pre:n=3,d=6", "static:n=3,d=6"});
-  const Result without = differentiate(alone, x, [&](const at::Tensor &x) { return (run(alone, x, true).tensor() * weights).sum(); });
+  const Result without =
+      differentiate(alone, x, [&](const at::Tensor &x) { return (run(alone, x, true).tensor() * weights).sum(); });
   EXPECT_GT(difference(fused.tensors[2].second, without.tensors[2].second), 1e-3);
 }
 
@@ -275,7 +283,8 @@ TEST(Stream, RetainGraphGivesTheSameAgain) {
 }
 
 TEST(Stream, DoubleBackwardIsRefused) {
-  for (const std::vector<std::string> &specs : {std::vector<std::string>{"dynamic:n=3,d=6"}, {"static:n=3,d=6", "manifold:n=3,d=6"}}) {
+  for (const std::vector<std::string> &specs :
+       {std::vector<std::string>{"dynamic:n=3,d=6"}, {"static:n=3,d=6", "manifold:n=3,d=6"}}) {
     const Layers layers = makeLayers(specs);
     const at::Tensor x = start().set_requires_grad(true);
     const at::Tensor gradient =
@@ -283,8 +292,8 @@ TEST(Stream, DoubleBackwardIsRefused) {
     EXPECT_MESSAGE("derivative for hyperjit::before_backward is not implemented", gradient.square().sum().backward());
   }
   const at::Tensor h = random({2, 6}, 1).set_requires_grad(true);
-  const at::Tensor gradient =
-      torch::autograd::grad({nn::ExpandStreams(nn::ExpandStreamsOptions(2, 6))->forward(h).tensor().square().sum()}, {h}, {}, true, true)[0];
+  const at::Tensor gradient = torch::autograd::grad(
+      {nn::ExpandStreams(nn::ExpandStreamsOptions(2, 6))->forward(h).tensor().square().sum()}, {h}, {}, true, true)[0];
   EXPECT_MESSAGE("derivative for hyperjit::expand_backward is not implemented", gradient.square().sum().backward());
 }
 
@@ -356,7 +365,8 @@ TEST(Stream, FrozenParameters) {
       at::Tensor(parameter).mutable_grad() = at::Tensor();
     loss(x.detach()).backward();
     for (const auto &[name, parameter] : layers[0]->namedSiteParameters()) {
-      const auto found = std::find_if(free.tensors.begin(), free.tensors.end(), [&](const auto &entry) { return entry.first == "d 0." + name; });
+      const auto found = std::find_if(free.tensors.begin(), free.tensors.end(),
+                                      [&](const auto &entry) { return entry.first == "d 0." + name; });
       EXPECT_LT(difference(parameter.grad(), found->second), 1e-6) << name;
     }
   }
@@ -375,7 +385,9 @@ TEST(Stream, UndefinedGradients) {
         nn::Stream stream = nn::Connection(layers[0])->forward(x, branch);
         auto [u, open] = nn::Connection(layers[1])->widthConnection(stream);
         at::Tensor total = u.sin().sum();
-        return other != 0 || std::isnan(other) ? total + 0.0 * nn::Connection(layers[1])->depthConnection(u.detach(), open).tensor().sum() : total;
+        return other != 0 || std::isnan(other)
+                   ? total + 0.0 * nn::Connection(layers[1])->depthConnection(u.detach(), open).tensor().sum()
+                   : total;
       };
     };
     const Result undefined = differentiate(layers, x, onlyU(0)), zero = differentiate(layers, x, onlyU(1));
@@ -384,13 +396,15 @@ TEST(Stream, UndefinedGradients) {
       if (value.defined()) {
         EXPECT_LT(difference(value, zero.tensors[i].second), 1e-5) << name;
       } else {
-        EXPECT_TRUE(!zero.tensors[i].second.defined() || zero.tensors[i].second.abs().max().item<double>() == 0) << name;
+        EXPECT_TRUE(!zero.tensors[i].second.defined() || zero.tensors[i].second.abs().max().item<double>() == 0)
+            << name;
       }
     }
     // A branch that is cut off: y without gradient.
     auto cut = [&](bool fused) {
       return [&, fused](const at::Tensor &x) {
-        nn::Stream stream = nn::Connection(layers[0])->forward(x, [](const at::Tensor &u) { return branch(u.detach()); });
+        nn::Stream stream =
+            nn::Connection(layers[0])->forward(x, [](const at::Tensor &u) { return branch(u.detach()); });
         if (!fused)
           stream.tensor();
         return nn::Connection(layers[1])->forward(stream, branch).tensor().square().sum();
@@ -472,7 +486,8 @@ TEST(Stream, OperandsChangedBeforeBackward) {
 TEST(Stream, OtherSizesAreNotFused) {
   const Layers layers = makeLayers({"dynamic:n=3,d=6", "dynamic:n=2,d=6", "frac:n=1,m=2,d=6"});
   nn::Stream stream = nn::Connection(layers[0])->forward(start(), branch);
-  EXPECT_MESSAGE("x has 3 streams, sizes [5, 3, 6]; dynamic:n=2,m=1,d=6,dtype=fp32 has n=2", nn::Connection(layers[1])->forward(stream, branch));
+  EXPECT_MESSAGE("x has 3 streams, sizes [5, 3, 6]; dynamic:n=2,m=1,d=6,dtype=fp32 has n=2",
+                 nn::Connection(layers[1])->forward(stream, branch));
   // Fracs are another reading of the same streams: m may change, unfused.
   const Layers joint = makeLayers({"dynamic:n=2,d=6", "joint:n=2,m=2,d=6"});
   const at::Tensor x = start(2), weights = random(x.sizes(), 21);
@@ -494,10 +509,12 @@ public:
     auto *block = static_cast<char *>(std::aligned_alloc(64, (bytes + 64 + 63) / 64 * 64));
     *reinterpret_cast<size_t *>(block) = bytes;
     live += static_cast<int64_t>(bytes);
-    return {block + 64, block, [](void *block) {
+    return {block + 64, block,
+            [](void *block) {
               instance().live -= static_cast<int64_t>(*static_cast<size_t *>(block));
               std::free(block);
-            }, at::kCPU};
+            },
+            at::kCPU};
   }
   at::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void *target, const void *source, size_t count) const override { std::memcpy(target, source, count); }
@@ -554,8 +571,8 @@ TEST(Stream, MemoryKeptForBackward) {
     for (const CarryInfo &carry : signature.carriesOut)
       carries += carry.size;
     const int64_t wide = (streams + 1) * tokens * d * 4;
-    const int64_t narrow = 4 * (tokens * (signature.tokenCoefficients + signature.saved + carries) + signature.uniformCoefficients +
-                                signature.channelRows * signature.rowWidth);
+    const int64_t narrow = 4 * (tokens * (signature.tokenCoefficients + signature.saved + carries) +
+                                signature.uniformCoefficients + signature.channelRows * signature.rowWidth);
     for (size_t i = 3; i < live.size(); ++i) {
       EXPECT_LE(live[i] - live[i - 1], wide + narrow) << spec;
       EXPECT_GE(live[i] - live[i - 1], wide) << spec; // the test sees what is kept

@@ -1,5 +1,5 @@
-// Schedules through the compiler: what is listed is legal, what was chosen makes the same kernel when it is given back, what
-// is illegal is refused by name, and both token buckets sum in one order.
+// Schedules through the compiler: what is listed is legal, what was chosen makes the same kernel when it is given back,
+// what is illegal is refused by name, and both token buckets sum in one order.
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/KernelManager.h"
@@ -25,8 +25,9 @@ KernelManager &manager() {
   return manager;
 }
 
-const char *const sites[] = {"static:n=4,d=52", "dynamic:n=3,d=40", "manifold:n=4,d=64,dtype=bf16", "frac:n=1,m=4,d=64",
-                             "permutation:n=3,d=21", "manifold:n=16,d=32", "dynamic:n=2,d=24,dtype=fp64"};
+const char *const sites[] = {
+    "static:n=4,d=52",      "dynamic:n=3,d=40",   "manifold:n=4,d=64,dtype=bf16", "frac:n=1,m=4,d=64",
+    "permutation:n=3,d=21", "manifold:n=16,d=32", "dynamic:n=2,d=24,dtype=fp64"};
 const Target v3 = Target::parse("x86-64-v3"), v4 = Target::parse("x86-64-v4"), gpu = Target::parse("sm_90a/h100");
 
 std::string refusal(const KernelSpec &spec, const Target &target, const std::string &schedule) {
@@ -79,7 +80,8 @@ TEST(CpuSchedules, OrderSumsEquallyInBothBuckets) {
         ResolvedArtifact large = manager().artifact(spec, v4, schedule);
         spec.bucket = Bucket::Small;
         ResolvedArtifact small = manager().artifact(spec, v4, schedule);
-        EXPECT_EQ(Schedule::parse(large.artifact->meta.schedule).order(), Schedule::parse(small.artifact->meta.schedule).order());
+        EXPECT_EQ(Schedule::parse(large.artifact->meta.schedule).order(),
+                  Schedule::parse(small.artifact->meta.schedule).order());
         EXPECT_TRUE(large.artifact->payload == small.artifact->payload);
       }
     }
@@ -96,7 +98,8 @@ TEST(CpuSchedules, AreRefusedByName) {
            {"blocks:sums=13", "sums is 13; legal are 1 to 12"},
            {"blocks:chunks=257", "chunks is 257; legal are 1 to 256"},
            {"blocks:ahead=2", "ahead is 2; legal are 0 to 1"},
-           {"blocks:warps=4", "'warps=4' is no number of 'blocks'; it takes ahead, chunks, columns, stream, sums, tokens, unroll, vector"},
+           {"blocks:warps=4", "'warps=4' is no number of 'blocks'; it takes ahead, chunks, columns, stream, sums, "
+                              "tokens, unroll, vector"},
            {"rows:tokens=8", "names the skeleton 'rows'; CPU kernels have 'blocks'"}})
     EXPECT_NE(refusal(spec, v3, schedule).find(message), std::string::npos) << refusal(spec, v3, schedule);
   EXPECT_EQ(refusal(spec, v4, "blocks:vector=64,columns=6,unroll=6,sums=28"), "accepted");
@@ -129,7 +132,8 @@ TEST(CpuSchedules, ListedAreLegalAndTheDefaultLeads) {
 }
 
 TEST(CudaSchedules, ListedAreLegalAndGivenBackMakeTheSameKernel) {
-  for (const char *site : {"manifold:n=4,d=4096,dtype=bf16", "static:n=4,d=512", "dynamic:n=4,d=1280,dtype=bf16", "frac:n=1,m=4,d=64"})
+  for (const char *site :
+       {"manifold:n=4,d=4096,dtype=bf16", "static:n=4,d=512", "dynamic:n=4,d=1280,dtype=bf16", "frac:n=1,m=4,d=64"})
     for (KernelSpec spec : kernelsOf(site)) {
       if (spec.bucket != Bucket::Large)
         continue;
@@ -155,14 +159,18 @@ TEST(CudaSchedules, ListedAreLegalAndGivenBackMakeTheSameKernel) {
 TEST(CudaSchedules, AreRefusedByName) {
   KernelSpec spec = kernelOf("manifold:n=4,d=64");
   EXPECT_NE(refusal(spec, gpu, "rows:warps=17").find("warps is 17; legal are 1 to 16"), std::string::npos);
-  EXPECT_NE(refusal(spec, gpu, "rows:tokens=3").find("tokens is 3; legal are 1 to 16, powers of two"), std::string::npos);
-  EXPECT_NE(refusal(spec, gpu, "blocks:tokens=4").find("names the skeleton 'blocks'; CUDA kernels have 'rows'"), std::string::npos);
-  EXPECT_NE(refusal(spec, gpu, "rows:unroll=2").find("it takes blocks, chunks, cluster, planes, slots, tokens, vector, warps"),
+  EXPECT_NE(refusal(spec, gpu, "rows:tokens=3").find("tokens is 3; legal are 1 to 16, powers of two"),
+            std::string::npos);
+  EXPECT_NE(refusal(spec, gpu, "blocks:tokens=4").find("names the skeleton 'blocks'; CUDA kernels have 'rows'"),
+            std::string::npos);
+  EXPECT_NE(refusal(spec, gpu, "rows:unroll=2")
+                .find("it takes blocks, chunks, cluster, planes, slots, tokens, vector, warps"),
             std::string::npos);
 }
 
 TEST(Schedules, OrderNamesWhatOrdersSums) {
-  EXPECT_EQ(Schedule::parse("blocks:ahead=1,chunks=16,columns=6,sums=20,tokens=8,unroll=4,vector=64").order(), "blocks:tokens=8,vector=64");
+  EXPECT_EQ(Schedule::parse("blocks:ahead=1,chunks=16,columns=6,sums=20,tokens=8,unroll=4,vector=64").order(),
+            "blocks:tokens=8,vector=64");
   EXPECT_EQ(Schedule::parse("rows:blocks=2,chunks=32,cluster=1,planes=2,slots=32,tokens=8,vector=8,warps=8").order(),
             "rows:cluster=1,planes=2,tokens=8,vector=8,warps=8");
   EXPECT_EQ(Schedule().order(), "auto");

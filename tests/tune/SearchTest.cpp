@@ -20,19 +20,20 @@ struct World {
   double noise = 0.002, valley = 0.5;
   bool duels = true;
   int attempts = 0, duelSamples = 0, timeLeft = 1 << 30;
-  double clock = 0.3; ///< what opening took
+  double clock = 0.3;   ///< what opening took
   double elsewhere = 1; ///< what a fresh process makes of the time of the best
   std::mt19937 random{7};
 
   World(int a = 8, int b = 16) {
     for (int i = 0; i < a; ++i)
       for (int j = 0; j < b; ++j)
-        candidates.push_back({Schedule::parse("blocks:tokens=" + std::to_string(i) + ",unroll=" + std::to_string(j)), 1.0 + i + j});
+        candidates.push_back(
+            {Schedule::parse("blocks:tokens=" + std::to_string(i) + ",unroll=" + std::to_string(j)), 1.0 + i + j});
   }
   std::map<std::string, double> effects; ///< of "name=value" on the logarithm of the time, instead of the valley
 
-  /// As kernels were found to be: a few numbers, each with its own effect, large for some and small for most, and a little that
-  /// belongs to the combination. The cost model knows the largest.
+  /// As kernels were found to be: a few numbers, each with its own effect, large for some and small for most, and a
+  /// little that belongs to the combination. The cost model knows the largest.
   static World ofEffects(int seed, int columns = 4) {
     World world(0, 0);
     std::mt19937 random(seed);
@@ -41,9 +42,10 @@ struct World {
       for (int column = 0; column < columns; ++column)
         for (int ahead = 0; ahead < 2; ++ahead)
           for (int vector = 0; vector < 2; ++vector)
-            world.candidates.push_back({Schedule::parse("blocks:ahead=" + std::to_string(ahead) + ",columns=" + std::to_string(column) +
-                                                        ",tokens=" + std::to_string(tokens) + ",vector=" + std::to_string(vector)),
-                                        1.0 + tokens + column + 8 * ahead + vector});
+            world.candidates.push_back(
+                {Schedule::parse("blocks:ahead=" + std::to_string(ahead) + ",columns=" + std::to_string(column) +
+                                 ",tokens=" + std::to_string(tokens) + ",vector=" + std::to_string(vector)),
+                 1.0 + tokens + column + 8 * ahead + vector});
     std::stable_sort(world.candidates.begin(), world.candidates.end(),
                      [](const ScheduleCandidate &a, const ScheduleCandidate &b) { return a.cost < b.cost; });
     world.effects["ahead=0"] = 0, world.effects["ahead=1"] = 0.25;
@@ -64,7 +66,9 @@ struct World {
     auto i = double(*schedule.parameter("tokens")), j = double(*schedule.parameter("unroll"));
     return 100 * (1 - valley * std::exp(-((i - 5) * (i - 5) + (j - 9) * (j - 9)) / 30));
   }
-  double sample(const Schedule &schedule) { return truth(schedule) * std::normal_distribution<double>(1, noise)(random); }
+  double sample(const Schedule &schedule) {
+    return truth(schedule) * std::normal_distribution<double>(1, noise)(random);
+  }
 
   SearchResult run(const std::map<std::string, Trial> &known = {}, bool exhaustive = false) {
     SearchTools tools;

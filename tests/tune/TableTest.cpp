@@ -3,8 +3,8 @@
 #include "hyperjit/core/CacheKey.h"
 #include "hyperjit/core/CacheManifest.h"
 #include "hyperjit/core/Error.h"
-#include "hyperjit/core/Log.h"
 #include "hyperjit/core/KernelManager.h"
+#include "hyperjit/core/Log.h"
 #include "hyperjit/core/TuningTable.h"
 
 #include <gtest/gtest.h>
@@ -29,7 +29,9 @@ struct Tuning : testing::Test {
   Tuning() {
     std::string name = std::filesystem::temp_directory_path() / "hyperjit-tune-XXXXXX";
     folder = ::mkdtemp(name.data());
-    setLogSink([](void *context, LogLevel, std::string_view message) { static_cast<Tuning *>(context)->said.emplace_back(message); }, this);
+    setLogSink([](void *context, LogLevel,
+                  std::string_view message) { static_cast<Tuning *>(context)->said.emplace_back(message); },
+               this);
   }
   ~Tuning() override {
     setLogSink(nullptr, nullptr);
@@ -84,22 +86,29 @@ TEST_F(Tuning, BrokenLinesAreNamedAndSkipped) {
     EXPECT_NE(at, std::string::npos) << from;
     return line.replace(at, from.size(), to) + "\n";
   };
-  text += "{\"v\":1\n\n";                                     // 2, and 3 is empty
-  text += changed("\"v\":1", "\"v\":2");                       // 4
-  text += changed("\"status\":\"ok\"", "\"status\":\"okay\""); // 5
-  text += changed("tokens=8", "tokens=many");                  // 6
-  text += changed("before(manifold", "beyond(manifold");       // 7
-  text += changed("\"us\":1.25", "\"us\":\"fast\"");           // 8
-  text += changed("\"tokens\":4096", "\"tokens\":-1");         // 9
-  text += std::string(100000, 'x') + "\n";                     // 10
-  text += std::string("\0\xff", 2) + "\n";                     // 11
+  text += "{\"v\":1\n\n";                                         // 2, and 3 is empty
+  text += changed("\"v\":1", "\"v\":2");                          // 4
+  text += changed("\"status\":\"ok\"", "\"status\":\"okay\"");    // 5
+  text += changed("tokens=8", "tokens=many");                     // 6
+  text += changed("before(manifold", "beyond(manifold");          // 7
+  text += changed("\"us\":1.25", "\"us\":\"fast\"");              // 8
+  text += changed("\"tokens\":4096", "\"tokens\":-1");            // 9
+  text += std::string(100000, 'x') + "\n";                        // 10
+  text += std::string("\0\xff", 2) + "\n";                        // 11
   text += "[]\n" + good + "\n" + good.substr(0, good.size() / 2); // 12, good, 14 torn
   TuningFile file = readTuningFile(write("a.jsonl", text));
   EXPECT_EQ(file.records.size(), 2u);
-  std::vector<std::string> expected = {"line 2: it is no JSON object", "line 4: 'v' is not 1: another version wrote it",
-                                       "line 5: unknown status 'okay'. There are: ok,", "line 6: schedule '", "line 7: 'beyond(",
-                                       "line 8: 'us' is not a number", "line 9: 'tokens' is -1", "line 10: it has 100000 bytes",
-                                       "line 11: it is no JSON object", "line 12: it is no JSON object", "line 14: it is no JSON object"};
+  std::vector<std::string> expected = {"line 2: it is no JSON object",
+                                       "line 4: 'v' is not 1: another version wrote it",
+                                       "line 5: unknown status 'okay'. There are: ok,",
+                                       "line 6: schedule '",
+                                       "line 7: 'beyond(",
+                                       "line 8: 'us' is not a number",
+                                       "line 9: 'tokens' is -1",
+                                       "line 10: it has 100000 bytes",
+                                       "line 11: it is no JSON object",
+                                       "line 12: it is no JSON object",
+                                       "line 14: it is no JSON object"};
   ASSERT_EQ(file.problems.size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i)
     EXPECT_EQ(file.problems[i].substr(0, expected[i].size()), expected[i]);
@@ -108,7 +117,9 @@ TEST_F(Tuning, BrokenLinesAreNamedAndSkipped) {
   table.add(folder / "a.jsonl");
   table.add(folder / "a.jsonl");
   ASSERT_EQ(said.size(), 1u); // one warning a file
-  EXPECT_NE(said[0].find("11 of its lines are no results and are skipped (line 2: it is no JSON object, ...)"), std::string::npos) << said[0];
+  EXPECT_NE(said[0].find("11 of its lines are no results and are skipped (line 2: it is no JSON object, ...)"),
+            std::string::npos)
+      << said[0];
   EXPECT_EQ(find(table).text(), slow);
   EXPECT_THROW(readTuningFile(folder / "absent"), UserError);
 }

@@ -40,8 +40,7 @@ extern "C" {
 #define HYPERJIT_COMPILER_ABI 2
 
 /* Called exactly once by `run`, on the calling thread. The bytes are the compiler's and valid during the call. */
-typedef void (*HyperjitSink)(void *context, const char *json, size_t jsonSize, const void *payload,
-                             size_t payloadSize);
+typedef void (*HyperjitSink)(void *context, const char *json, size_t jsonSize, const void *payload, size_t payloadSize);
 
 struct HyperjitCompiler {
   uint32_t abi;        /* HYPERJIT_COMPILER_ABI of the plugin */

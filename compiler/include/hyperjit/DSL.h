@@ -184,8 +184,7 @@ HYPERJIT_EXPORT Coefficients project(const Rows &x, const Weight &weight);
 HYPERJIT_EXPORT std::vector<Coefficients> project(const Rows &x, std::span<const Weight> weights);
 /// Several weights of equal rows in one projection, or the columns of one weight in pieces:
 /// auto [a, b] = project(x, {weightA, weightB});   auto [pre, post] = project(x, weight, {n, n});
-template <std::size_t N>
-std::array<Coefficients, N> project(const Rows &x, const Weight (&weights)[N]);
+template <std::size_t N> std::array<Coefficients, N> project(const Rows &x, const Weight (&weights)[N]);
 template <std::size_t N>
 std::array<Coefficients, N> project(const Rows &x, const Weight &weight, const int64_t (&sizes)[N]);
 /// All pairs of rows: [x rows, y rows].
@@ -348,8 +347,8 @@ HYPERJIT_EXPORT Option wordOption(std::string name, std::string defaultValue, st
 /// The same option as a module option.
 HYPERJIT_EXPORT Option moduleOption(Option option);
 /// `layer_index`: which sublayer this is, counted from 0 over the model; read modulo n where a stream is chosen.
-/// `layer_seed`: what it is drawn from instead. Neither has a default: who makes parameters whose start differs by layer
-/// must give one. Kernels and shapes need none.
+/// `layer_seed`: what it is drawn from instead. Neither has a default: who makes parameters whose start differs by
+/// layer must give one. Kernels and shapes need none.
 HYPERJIT_EXPORT std::vector<Option> layerOptions();
 
 using Recipe = std::function<void(Site &)>;
@@ -367,8 +366,7 @@ struct Definition {
 //===----------------------------------------------------------------------------------------------------------------===//
 
 namespace detail {
-template <std::size_t N>
-std::array<Coefficients, N> asArray(std::vector<Coefficients> list) {
+template <std::size_t N> std::array<Coefficients, N> asArray(std::vector<Coefficients> list) {
   std::array<Coefficients, N> result;
   for (std::size_t i = 0; i < N; ++i)
     result[i] = std::move(list[i]);
@@ -380,8 +378,7 @@ template <std::size_t N>
 std::array<Coefficients, N> split(const Coefficients &a, const int64_t (&sizes)[N], int64_t axis) {
   return detail::asArray<N>(split(a, std::span<const int64_t>(sizes, N), axis));
 }
-template <std::size_t N>
-std::array<Coefficients, N> project(const Rows &x, const Weight (&weights)[N]) {
+template <std::size_t N> std::array<Coefficients, N> project(const Rows &x, const Weight (&weights)[N]) {
   return detail::asArray<N>(project(x, std::span<const Weight>(weights, N)));
 }
 template <std::size_t N>

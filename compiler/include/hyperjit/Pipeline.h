@@ -15,24 +15,25 @@ namespace hyperjit {
 
 /// One recorded site and what binds it.
 struct SiteRequest {
-  std::string program;         ///< hc assembly with one function
-  int64_t width = 0;           ///< channels of a row, D / m
-  int64_t fracs = 1;           ///< m
+  std::string program;                             ///< hc assembly with one function
+  int64_t width = 0;                               ///< channels of a row, D / m
+  int64_t fracs = 1;                               ///< m
   std::string stream, branchIn, branchOut, weight; ///< storage types: bf16, f16, f32, f64
-  std::optional<int64_t> saved = std::nullopt; ///< what callers allocate for `saved`, in numbers of a token; none: what the reductions need
+  std::optional<int64_t> saved =
+      std::nullopt; ///< what callers allocate for `saved`, in numbers of a token; none: what the reductions need
 };
 
 /// The kernel that is wanted: role x direction of one or two sites.
 struct KernelRequest {
-  std::string role;            ///< "before", "boundary", "after"
+  std::string role; ///< "before", "boundary", "after"
   bool backward = false;
-  bool save = false;           ///< forward: also what backward reads
-  std::string given, want;     ///< backward: cotangents that exist, cotangents to make
+  bool save = false;       ///< forward: also what backward reads
+  std::string given, want; ///< backward: cotangents that exist, cotangents to make
   std::optional<SiteRequest> after, before;
   /// Backward of a boundary: "early" (dots with recompute, local to the boundary: what LibTorch needs), "late" (full
   /// deferral) or "auto" (the one that costs less).
   std::string cut = "early";
-  std::string name;            ///< of the kernel function
+  std::string name; ///< of the kernel function
   std::string bucket, target, schedule;
 };
 

@@ -115,8 +115,7 @@ private:
     return name += word("a value's name");
   }
 
-  template <typename Item>
-  void list(const char *open, const char *close, Item item) {
+  template <typename Item> void list(const char *open, const char *close, Item item) {
     need(open);
     if (take(close))
       return;

@@ -206,8 +206,7 @@ private:
     return out + "\n}\n";
   }
 
-  template <typename Fresh>
-  void hole(std::string &body, Fresh fresh) {
+  template <typename Fresh> void hole(std::string &body, Fresh fresh) {
     std::string operands = names[recorder.input], operandTypes = node(recorder.input).type.text();
     std::string results = fresh(), resultTypes = node(recorder.hole).type.text();
     names[recorder.hole] = results;

@@ -87,7 +87,7 @@ public:
   explicit Recorder(SiteInputs inputs) : inputs(std::move(inputs)) {}
 
   const SiteInputs inputs;
-  std::deque<Node> nodes; // in place: Coefficients::shape hands out what lies in them
+  std::deque<Node> nodes;                    // in place: Coefficients::shape hands out what lies in them
   std::vector<DeclaredParameter> parameters; // in order of declaration
   std::vector<CarryInfo> carriesIn;
   std::vector<int> carryNodes;
@@ -150,8 +150,7 @@ inline Attribute arrayAttribute(std::string name, const std::vector<int64_t> &va
   return {std::move(name), arrayText(values)};
 }
 
-template <typename... Parts>
-std::string join(const Parts &...parts) {
+template <typename... Parts> std::string join(const Parts &...parts) {
   std::ostringstream out;
   (out << ... << parts);
   return out.str();

@@ -164,8 +164,8 @@ Registry::Resolved Registry::resolve(const SiteSpec &spec) const {
   auto isGiven = [&](std::string_view key) { return std::find(given.begin(), given.end(), key) != given.end(); };
   if (isGiven("layer_index") && isGiven("layer_seed") && resolved.options["layer_index"] != "none" &&
       resolved.options["layer_seed"] != "none")
-    throw UserError(ErrorId::InvalidValue, join("layer_index=", resolved.options["layer_index"], " and layer_seed=",
-                                                resolved.options["layer_seed"],
+    throw UserError(ErrorId::InvalidValue, join("layer_index=", resolved.options["layer_index"],
+                                                " and layer_seed=", resolved.options["layer_seed"],
                                                 " are both given; a layer's index is named or drawn"));
 
   resolved.canonical = spec;
@@ -256,9 +256,8 @@ std::vector<ParameterInfo> Registry::parameters(const SiteSpec &spec) {
                            spec.text(), "); what enters the program must be a kernel option"));
     return bindSizes(own.parameters, resolved.canonical);
   };
-  std::vector<ParameterInfo> parameters = resolved.defaultModuleOptions
-                                              ? bindSizes(recording->parameters, resolved.canonical)
-                                              : declared();
+  std::vector<ParameterInfo> parameters =
+      resolved.defaultModuleOptions ? bindSizes(recording->parameters, resolved.canonical) : declared();
   auto index = resolved.options.find("layer_index"), seed = resolved.options.find("layer_seed");
   if (index == resolved.options.end() || index->second != "none" || seed == resolved.options.end() ||
       seed->second != "none")

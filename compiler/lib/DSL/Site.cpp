@@ -100,8 +100,7 @@ int64_t Site::m() const { return recorder->inputs.m; }
 const std::string &Site::text(std::string_view option) const { return recorder->option(option); }
 bool Site::flag(std::string_view option) const { return recorder->option(option) == "true"; }
 
-template <typename Number>
-static Number read(const Recorder &recorder, std::string_view option, const char *what) {
+template <typename Number> static Number read(const Recorder &recorder, std::string_view option, const char *what) {
   const std::string &text = recorder.option(option);
   Number value{};
   auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

@@ -31,10 +31,10 @@ Options normOptions(std::string kind, bool withWeight, bool mayBeNone, double rm
   std::vector<std::string> kinds = {"l2_unit_offset", "rms_inside", "rms_outside", "layernorm"};
   if (mayBeNone)
     kinds.push_back("none");
-  Option eps = numberOption("norm_eps", 0, 0, 1,
-                            std::string("the norm's eps; auto: l2_unit_offset 1e-12, rms_inside ") +
-                                (rmsInside == 1e-6 ? "1e-6" : "1e-20 (the paper's)") +
-                                ", rms_outside 1e-6, layernorm 1e-5");
+  Option eps =
+      numberOption("norm_eps", 0, 0, 1,
+                   std::string("the norm's eps; auto: l2_unit_offset 1e-12, rms_inside ") +
+                       (rmsInside == 1e-6 ? "1e-6" : "1e-20 (the paper's)") + ", rms_outside 1e-6, layernorm 1e-5");
   eps.words = {"auto"};
   eps.defaultValue = "auto";
   return {wordOption("norm", std::move(kind), std::move(kinds), "the norm before the projection"), std::move(eps),
@@ -47,7 +47,8 @@ Rows normed(Site &s, const Rows &x, Extent dimension, double rmsInside) {
     return x;
   NormKind kind = parseNormKind(s.text("norm"));
   NormOptions options;
-  options.epsilon = s.text("norm_eps") == "auto" ? normEpsilons(rmsInside)[static_cast<int>(kind)] : s.number("norm_eps");
+  options.epsilon =
+      s.text("norm_eps") == "auto" ? normEpsilons(rmsInside)[static_cast<int>(kind)] : s.number("norm_eps");
   if (s.flag("norm_weight")) {
     bool offset = kind == NormKind::L2UnitOffset;
     options.gain = s.channels(offset ? "norm.gamma" : "norm.weight", {dimension}, constant(offset ? 0 : 1));

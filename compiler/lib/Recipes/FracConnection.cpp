@@ -7,8 +7,8 @@
 //
 // The equations of hyper-connections with the fracs as rows. Switches: tanh, norm (none), scale.
 //
-// Mean and variance come from one sweep, E[x^2] - mean^2: fracs whose mean is far from zero lose (mean / deviation)^2 ulps
-// of their scale (fp32: 6e-6 relative at 10 deviations, 6e-4 at 100). norm=rms_inside has no such loss.
+// Mean and variance come from one sweep, E[x^2] - mean^2: fracs whose mean is far from zero lose (mean / deviation)^2
+// ulps of their scale (fp32: 6e-6 relative at 10 deviations, 6e-4 at 100). norm=rms_inside has no such loss.
 //
 // SPDX-License-Identifier: Apache-2.0
 //===-----------------------------------------------------------------------------------===//

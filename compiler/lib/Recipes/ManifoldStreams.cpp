@@ -58,8 +58,8 @@ static void manifoldStreams(Site &s) {
   // Equal proposals receive equal gradients: they start apart, by noise on all but the first or because they are drawn.
   // lucidrains starts them equal.
   bool noise = proposals > 1 && start.projection.kind == Initialisation::Kind::Constant && start.name != "lucidrains";
-  Weight alphaFn = s.weight("dynamic_alpha_fn", {proposals, s.d(), m + rows},
-                            noise ? normalAfterFirst(0.02) : start.projection);
+  Weight alphaFn =
+      s.weight("dynamic_alpha_fn", {proposals, s.d(), m + rows}, noise ? normalAfterFirst(0.02) : start.projection);
   std::vector<Weight> weights;
   for (int64_t p = 0; p < proposals; ++p)
     weights.push_back(proposalWeight(alphaFn, p));

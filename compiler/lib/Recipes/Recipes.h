@@ -32,8 +32,8 @@ Options operator+(Options a, const Options &b);
 // Norms
 //===-----------------------------------------------------------------------------------===//
 
-/// norm, norm_eps, norm_weight, norm_bias. `rmsInside` is the eps of rms_inside where none is given, here and in normed;
-/// the other norms have theirs in every recipe.
+/// norm, norm_eps, norm_weight, norm_bias. `rmsInside` is the eps of rms_inside where none is given, here and in
+/// normed; the other norms have theirs in every recipe.
 Options normOptions(std::string kind, bool withWeight, bool mayBeNone = false, double rmsInside = 1e-6);
 /// The norm that the options ask for, with its parameters of shape (dimension,): norm.gamma for l2_unit_offset, else
 /// norm.weight and norm.bias.

@@ -49,7 +49,9 @@ BlockNumbers hyperjit::chooseBlocks(const KernelSizes &sizes, const CpuShape &sh
 }
 
 /// Each chunk costs a sum of its own at the end; few chunks leave processors idle.
-int64_t hyperjit::chooseChunks(int64_t partialBytes) { return partialBytes > (256 << 10) ? 16 : partialBytes ? 32 : 256; }
+int64_t hyperjit::chooseChunks(int64_t partialBytes) {
+  return partialBytes > (256 << 10) ? 16 : partialBytes ? 32 : 256;
+}
 
 double hyperjit::blocksCost(const KernelSizes &s, const CpuShape &shape, const BlockNumbers &n) {
   // Bytes a nanosecond of one core, of memory and of second-level cache; nanoseconds of an instruction of either of two
@@ -79,7 +81,8 @@ double hyperjit::blocksCost(const KernelSizes &s, const CpuShape &shape, const B
   return time + partials + idle;
 }
 
-std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const CpuShape &shape, const BlockNumbers &first) {
+std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const CpuShape &shape,
+                                               const BlockNumbers &first) {
   std::vector<BlockNumbers> all = {first};
   auto among = [](bool matters, int64_t chosen, std::initializer_list<int64_t> others, int64_t least, int64_t most) {
     std::vector<int64_t> values = {chosen};
@@ -94,7 +97,8 @@ std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const C
   auto aheads = among(true, first.ahead, {0, 1}, 0, 1);
   auto columns = among(sizes.projected > 0, first.columns, {2, 3, 4, 6}, 1, most);
   auto unrolls = among(products, first.unroll, {1, 2, 4, 6}, 1, most);
-  auto sums = among(sizes.sums > 6, first.sums, {6, 9, 14, 20, 28}, 1, std::min(mostSums(shape), std::max(first.sums, sizes.sums)));
+  auto sums = among(sizes.sums > 6, first.sums, {6, 9, 14, 20, 28}, 1,
+                    std::min(mostSums(shape), std::max(first.sums, sizes.sums)));
   auto tokens = among(true, first.tokens, {4, 8, 16, 32}, 4, 64);
   auto vectors = among(true, first.vector, {32, 64}, 32, shape.vectorBytes);
   auto chunks = among(sizes.partialBytes > 0, first.chunks, {8, 16, 32, 64}, 1, 256);
@@ -129,12 +133,14 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
   if (wanted > there)
     time *= 1 + (wanted - there) / 64;
   // Lanes that a row leaves idle in its last round.
-  double pieces = double(divideCeil(s.width, n.vector)), lanes = 32.0 / double(std::clamp<int64_t>(n.tokens, 1, 8)) * double(n.warps);
+  double pieces = double(divideCeil(s.width, n.vector)),
+         lanes = 32.0 / double(std::clamp<int64_t>(n.tokens, 1, 8)) * double(n.warps);
   lanes *= double(n.cluster);
   double waste = std::ceil(pieces / lanes) * lanes / pieces;
   time *= 0.75 + 0.25 * waste;
   // Bytes in flight an SM; about 40 KB hide the latency of memory.
-  double flying = std::min(resident, double(shape.processorThreads)) * double(n.vector * s.storageBytes * std::max<int64_t>(1, s.liveRows / 2));
+  double flying = std::min(resident, double(shape.processorThreads)) *
+                  double(n.vector * s.storageBytes * std::max<int64_t>(1, s.liveRows / 2));
   time *= std::sqrt(std::max(1.0, 40960 / flying));
   // Each further sweep reads rows again, from L2 at best.
   time *= 1 + 0.3 * double(std::max<int64_t>(1, divideCeil(s.slotSums, std::max<int64_t>(1, n.slots))) - 1);
@@ -150,39 +156,43 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
 int64_t hyperjit::clustersAtOnce(int64_t processors, int64_t cluster) { return processors * 10 / (11 * cluster); }
 
 double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
-  // Measured at four streams of 4096 channels: 0.9 of copy bandwidth with two tiles between stages or two tokens a lane, some
-  // percent less where sums wait for the exchange, and where a block has few of a row's channels.
+  // Measured at four streams of 4096 channels: 0.9 of copy bandwidth with two tiles between stages or two tokens a
+  // lane, some percent less where sums wait for the exchange, and where a block has few of a row's channels.
   double time = double(s.wideBytes) / shape.copyGBs / 0.9;
   if (n.lag * n.tokens < 16)
     time *= 1.03;
   int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
   if (parts > 1) {
-    // Sums go by way of memory (an H100, 5120 to 8192 channels: 1.15 to 1.35 of one cluster's time, measured or scaled from 4096). Clusters that
-    // find too few others for a row are left out.
+    // Sums go by way of memory (an H100, 5120 to 8192 channels: 1.15 to 1.35 of one cluster's time, measured or scaled
+    // from 4096). Clusters that find too few others for a row are left out.
     int64_t at = clustersAtOnce(shape.processors, n.cluster) / parts * blocks;
     time *= 1.2 * std::max(1.0, 0.85 * double(shape.processors) / double(std::max<int64_t>(at, 1)));
   }
   return time * (1 + 0.1 * double(blocks) * 160 / double(s.width));
 }
 
-std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
+std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const GpuShape &shape,
+                                              const RowNumbers &first) {
   std::vector<RowNumbers> all = {first};
   for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4), int64_t(5), int64_t(8), int64_t(16)})
     for (int64_t vector : {8, 4})
       for (int64_t tokens : {8, 16})
         for (int64_t lag : {2, 1, 3}) {
           RowNumbers numbers;
-          numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag, numbers.vector = vector;
+          numbers.columns = true, numbers.cluster = cluster, numbers.tokens = tokens, numbers.lag = lag,
+          numbers.vector = vector;
           all.push_back(numbers);
         }
   // Parts of a row that several clusters share, where one cluster has no room for it: narrow ones of many streams.
   for (int64_t cluster : {4, 8, 16})
     for (int64_t parts = 2; parts <= std::min<int64_t>(8, clustersAtOnce(shape.processors, cluster)); ++parts)
-      if (int64_t channels = sizes.width / (cluster * parts); sizes.width % (cluster * parts) == 0 && channels >= 64 && channels <= 320)
+      if (int64_t channels = sizes.width / (cluster * parts);
+          sizes.width % (cluster * parts) == 0 && channels >= 64 && channels <= 320)
         for (int64_t vector : {8, 4})
           for (int64_t lag : {2, 3, 4, 1}) {
             RowNumbers numbers;
-            numbers.columns = true, numbers.cluster = cluster, numbers.parts = parts, numbers.lag = lag, numbers.vector = vector;
+            numbers.columns = true, numbers.cluster = cluster, numbers.parts = parts, numbers.lag = lag,
+            numbers.vector = vector;
             numbers.tokens = 8;
             all.push_back(numbers);
           }

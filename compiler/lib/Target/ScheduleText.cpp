@@ -15,8 +15,8 @@ LogicalResult hyperjit::readSchedule(hc::FuncOp kernel, StringRef text, StringRe
     return success();
   auto [name, numbers] = text.split(':');
   if (name != skeleton)
-    return kernel.emitError() << "schedule '" << text << "' names the skeleton '" << name << "'; " << device << " have '"
-                              << skeleton << "'";
+    return kernel.emitError() << "schedule '" << text << "' names the skeleton '" << name << "'; " << device
+                              << " have '" << skeleton << "'";
   llvm::StringSet<> seen;
   while (!numbers.empty()) {
     auto [pair, rest] = numbers.split(',');
@@ -30,8 +30,8 @@ LogicalResult hyperjit::readSchedule(hc::FuncOp kernel, StringRef text, StringRe
                                 << "'; it takes " << known;
     }
     if (value < row->least || value > row->most || (row->power && !llvm::isPowerOf2_64(static_cast<uint64_t>(value))))
-      return kernel.emitError() << "schedule '" << text << "': " << key << " is " << value << "; legal are " << row->least
-                                << " to " << row->most << (row->power ? ", powers of two" : "");
+      return kernel.emitError() << "schedule '" << text << "': " << key << " is " << value << "; legal are "
+                                << row->least << " to " << row->most << (row->power ? ", powers of two" : "");
     if (!seen.insert(key).second)
       return kernel.emitError() << "schedule '" << text << "': " << key << " is given twice";
     *row->value = value;

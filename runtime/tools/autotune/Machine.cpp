@@ -14,12 +14,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <map>
-#include <climits>
 #include <malloc.h>
+#include <map>
 #include <sched.h>
 #include <sys/mman.h>
 #include <system_error>
@@ -63,7 +63,8 @@ public:
       for (int i = 1; i < threads; ++i)
         workers.emplace_back([this, i] { work(i); });
     } catch (const std::system_error &) {
-      // No more threads to be had (a limit of processes or of memory): those that started and the caller's share the work.
+      // No more threads to be had (a limit of processes or of memory): those that started and the caller's share the
+      // work.
     }
     size = 1 + int(workers.size());
   }
@@ -264,9 +265,10 @@ Target targetHere() {
 std::unique_ptr<Machine> machineFor(const Target &target) {
   if (target.device == DeviceType::Cpu) {
     if (!target.runsHere())
-      throw EnvironmentProblem(fmt::format("code for {} does not run on this CPU ({}), so nothing can be measured; --list and "
-                                           "--dry-run need no such machine",
-                                           target.text(), Target::native().text()));
+      throw EnvironmentProblem(
+          fmt::format("code for {} does not run on this CPU ({}), so nothing can be measured; --list and "
+                      "--dry-run need no such machine",
+                      target.text(), Target::native().text()));
     return std::make_unique<CpuMachine>();
   }
 #ifdef HYPERJIT_HAS_CUDA
@@ -274,13 +276,14 @@ std::unique_ptr<Machine> machineFor(const Target &target) {
     Target here = cuda::targetOf(0);
     if (here.isa == target.isa)
       return std::make_unique<GpuMachine>();
-    throw EnvironmentProblem(fmt::format("the GPU of this machine is {}, not {}, so nothing can be measured; --list and "
-                                         "--dry-run need no such machine",
-                                         here.text(), target.text()));
+    throw EnvironmentProblem(
+        fmt::format("the GPU of this machine is {}, not {}, so nothing can be measured; --list and "
+                    "--dry-run need no such machine",
+                    here.text(), target.text()));
   }
 #endif
-  throw EnvironmentProblem(fmt::format("this machine has no GPU, so nothing can be measured for {}; --list and --dry-run need none",
-                                       target.text()));
+  throw EnvironmentProblem(fmt::format(
+      "this machine has no GPU, so nothing can be measured for {}; --list and --dry-run need none", target.text()));
 }
 
 } // namespace hyperjit::tools

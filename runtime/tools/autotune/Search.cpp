@@ -40,7 +40,8 @@ public:
     auto value = schedule.parameter(name);
     if (axis == values.end() || !value)
       return 0;
-    size_t nearest = axis->second.size(), place = 0, mine = size_t(std::distance(axis->second.begin(), axis->second.find(*value)));
+    size_t nearest = axis->second.size(), place = 0,
+           mine = size_t(std::distance(axis->second.begin(), axis->second.find(*value)));
     for (const auto &[each, wasTried] : axis->second) {
       if (wasTried)
         nearest = std::min(nearest, place > mine ? place - mine : mine - place);
@@ -91,8 +92,8 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
     return exhaustive ? INFINITY : searchShare * everything;
   };
   auto mayTry = [&] { // and then 3 x 8, 2 x 32 samples and the best in a process of its own
-    return !tools.timeUp() &&
-           (result.tried < leastTried || tools.seconds() + each() + finals(88) + opened + finals(confirming) < allowance());
+    return !tools.timeUp() && (result.tried < leastTried ||
+                               tools.seconds() + each() + finals(88) + opened + finals(confirming) < allowance());
   };
 
   auto attempt = [&](size_t i) {
@@ -137,9 +138,9 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
   for (size_t i = 1; i < candidates.size() && mayTry(); ++i)
     if (skeletons.insert(candidates[i].schedule.skeleton).second)
       attempt(i);
-  // Then what differs from the best in one number, the numbers in turn: what one does to the time, it does beside most values of
-  // the others. First the value that is furthest from those tried, which says most about whether the number matters. Where
-  // nothing is left that differs in one, the cost model says what is next.
+  // Then what differs from the best in one number, the numbers in turn: what one does to the time, it does beside most
+  // values of the others. First the value that is furthest from those tried, which says most about whether the number
+  // matters. Where nothing is left that differs in one, the cost model says what is next.
   std::map<std::string, int> steps; // of a number
   std::vector<std::pair<size_t, std::string>> near;
   size_t centre = candidates.size();
@@ -160,7 +161,7 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
         step = &each;
     if (step)
       ++steps[step->second];
-    return step                      ? step->first
+    return step                     ? step->first
            : result.tried < planned ? size_t(std::find(seen.begin(), seen.end(), false) - seen.begin())
                                     : candidates.size();
   };
@@ -173,7 +174,8 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
   for (const Trial &trial : result.trials)
     if (trial.good() && (&trial == &result.trials[0] || taken.insert(trial.schedule.text()).second))
       good.push_back(&trial);
-  std::stable_sort(good.begin() + 1, good.end(), [](const Trial *a, const Trial *b) { return a->median() < b->median(); });
+  std::stable_sort(good.begin() + 1, good.end(),
+                   [](const Trial *a, const Trial *b) { return a->median() < b->median(); });
   std::vector<Trial> finalists;
   size_t others = std::clamp<size_t>(good.size() / 4, 2, 8);
   for (const Trial *trial : good)
@@ -204,7 +206,8 @@ SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std:
     finalists.resize(1 + std::max<size_t>(1, (finalists.size() - 1) / 2));
   }
   if (result.wins) {
-    std::vector<std::vector<double>> times = tools.confirm({result.base.schedule, result.best.schedule}, confirming / 2);
+    std::vector<std::vector<double>> times =
+        tools.confirm({result.base.schedule, result.best.schedule}, confirming / 2);
     Trial base = result.base, best = result.best;
     if (times.size() == 2)
       base.us = times[0], best.us = times[1];

@@ -1,6 +1,6 @@
-// The search for a schedule: steps of one number from the best so far, then candidates in the order of the cost model, then the
-// best ones again and again with more samples. All of it takes a share of what trying everything would take, as far as the
-// candidates tried so far say. It knows no kernel, no process and no clock but the one it is given.
+// The search for a schedule: steps of one number from the best so far, then candidates in the order of the cost model,
+// then the best ones again and again with more samples. All of it takes a share of what trying everything would take,
+// as far as the candidates tried so far say. It knows no kernel, no process and no clock but the one it is given.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -29,14 +29,15 @@ struct SearchTools {
 };
 
 struct SearchResult {
-  Trial base, best;           ///< the same where the default stays
-  bool wins = false;          ///< `best` beats the default by the margin
-  std::vector<Trial> trials;  ///< in order, the default first
+  Trial base, best;          ///< the same where the default stays
+  bool wins = false;         ///< `best` beats the default by the margin
+  std::vector<Trial> trials; ///< in order, the default first
   size_t tried = 0, rejected = 0, remembered = 0;
 };
 
-/// A tuned schedule must be this much faster than the default, and by more than three standard errors: among the others, and once
-/// more in a fresh process. Where memory lies and who else uses the cache may change a time more than a schedule does.
+/// A tuned schedule must be this much faster than the default, and by more than three standard errors: among the
+/// others, and once more in a fresh process. Where memory lies and who else uses the cache may change a time more than
+/// a schedule does.
 inline constexpr double tuningMargin = 0.02;
 
 /// A search takes at most this share of the time of trying every candidate, unless that leaves fewer than `leastTried`.
@@ -46,9 +47,9 @@ inline constexpr size_t leastTried = 5;
 /// Whether `mine` beats `base` by the margin and the noise.
 bool beats(const Trial &mine, const Trial &base);
 
-/// `candidates` has the default first. `known` are results of an earlier run by schedule text: good ones are not tried again
-/// before the final rounds, failures never. `exhaustive` tries all. Throws what the tools throw, and std::runtime_error where
-/// not even the default could be measured.
+/// `candidates` has the default first. `known` are results of an earlier run by schedule text: good ones are not tried
+/// again before the final rounds, failures never. `exhaustive` tries all. Throws what the tools throw, and
+/// std::runtime_error where not even the default could be measured.
 SearchResult search(const std::vector<ScheduleCandidate> &candidates, const std::map<std::string, Trial> &known,
                     bool exhaustive, const SearchTools &tools);
 

@@ -59,9 +59,7 @@ void appendRecord(const std::string &path, const TuningRecord &record) {
     throw EnvironmentProblem(fmt::format("--out {}: {}", path, std::strerror(cause)));
 }
 
-std::string timeNow() {
-  return fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr)));
-}
+std::string timeNow() { return fmt::format("{:%FT%TZ}", fmt::gmtime(std::time(nullptr))); }
 
 int editFiles(const std::vector<std::string> &words, const std::string &out, const std::string &json) {
   bool merge = words[0] == "merge";

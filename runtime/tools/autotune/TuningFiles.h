@@ -1,5 +1,5 @@
-// Files of tuning results as a command writes them: appended to, merged, pruned; and the lock that keeps two searches from
-// timing on one machine at once.
+// Files of tuning results as a command writes them: appended to, merged, pruned; and the lock that keeps two searches
+// from timing on one machine at once.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -18,8 +18,8 @@ void appendRecord(const std::string &path, const TuningRecord &record);
 /// "2026-01-31T12:00:00Z"
 std::string timeNow();
 
-/// merge A B... --out FILE: the last decision for each kernel and compiler; prune FILE...: what this build's compiler would
-/// not use goes. `words` begins with the verb. The exit code.
+/// merge A B... --out FILE: the last decision for each kernel and compiler; prune FILE...: what this build's compiler
+/// would not use goes. `words` begins with the verb. The exit code.
 int editFiles(const std::vector<std::string> &words, const std::string &out, const std::string &json);
 
 /// Held while it lives. Waits for another search, with a message; without a folder to lock in it is not held.

@@ -58,8 +58,8 @@ int64_t countOf(const OperandInfo &operand, int64_t tokens) {
 }
 
 /// Streams and cotangents are normal; weights are small enough that a projection is about 1; a token's coefficients are
-/// positive, as most are. Large operands repeat after a prime number of elements, which no row begins with twice: to make all
-/// of them would take longer than to compile.
+/// positive, as most are. Large operands repeat after a prime number of elements, which no row begins with twice: to
+/// make all of them would take longer than to compile.
 std::vector<std::byte> numbersFor(const OperandInfo &operand, int64_t tokens, uint64_t seed) {
   Random random(seed);
   int64_t count = std::min<int64_t>(countOf(operand, tokens), 1048573), bytes = sizeOf(operand.dtype);
@@ -70,7 +70,8 @@ std::vector<std::byte> numbersFor(const OperandInfo &operand, int64_t tokens, ui
                 : coefficient && !token             ? 0.5f
                                                     : 1.0f;
   for (int64_t i = 0; i < count; ++i)
-    fromDouble(data.data() + i * bytes, positive ? 0.05f + 0.9f * random.uniform() : scale * random.normal(), operand.dtype);
+    fromDouble(data.data() + i * bytes, positive ? 0.05f + 0.9f * random.uniform() : scale * random.normal(),
+               operand.dtype);
   return data;
 }
 
@@ -96,8 +97,10 @@ double Trial::noise() const {
   return 1.4826 * away[away.size() / 2] / std::sqrt(double(us.size())) / middle;
 }
 
-Workbench::Workbench(KernelManager &manager, Machine &machine, const KernelSpec &spec, const Target &target, int64_t tokens)
-    : manager(manager), machine(machine), spec(spec), target(target), tokens(tokens), kernel(manager.get(spec, target)) {
+Workbench::Workbench(KernelManager &manager, Machine &machine, const KernelSpec &spec, const Target &target,
+                     int64_t tokens)
+    : manager(manager), machine(machine), spec(spec), target(target), tokens(tokens),
+      kernel(manager.get(spec, target)) {
   machine.clear();
   const std::vector<OperandInfo> &list = kernel->meta().operands;
   void *saved = nullptr;
@@ -111,7 +114,8 @@ Workbench::Workbench(KernelManager &manager, Machine &machine, const KernelSpec 
       saved = operands.back();
     std::vector<std::byte> data = numbersFor(operand, tokens, seed++);
     for (size_t at = 0; at < sizes.back(); at += data.size())
-      machine.upload(static_cast<std::byte *>(operands.back()) + at, data.data(), std::min(data.size(), sizes.back() - at));
+      machine.upload(static_cast<std::byte *>(operands.back()) + at, data.data(),
+                     std::min(data.size(), sizes.back() - at));
   }
   if (saved) {
     // What forward keeps for backward are sums that belong to its inputs; random ones could be impossible.
@@ -122,9 +126,10 @@ Workbench::Workbench(KernelManager &manager, Machine &machine, const KernelSpec 
     std::shared_ptr<const Kernel> made = manager.get(forward, target);
     std::vector<void *> pointers;
     for (const OperandInfo &operand : made->meta().operands)
-      pointers.push_back(!operand.output          ? operands.at(pointers.size())
-                         : operand.name == "saved" ? saved
-                                                   : machine.allocate(size_t(countOf(operand, tokens) * sizeOf(operand.dtype))));
+      pointers.push_back(!operand.output ? operands.at(pointers.size())
+                         : operand.name == "saved"
+                             ? saved
+                             : machine.allocate(size_t(countOf(operand, tokens) * sizeOf(operand.dtype))));
     void *space = machine.allocate(made->workspaceBytes(tokens));
     machine.launch(*made, pointers, space, tokens);
     machine.finish();
@@ -154,7 +159,8 @@ void Workbench::run(const Kernel &candidate) {
 
 void Workbench::results(std::vector<std::vector<std::byte>> &all) {
   const std::vector<OperandInfo> &list = kernel->meta().operands;
-  all.resize(size_t(std::count_if(list.begin(), list.end(), [](const OperandInfo &operand) { return operand.output; })));
+  all.resize(
+      size_t(std::count_if(list.begin(), list.end(), [](const OperandInfo &operand) { return operand.output; })));
   for (size_t i = 0, output = 0; i < list.size(); ++i)
     if (list[i].output) {
       std::vector<std::byte> &data = all[output++];
@@ -190,7 +196,8 @@ double Workbench::compare(std::string &message) const {
     }
     double relative = difference == 0 ? 0 : difference / std::max(largest, 1e-30);
     if (!(relative <= tolerance(operand.dtype, narrow)) && message.empty())
-      message = fmt::format("'{}' differs from the default schedule's by {:.2g} of its largest number", operand.name, relative);
+      message = fmt::format("'{}' differs from the default schedule's by {:.2g} of its largest number", operand.name,
+                            relative);
     worst = std::max(worst, relative);
   }
   return worst;
@@ -204,10 +211,9 @@ int Workbench::launchesOf(const Kernel &candidate) {
 
 double Workbench::sample(const Kernel &candidate, int launches) {
   return machine.time([&] {
-           for (int i = 0; i < launches; ++i)
-             run(candidate);
-         }) /
-         launches;
+    for (int i = 0; i < launches; ++i)
+      run(candidate);
+  }) / launches;
 }
 
 /// "kind:text;kind:text": the kind whose text the schedule holds.

@@ -1,4 +1,5 @@
-// One kernel on a machine: operands made once, the default schedule's results, and how a candidate is checked and timed.
+// One kernel on a machine: operands made once, the default schedule's results, and how a candidate is checked and
+// timed.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,12 +15,12 @@ namespace hyperjit::tools {
 
 /// What came of a schedule, in the words of a tuning file.
 struct Trial {
-  Schedule schedule;       ///< complete once it was compiled
+  Schedule schedule;                ///< complete once it was compiled
   std::string status = "candidate"; ///< candidate | wrong | compile_error | launch_error | timeout | crash
   std::string message;
-  std::vector<double> us;  ///< samples
-  double error = 0;        ///< largest difference from the default's results, relative to the largest number of an operand
-  double cost = 0;         ///< what the cost model says
+  std::vector<double> us; ///< samples
+  double error = 0; ///< largest difference from the default's results, relative to the largest number of an operand
+  double cost = 0;  ///< what the cost model says
   bool good() const { return status == "candidate"; }
   double median() const;
   /// Of the median, from the spread of the samples.
@@ -34,8 +35,8 @@ public:
 
   const ArtifactMeta &base() const { return kernel->meta(); }
   /// Compiles, checks against the default's results, then times: `samples` times, but once only if the first is above
-  /// `hopeless` microseconds. Each sample has the default's beside it, and counts as what it would be if that had taken what it
-  /// took at first: what slows the machine for a while moves no candidate. `fault`: HYPERJIT_TUNING_FAULT.
+  /// `hopeless` microseconds. Each sample has the default's beside it, and counts as what it would be if that had taken
+  /// what it took at first: what slows the machine for a while moves no candidate. `fault`: HYPERJIT_TUNING_FAULT.
   Trial attempt(const Schedule &schedule, int samples, double hopeless, const std::string &fault);
   /// Times good schedules turn by turn, so that what disturbs the machine disturbs all.
   std::vector<std::vector<double>> duel(const std::vector<Schedule> &schedules, int samples);

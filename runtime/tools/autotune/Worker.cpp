@@ -135,7 +135,8 @@ Worker::Answer Worker::reopen() {
 }
 
 OpenedKernel Worker::open(const KernelSpec &spec, const Target &target, int64_t tokens) {
-  opening = {{"op", "open"}, {"spec", spec.text()}, {"target", target.text()}, {"tokens", tokens}, {"copy", copyGBs == 0}};
+  opening = {
+      {"op", "open"}, {"spec", spec.text()}, {"target", target.text()}, {"tokens", tokens}, {"copy", copyGBs == 0}};
   Answer answer = reopen();
   opening["copy"] = false;
   if (!answer.failure.empty())
@@ -251,7 +252,8 @@ public:
     int samples = request.value("samples", 1);
     if (op == "try") {
       double hopeless = request.at("hopeless").is_number() ? request.at("hopeless").get<double>() : INFINITY;
-      Trial trial = bench->attempt(Schedule::parse(request.at("schedule").get<std::string>()), samples, hopeless, faults);
+      Trial trial =
+          bench->attempt(Schedule::parse(request.at("schedule").get<std::string>()), samples, hopeless, faults);
       return {{"schedule", trial.schedule.text()},
               {"status", trial.status},
               {"message", trial.message},

@@ -19,7 +19,7 @@ struct Interrupted {};
 struct OpenedKernel {
   std::string device;
   int threads = 0;
-  Schedule base;        ///< what auto stands for, complete
+  Schedule base;         ///< what auto stands for, complete
   int64_t wideBytes = 0; ///< a token's, read plus written, as the compiler counts them
   double copyGBs = 0;    ///< of this machine
 };

@@ -26,7 +26,8 @@ ConnectionFactory plainConnections() {
 
 HyperConnections::HyperConnections(const SiteSpec &spec, int64_t count) : spec(spec) {
   for (int64_t index = 0; index < count; ++index)
-    sites.push_back(register_module(std::to_string(index), nn::Connection(nn::ConnectionOptions(spec).layerIndex(index))));
+    sites.push_back(
+        register_module(std::to_string(index), nn::Connection(nn::ConnectionOptions(spec).layerIndex(index))));
 }
 
 at::Tensor HyperConnections::forward(const at::Tensor &x, const std::vector<Branch> &branches) {

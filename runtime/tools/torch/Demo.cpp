@@ -85,7 +85,8 @@ Variant parseVariant(const std::string &word, const DemoOptions &options) {
   bool frac = recipe == "frac";
   std::string text = word + (word.find(':') == std::string::npos ? ":" : ",");
   auto given = [&](std::string_view key) { // a whole key: m is none of norm=
-    return word.find(fmt::format(":{}=", key)) != std::string::npos || word.find(fmt::format(",{}=", key)) != std::string::npos;
+    return word.find(fmt::format(":{}=", key)) != std::string::npos ||
+           word.find(fmt::format(",{}=", key)) != std::string::npos;
   };
   if (!given("n"))
     text += fmt::format("n={},", frac ? 1 : options.streams);
@@ -95,7 +96,9 @@ Variant parseVariant(const std::string &word, const DemoOptions &options) {
     throw UsageError(fmt::format("variant '{}': the width comes from --dim", word));
   for (const char *key : {"dtype", "branch", "branch_in", "branch_out"})
     if (given(key))
-      throw UsageError(fmt::format("variant '{}': {}= is not taken, the demo trains in fp32; leave it out (bench times other dtypes)", word, key));
+      throw UsageError(fmt::format(
+          "variant '{}': {}= is not taken, the demo trains in fp32; leave it out (bench times other dtypes)", word,
+          key));
   SiteSpec site = SiteSpec::parse(text + fmt::format("d={}", options.dim));
   site.validate();
   programs.site(site); // refuses unknown options and limits before anything is trained
@@ -104,7 +107,8 @@ Variant parseVariant(const std::string &word, const DemoOptions &options) {
 
 class Training {
 public:
-  Training(const DemoOptions &options, const Corpus &corpus, at::Device device) : options(options), corpus(corpus), device(device) {
+  Training(const DemoOptions &options, const Corpus &corpus, at::Device device)
+      : options(options), corpus(corpus), device(device) {
     model.vocabulary = int64_t(corpus.vocabulary.size());
     model.dim = options.dim;
     model.layers = options.layers;
@@ -124,7 +128,8 @@ private:
     at::Tensor ids, targets;
   };
   Batch draw(const at::Tensor &text, at::Generator generator) const {
-    at::Tensor start = at::randint(text.size(0) - options.context - 1, {options.batch, 1}, generator, at::kLong).to(device);
+    at::Tensor start =
+        at::randint(text.size(0) - options.context - 1, {options.batch, 1}, generator, at::kLong).to(device);
     at::Tensor index = start + at::arange(options.context + 1, start.options());
     at::Tensor window = text.index_select(0, index.flatten()).view(index.sizes());
     return {window.slice(1, 0, options.context), window.slice(1, 1)};
@@ -160,7 +165,8 @@ Run Training::run(const Variant &variant) {
   net->to(device);
   for (const at::Tensor &parameter : net->parameters())
     run.parameters += parameter.numel();
-  torch::optim::AdamW optimizer(net->parameters(), torch::optim::AdamWOptions(peakRate).betas({0.9, 0.99}).weight_decay(0.01));
+  torch::optim::AdamW optimizer(net->parameters(),
+                                torch::optim::AdamWOptions(peakRate).betas({0.9, 0.99}).weight_decay(0.01));
 
   auto step = [&](const Batch &batch, int64_t index) {
     for (auto &group : optimizer.param_groups())
@@ -181,7 +187,8 @@ Run Training::run(const Variant &variant) {
     auto start = std::chrono::steady_clock::now();
     run.loss.push_back(step(batch, i));
     synchronise(device);
-    run.stepMilliseconds.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    run.stepMilliseconds.push_back(
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     progress.advance(i + 1, fmt::format("loss {:.3f}", run.loss.back()));
   }
   if (interrupted())
@@ -198,7 +205,8 @@ Run Training::run(const Variant &variant) {
     }
     run.validationLoss = sum / validationBatches;
   }
-  std::vector<int64_t> prompt(corpus.characters.end() - std::min<int64_t>(validation.size(0), options.context), corpus.characters.end());
+  std::vector<int64_t> prompt(corpus.characters.end() - std::min<int64_t>(validation.size(0), options.context),
+                              corpus.characters.end());
   prompt.resize(std::min<size_t>(prompt.size(), 48));
   run.sample = corpus.decode(net->generate(prompt, sampleLength, temperature, generator(options.seed + 3)));
 
@@ -284,8 +292,11 @@ Json runJson(const Run &run) {
           {"eager_step_ms", timingJson(run.eagerStep)},
           {"connection_ms", {{"jit", run.connectionJit.median}, {"eager", run.connectionEager.median}}},
           {"speedup", run.speedup()},
-          {"jit", {{"compiled", run.jit.compiled}, {"memory_hits", run.jit.memoryHits}, {"disk_hits", run.jit.diskHits},
-                   {"compile_ms", run.jit.compileMilliseconds}}},
+          {"jit",
+           {{"compiled", run.jit.compiled},
+            {"memory_hits", run.jit.memoryHits},
+            {"disk_hits", run.jit.diskHits},
+            {"compile_ms", run.jit.compileMilliseconds}}},
           {"max_output_error", run.outputError},
           {"max_gradient_error", run.gradientError},
           {"sample", run.sample}};
@@ -302,9 +313,11 @@ int demo(const DemoOptions &options) {
   Training training(options, corpus, device);
   const LanguageModelOptions &model = training.modelOptions();
   std::string name = deviceName(device);
-  fmt::print(stderr, "text: {}, {}, {} different characters\nmodel: {} layers, width {}, {} heads, context {}, batch {}, {} steps; on {}\n",
-             corpus.source, humanBytes(corpus.bytes), corpus.vocabulary.size(), model.layers, model.dim, model.heads, model.context,
-             options.batch, options.steps, name);
+  fmt::print(stderr,
+             "text: {}, {}, {} different characters\nmodel: {} layers, width {}, {} heads, context {}, batch {}, {} "
+             "steps; on {}\n",
+             corpus.source, humanBytes(corpus.bytes), corpus.vocabulary.size(), model.layers, model.dim, model.heads,
+             model.context, options.batch, options.steps, name);
 
   std::vector<Run> runs;
   for (const Variant &variant : variants) {
@@ -318,8 +331,10 @@ int demo(const DemoOptions &options) {
   bool jsonToStdout = options.json == "-";
   FILE *out = jsonToStdout ? stderr : stdout;
   if (!runs.empty()) {
-    Table training({"variant", "parameters", "first loss", "last loss", "validation", "step ms", "eager step ms", "speedup"});
-    Table kernels({"variant", "connections ms", "eager ms", "speedup", "compiled", "from disk", "in memory", "output diff", "gradient diff"});
+    Table training(
+        {"variant", "parameters", "first loss", "last loss", "validation", "step ms", "eager step ms", "speedup"});
+    Table kernels({"variant", "connections ms", "eager ms", "speedup", "compiled", "from disk", "in memory",
+                   "output diff", "gradient diff"});
     bool any = false;
     for (const Run &run : runs) {
       const bool jit = run.variant.site.has_value();
@@ -330,15 +345,20 @@ int demo(const DemoOptions &options) {
                     only(fmt::format("{:.2f}x", run.speedup()))});
       any |= jit;
       if (jit)
-        kernels.add({run.variant.name, fmt::format("{:.2f}", run.connectionJit.median), fmt::format("{:.2f}", run.connectionEager.median),
-                     fmt::format("{:.2f}x", run.connectionEager.median / run.connectionJit.median), fmt::format("{}", run.jit.compiled),
-                     fmt::format("{}", run.jit.diskHits), fmt::format("{}", run.jit.memoryHits),
-                     fmt::format("{:.1e}", run.outputError), fmt::format("{:.1e}", run.gradientError)});
+        kernels.add({run.variant.name, fmt::format("{:.2f}", run.connectionJit.median),
+                     fmt::format("{:.2f}", run.connectionEager.median),
+                     fmt::format("{:.2f}x", run.connectionEager.median / run.connectionJit.median),
+                     fmt::format("{}", run.jit.compiled), fmt::format("{}", run.jit.diskHits),
+                     fmt::format("{}", run.jit.memoryHits), fmt::format("{:.1e}", run.outputError),
+                     fmt::format("{:.1e}", run.gradientError)});
     }
-    fmt::print(out, "\n{}last loss: mean of the last {} steps; eager: the same connections in plain ATen\n", training.text(), tailSteps);
+    fmt::print(out, "\n{}last loss: mean of the last {} steps; eager: the same connections in plain ATen\n",
+               training.text(), tailSteps);
     if (any)
-      fmt::print(out, "\n{}connections: all {} of a step without their branches, forward and backward; compiled, from disk, in memory: kernels;\n"
-                      "diff: largest difference from eager over its largest value\n",
+      fmt::print(out,
+                 "\n{}connections: all {} of a step without their branches, forward and backward; compiled, from disk, "
+                 "in memory: kernels;\n"
+                 "diff: largest difference from eager over its largest value\n",
                  kernels.text(), 2 * model.layers);
     fmt::print(out, "\n");
   }
@@ -361,11 +381,14 @@ int demo(const DemoOptions &options) {
   }
 
   Json answer = jsonHead("demo", name);
-  answer["text"] = {{"source", corpus.source}, {"bytes", corpus.bytes}, {"characters", corpus.characters.size()},
+  answer["text"] = {{"source", corpus.source},
+                    {"bytes", corpus.bytes},
+                    {"characters", corpus.characters.size()},
                     {"vocabulary", corpus.vocabulary.size()}};
-  answer["config"] = {{"steps", options.steps}, {"streams", options.streams}, {"fracs", options.fracs}, {"dim", options.dim},
-                      {"layers", options.layers}, {"heads", model.heads}, {"batch", options.batch}, {"context", options.context},
-                      {"seed", options.seed}, {"learning_rate", peakRate}};
+  answer["config"] = {{"steps", options.steps},   {"streams", options.streams}, {"fracs", options.fracs},
+                      {"dim", options.dim},       {"layers", options.layers},   {"heads", model.heads},
+                      {"batch", options.batch},   {"context", options.context}, {"seed", options.seed},
+                      {"learning_rate", peakRate}};
   answer["plot"] = plotted ? options.plot : "";
   answer["interrupted"] = interrupted();
   answer["runs"] = Json::array();
@@ -376,7 +399,8 @@ int demo(const DemoOptions &options) {
   if (!jsonToStdout && options.json != "none" && !options.json.empty())
     fmt::print(out, "results: {}\n", options.json);
   if (!runs.empty())
-    fmt::print(out, "\nThe model with {} connections continues the text:\n---\n{}\n---\n", runs.back().variant.name, runs.back().sample);
+    fmt::print(out, "\nThe model with {} connections continues the text:\n---\n{}\n---\n", runs.back().variant.name,
+               runs.back().sample);
   return interrupted() ? exitProblem : exitOk;
 }
 

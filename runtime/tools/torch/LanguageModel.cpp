@@ -24,7 +24,8 @@ AttentionImpl::AttentionImpl(int64_t dim, int64_t heads) : heads(heads) {
 at::Tensor AttentionImpl::forward(const at::Tensor &x) {
   int64_t batch = x.size(0), length = x.size(1), dim = x.size(2);
   at::Tensor all = qkv(norm(x)).view({batch, length, 3, heads, dim / heads}).permute({2, 0, 3, 1, 4});
-  at::Tensor y = at::scaled_dot_product_attention(all[0], all[1], all[2], /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true);
+  at::Tensor y =
+      at::scaled_dot_product_attention(all[0], all[1], all[2], /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true);
   return out(y.transpose(1, 2).reshape({batch, length, dim}));
 }
 
@@ -36,7 +37,8 @@ MlpImpl::MlpImpl(int64_t dim) {
 
 at::Tensor MlpImpl::forward(const at::Tensor &x) { return down(at::gelu(up(norm(x)))); }
 
-LanguageModelImpl::LanguageModelImpl(const LanguageModelOptions &options, const ConnectionFactory &factory) : options(options) {
+LanguageModelImpl::LanguageModelImpl(const LanguageModelOptions &options, const ConnectionFactory &factory)
+    : options(options) {
   tokens = register_module("tokens", torch::nn::Embedding(options.vocabulary, options.dim));
   positions = register_module("positions", torch::nn::Embedding(options.context, options.dim));
   torch::nn::init::normal_(tokens->weight, 0, embeddingDeviation);
@@ -57,7 +59,8 @@ at::Tensor LanguageModelImpl::forward(const at::Tensor &ids) {
   at::Tensor x = tokens(ids) + positions(at);
   std::vector<Branch> branches;
   for (int64_t layer = 0; layer < options.layers; ++layer) {
-    branches.emplace_back([this, layer](const at::Tensor &u) { return attentions[layer]->as<AttentionImpl>()->forward(u); });
+    branches.emplace_back(
+        [this, layer](const at::Tensor &u) { return attentions[layer]->as<AttentionImpl>()->forward(u); });
     branches.emplace_back([this, layer](const at::Tensor &u) { return mlps[layer]->as<MlpImpl>()->forward(u); });
   }
   return head(finalNorm(connections->forward(x, branches)));
@@ -71,8 +74,8 @@ std::vector<int64_t> LanguageModelImpl::generate(std::vector<int64_t> text, int6
                                                  at::Generator generator) {
   torch::NoGradGuard noGradients;
   at::Device device = tokens->weight.device();
-  // The window is always `context` long: what stands behind the text is never seen by causal attention, and one token count
-  // needs one set of kernels where growing ones would need those for few tokens as well.
+  // The window is always `context` long: what stands behind the text is never seen by causal attention, and one token
+  // count needs one set of kernels where growing ones would need those for few tokens as well.
   for (int64_t i = 0; i < count; ++i) {
     std::vector<int64_t> window(text.end() - std::min<int64_t>(int64_t(text.size()), options.context), text.end());
     int64_t last = int64_t(window.size()) - 1;

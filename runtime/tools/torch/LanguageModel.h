@@ -1,5 +1,6 @@
 // A GPT-style character language model whose residual connections are interchangeable: embedding, causal attention and
-// MLP with pre-norm, and around every branch a connection: the plain sum, or a hyper-connection in its JIT or eager form.
+// MLP with pre-norm, and around every branch a connection: the plain sum, or a hyper-connection in its JIT or eager
+// form.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -49,13 +50,15 @@ TORCH_MODULE(Mlp);
 /// ids [B, L] -> logits [B, L, vocabulary]. Site 2l is the attention of layer l, site 2l + 1 its MLP.
 class LanguageModelImpl : public torch::nn::Module {
 public:
-  /// The model's own weights are drawn before the connections', so every connection sees the same ones after manual_seed.
+  /// The model's own weights are drawn before the connections', so every connection sees the same ones after
+  /// manual_seed.
   LanguageModelImpl(const LanguageModelOptions &options, const ConnectionFactory &connections);
   at::Tensor forward(const at::Tensor &ids);
   /// Cross entropy of the next character, averaged over the batch. targets as ids.
   at::Tensor loss(const at::Tensor &ids, const at::Tensor &targets);
   /// Continues `prompt` by `count` characters drawn at `temperature`.
-  std::vector<int64_t> generate(std::vector<int64_t> prompt, int64_t count, double temperature, at::Generator generator);
+  std::vector<int64_t> generate(std::vector<int64_t> prompt, int64_t count, double temperature,
+                                at::Generator generator);
   const LanguageModelOptions options;
 
 private:

@@ -23,7 +23,8 @@ Timing summarise(std::vector<double> samples) {
     return {};
   std::sort(samples.begin(), samples.end());
   size_t half = samples.size() / 2;
-  return {samples.size() % 2 ? samples[half] : (samples[half - 1] + samples[half]) / 2, samples.front(), samples.back()};
+  return {samples.size() % 2 ? samples[half] : (samples[half - 1] + samples[half]) / 2, samples.front(),
+          samples.back()};
 }
 
 at::Device chooseDevice(const std::string &word) {
@@ -102,7 +103,8 @@ Timing timed(at::Device device, int repeats, const std::function<void()> &work) 
 }
 
 TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
-                             const std::function<void(const at::Tensor &)> &backward, const std::function<void()> &lead) {
+                             const std::function<void(const at::Tensor &)> &backward,
+                             const std::function<void()> &lead) {
   backward(forward());
   synchronise(device);
   std::vector<double> ahead, back, both;

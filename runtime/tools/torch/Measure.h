@@ -27,13 +27,15 @@ void synchronise(at::Device device);
 /// Runs `work` once to warm up, then `repeats` times; milliseconds each, by events on CUDA and by the clock on the CPU.
 Timing timed(at::Device device, int repeats, const std::function<void()> &work);
 
-/// Forward, then backward of what it returned, `repeats` times after a warm-up; each timed alone, and both together. `lead`, if given,
-/// is run before each, untimed: with work under way the device does not wait for the host's first launch.
+/// Forward, then backward of what it returned, `repeats` times after a warm-up; each timed alone, and both together.
+/// `lead`, if given, is run before each, untimed: with work under way the device does not wait for the host's first
+/// launch.
 struct TrainingTiming {
   Timing forward, backward, both;
 };
 TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
-                             const std::function<void(const at::Tensor &)> &backward, const std::function<void()> &lead = {});
+                             const std::function<void(const at::Tensor &)> &backward,
+                             const std::function<void()> &lead = {});
 
 /// What `work` returns; LibTorch's errors without the stack of its own functions that they carry.
 template <class Work> auto withoutStack(Work &&work) {
@@ -44,8 +46,9 @@ template <class Work> auto withoutStack(Work &&work) {
   }
 }
 
-/// Keeps freed memory in the process, as a caching allocator does: otherwise every large tensor is made of fresh pages, and
-/// on the CPU mapping them takes longer than the kernels that are to be measured. For the whole process, from here on.
+/// Keeps freed memory in the process, as a caching allocator does: otherwise every large tensor is made of fresh pages,
+/// and on the CPU mapping them takes longer than the kernels that are to be measured. For the whole process, from here
+/// on.
 void keepMemory();
 
 /// How much of the machine's processors other processes take while it lives: 0 idle, 1 all of them.

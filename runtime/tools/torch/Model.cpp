@@ -1,6 +1,6 @@
-// The specs in a saved module: hyperjit's modules save their site's spec as one string attribute, and consecutive modules in
-// the order of the archive share a boundary. A guess where a model calls its layers in another order: then HYPERJIT_RECORD of
-// one run is the authority.
+// The specs in a saved module: hyperjit's modules save their site's spec as one string attribute, and consecutive
+// modules in the order of the archive share a boundary. A guess where a model calls its layers in another order: then
+// HYPERJIT_RECORD of one run is the authority.
 // SPDX-License-Identifier: Apache-2.0
 #include "Console.h"
 #include "TorchTools.h"
@@ -44,8 +44,10 @@ std::vector<std::string> specsOf(const std::string &path) {
   std::vector<SiteSpec> sites;
   collect(archive, sites);
   if (sites.empty())
-    throw UserError(ErrorId::InvalidFile, fmt::format("--model {}: it holds no hyperjit layer; it must have been written by "
-                                                      "torch::save of a C++ module", path));
+    throw UserError(ErrorId::InvalidFile,
+                    fmt::format("--model {}: it holds no hyperjit layer; it must have been written by "
+                                "torch::save of a C++ module",
+                                path));
   std::vector<std::string> specs;
   auto add = [&](std::string spec) {
     if (std::find(specs.begin(), specs.end(), spec) == specs.end())
@@ -56,7 +58,8 @@ std::vector<std::string> specsOf(const std::string &path) {
   for (size_t i = 1; i < sites.size(); ++i) {
     const SiteSpec &after = sites[i - 1], &before = sites[i];
     // Equal neighbours are in the list of the one spec; streams that do not fit are not passed on.
-    if (!(after == before) && after.n == before.n && after.d == before.d && after.m == before.m && after.stream == before.stream)
+    if (!(after == before) && after.n == before.n && after.d == before.d && after.m == before.m &&
+        after.stream == before.stream)
       add(fmt::format("boundary({}|{})", after.text(), before.text()));
   }
   return specs;
@@ -64,7 +67,8 @@ std::vector<std::string> specsOf(const std::string &path) {
 
 } // namespace
 
-extern "C" __attribute__((visibility("default"))) std::vector<std::string> hyperjit_tools_model(const std::string &path);
+extern "C" __attribute__((visibility("default"))) std::vector<std::string>
+hyperjit_tools_model(const std::string &path);
 std::vector<std::string> hyperjit_tools_model(const std::string &path) { return specsOf(path); }
 
 } // namespace hyperjit::tools

@@ -1,5 +1,5 @@
-// cache-fuzz PARSER CORPUS [ROUNDS]: the corpus as it is, then ROUNDS (default 20000) mutations of it from a fixed seed. What
-// libFuzzer does where there is clang, without its coverage, everywhere.
+// cache-fuzz PARSER CORPUS [ROUNDS]: the corpus as it is, then ROUNDS (default 20000) mutations of it from a fixed
+// seed. What libFuzzer does where there is clang, without its coverage, everywhere.
 // SPDX-License-Identifier: Apache-2.0
 #include "Targets.h"
 
@@ -31,7 +31,8 @@ static void mutate(Bytes &bytes, const std::vector<Bytes> &corpus, std::mt19937 
       break;
     case 3:
       if (!bytes.empty())
-        bytes.erase(bytes.begin() + ptrdiff_t(at), bytes.begin() + ptrdiff_t(std::min(bytes.size(), at + 1 + random() % 16)));
+        bytes.erase(bytes.begin() + ptrdiff_t(at),
+                    bytes.begin() + ptrdiff_t(std::min(bytes.size(), at + 1 + random() % 16)));
       break;
     case 4:
       bytes.resize(at);

@@ -33,7 +33,8 @@ template <typename Allowed, typename Action> void only(Action action) {
 
 void entry(std::span<const std::byte> bytes) {
   DecodedEntry decoded = decodeEntry(bytes, nullptr);
-  require(decoded.artifact.has_value() == (decoded.fault == EntryFault::None), "an artifact comes with no fault, and only then");
+  require(decoded.artifact.has_value() == (decoded.fault == EntryFault::None),
+          "an artifact comes with no fault, and only then");
   require(decoded.artifact || !decoded.reason.empty(), "a fault has a reason");
   if (decoded.artifact) {
     DecodedEntry again = decodeEntry(encodeEntry(*decoded.key, *decoded.artifact), &*decoded.key);

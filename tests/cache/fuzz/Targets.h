@@ -1,4 +1,5 @@
-// One function a parser: any bytes go in, nothing but the documented errors comes out, and what is taken survives a round trip.
+// One function a parser: any bytes go in, nothing but the documented errors comes out, and what is taken survives a
+// round trip.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

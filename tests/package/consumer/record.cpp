@@ -1,5 +1,5 @@
-// Core alone, no LibTorch: records the variant, prints its program, and looks at the traffic that the compiler counts, for
-// the CPU and for a GPU that need not be here.
+// Core alone, no LibTorch: records the variant, prints its program, and looks at the traffic that the compiler counts,
+// for the CPU and for a GPU that need not be here.
 // SPDX-License-Identifier: Apache-2.0
 #include "TwoHeads.h"
 

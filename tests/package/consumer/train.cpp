@@ -1,5 +1,5 @@
-// The variant as a torch::nn layer, on the CPU and on the GPU where there is one (or on the device that is named): forward
-// against its formula in plain ATen, gradients against finite differences.
+// The variant as a torch::nn layer, on the CPU and on the GPU where there is one (or on the device that is named):
+// forward against its formula in plain ATen, gradients against finite differences.
 // SPDX-License-Identifier: Apache-2.0
 #include "TwoHeads.h"
 

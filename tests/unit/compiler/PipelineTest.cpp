@@ -96,9 +96,9 @@ TEST(Traffic, AloneForward) {
   }
 }
 
-// Alone: 3n + 2 after (X, Y and dX' in, dX and dY out) and 3n + 1 before (X, dU and that dX in, dX out): 27u at n = 4. Not
-// the 4n + 3 of late dots, whose kernel behind the branch's backward reads X, Y, dX' and dU at once: to autograd the two
-// parts are two nodes with only tensors between them, so each writes dX, which both of its own operands give.
+// Alone: 3n + 2 after (X, Y and dX' in, dX and dY out) and 3n + 1 before (X, dU and that dX in, dX out): 27u at n = 4.
+// Not the 4n + 3 of late dots, whose kernel behind the branch's backward reads X, Y, dX' and dU at once: to autograd
+// the two parts are two nodes with only tensors between them, so each writes dX, which both of its own operands give.
 TEST(Traffic, AloneBackward) {
   for (const Case &c : cases()) {
     SCOPED_TRACE(c.spec);
@@ -120,11 +120,13 @@ TEST(Traffic, BoundaryBetweenVariants) {
     }
 }
 
-// Late dots move the same bytes; what is chosen is the cut that leaves less coefficient maths exposed, early where both do.
+// Late dots move the same bytes; what is chosen is the cut that leaves less coefficient maths exposed, early where both
+// do.
 TEST(Traffic, BothCutsAndTheChoice) {
   for (const char *spec : {"static:n=4,d=512", "dynamic:n=4,d=512", "manifold:n=4,d=512"}) {
     SCOPED_TRACE(spec);
-    Traffic early = traffic("boundary", spec, spec, true, "early"), late = traffic("boundary", spec, spec, true, "late"),
+    Traffic early = traffic("boundary", spec, spec, true, "early"),
+            late = traffic("boundary", spec, spec, true, "late"),
             chosen = traffic("boundary", spec, spec, true, "auto");
     EXPECT_EQ(early.reads + early.writes, 15);
     EXPECT_EQ(late.reads + late.writes, 15);

@@ -76,11 +76,16 @@ TEST(Meta, RefusesWhatLaunchingCouldNotTrust) {
     return error.text;
   };
   EXPECT_NE(refused([](auto &meta) { meta.erase("spec"); }).find("no text 'spec'"), std::string::npos);
-  EXPECT_NE(refused([](auto &meta) { meta["launches"][0]["grid"]["kind"] = "spiral"; }).find("grid 'spiral' of hc_before_tokens"),
+  EXPECT_NE(refused([](auto &meta) {
+              meta["launches"][0]["grid"]["kind"] = "spiral";
+            }).find("grid 'spiral' of hc_before_tokens"),
             std::string::npos);
-  EXPECT_NE(refused([](auto &meta) { meta["operands"][0]["dtype"] = "int8"; }).find("operand dtype 'int8'"), std::string::npos);
-  EXPECT_NE(refused([](auto &meta) { meta["workspace"]["fixed"] = -1; }).find("fixed = -1 is outside"), std::string::npos);
-  EXPECT_NE(refused([](auto &meta) { meta["chunks"]["block_tokens"] = 0; }).find("block_tokens = 0 is outside"), std::string::npos);
+  EXPECT_NE(refused([](auto &meta) { meta["operands"][0]["dtype"] = "int8"; }).find("operand dtype 'int8'"),
+            std::string::npos);
+  EXPECT_NE(refused([](auto &meta) { meta["workspace"]["fixed"] = -1; }).find("fixed = -1 is outside"),
+            std::string::npos);
+  EXPECT_NE(refused([](auto &meta) { meta["chunks"]["block_tokens"] = 0; }).find("block_tokens = 0 is outside"),
+            std::string::npos);
   EXPECT_NE(refused([](auto &meta) { meta["stages"] = 1.5; }).find("not a whole number"), std::string::npos);
   refused([](auto &meta) { meta.erase("operands"); });
   refused([](auto &meta) { meta["operands"] = 3; });
@@ -116,7 +121,8 @@ TEST(Entry, RoundTrips) {
   }
 }
 
-// magic "HJKERNL\1" | format u32 | header_len u32 | flags u32 | kind u32 | key[32] | meta_len u64 | raw_len u64 | stored_len u64
+// magic "HJKERNL\1" | format u32 | header_len u32 | flags u32 | kind u32 | key[32] | meta_len u64 | raw_len u64 |
+// stored_len u64
 // | checksum[16]: a file format, so its bytes are pinned.
 TEST(Entry, HeaderIsAsDocumented) {
   CacheKey key = sampleKey("entry");
@@ -159,7 +165,8 @@ TEST(Entry, AnyFlippedBitIsNoticed) {
         ASSERT_NE(decoded.fault, EntryFault::None) << "byte " << at;
         ASSERT_FALSE(decoded.artifact.has_value()) << "byte " << at;
         // A format of the future is left alone, anything else is damage.
-        ASSERT_EQ(decoded.fault == EntryFault::OtherFormat, at >= 8 && at < 12) << "byte " << at << ": " << decoded.reason;
+        ASSERT_EQ(decoded.fault == EntryFault::OtherFormat, at >= 8 && at < 12)
+            << "byte " << at << ": " << decoded.reason;
         bytes[at] ^= std::byte(1 << bit);
       }
   }

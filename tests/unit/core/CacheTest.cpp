@@ -33,7 +33,9 @@ struct CacheTest : testing::Test {
   CacheKey key = sampleKey("one");
   Artifact artifact = sampleArtifact(6000);
 
-  std::string entry(const CacheKey &of) const { return root + "/v1/" + of.hex().substr(0, 2) + "/" + of.hex() + ".hjk"; }
+  std::string entry(const CacheKey &of) const {
+    return root + "/v1/" + of.hex().substr(0, 2) + "/" + of.hex() + ".hjk";
+  }
   std::string shard(const CacheKey &of) const { return root + "/v1/" + of.hex().substr(0, 2); }
   bool finds(const CacheKey &wanted) const {
     KernelCache cache(settings);
@@ -233,8 +235,10 @@ TEST_F(CacheTest, AReadOnlyRootIsStillRead) {
         LogCapture log;
         KernelCache reader(settings);
         CacheKey other = sampleKey("two");
-        return reader.find(key) && !reader.publish(other, artifact) && !reader.find(other) && log.messages.size() == 1 &&
-               log.has("compiled kernels are not kept in " + root + ": Permission denied; set HYPERJIT_CACHE_DIR to a folder "
+        return reader.find(key) && !reader.publish(other, artifact) && !reader.find(other) &&
+               log.messages.size() == 1 &&
+               log.has("compiled kernels are not kept in " + root +
+                       ": Permission denied; set HYPERJIT_CACHE_DIR to a folder "
                        "that can be written") &&
                !reader.publish(other, artifact) && log.messages.size() == 1; // said once
       },
@@ -366,8 +370,8 @@ TEST_F(CacheTest, CleansTheLeastRecentlyUsed) {
     bytes = int64_t(fs::file_size(entry(keys.back())));
     fs::last_write_time(entry(keys.back()), fs::file_time_type::clock::now() - std::chrono::hours(20 - i));
   }
-  std::string old = shard(keys[0]) + "/.tmp-00000000000000000000000000000000", fresh = shard(keys[0]) + "/.tmp-1", note =
-      shard(keys[0]) + "/notes.txt";
+  std::string old = shard(keys[0]) + "/.tmp-00000000000000000000000000000000", fresh = shard(keys[0]) + "/.tmp-1",
+              note = shard(keys[0]) + "/notes.txt";
   for (const std::string &file : {old, fresh, note})
     writeFile(file, "x");
   fs::last_write_time(old, fs::file_time_type::clock::now() - std::chrono::hours(2));

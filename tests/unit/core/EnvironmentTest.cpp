@@ -39,7 +39,8 @@ TEST(Environment, ReadsOnlyTheTable) {
   }
   Caught error = caught([] { environment("HYPERJIT_NONSENSE"); });
   EXPECT_EQ(error.id, "internal");
-  EXPECT_EQ(error.text.rfind("HYPERJIT_NONSENSE is read but is not in the table of Environment.cpp\nThis is a bug in hyperjit ", 0),
+  EXPECT_EQ(error.text.rfind(
+                "HYPERJIT_NONSENSE is read but is not in the table of Environment.cpp\nThis is a bug in hyperjit ", 0),
             0u);
 }
 
@@ -50,13 +51,15 @@ TEST(Environment, UnknownVariablesAreNamedWithTheNearest) {
     return std::find(unknown.begin(), unknown.end(), std::pair(name, nearest)) != unknown.end();
   };
   EXPECT_TRUE(has("HYPERJIT_CACHE_DIRR", "HYPERJIT_CACHE_DIR"));
-  EXPECT_TRUE(std::any_of(unknown.begin(), unknown.end(), [](const auto &u) { return u.first == "HYPERJIT_ZZZZZZZZ"; }));
+  EXPECT_TRUE(
+      std::any_of(unknown.begin(), unknown.end(), [](const auto &u) { return u.first == "HYPERJIT_ZZZZZZZZ"; }));
   EXPECT_FALSE(has("HYPERJIT_CACHE_DIR", ""));
 }
 
 TEST(Environment, SettingsAreTyped) {
-  Variable directory("HYPERJIT_CACHE_DIR", "/a/b"), path("HYPERJIT_CACHE_PATH", "/c::/d"), cache("HYPERJIT_CACHE", "refresh"),
-      trust("HYPERJIT_CACHE_TRUST", "path"), verify("HYPERJIT_CACHE_VERIFY", "regen"), size("HYPERJIT_CACHE_MAX_SIZE", "3M"),
+  Variable directory("HYPERJIT_CACHE_DIR", "/a/b"), path("HYPERJIT_CACHE_PATH", "/c::/d"),
+      cache("HYPERJIT_CACHE", "refresh"), trust("HYPERJIT_CACHE_TRUST", "path"),
+      verify("HYPERJIT_CACHE_VERIFY", "regen"), size("HYPERJIT_CACHE_MAX_SIZE", "3M"),
       timeout("HYPERJIT_LOCK_TIMEOUT", "0.25"), jobs("HYPERJIT_COMPILE_JOBS", "3"), jit("HYPERJIT_JIT", "off"),
       space("HYPERJIT_CACHE_NAMESPACE", "mine"), explain("HYPERJIT_EXPLAIN_MISS", "1"), record("HYPERJIT_RECORD", "/r"),
       tuning("HYPERJIT_TUNING_PATH", "/t"), keep("HYPERJIT_KEEP_MEMORY", "0");
@@ -95,16 +98,26 @@ TEST(Environment, DefaultCacheDirectory) {
 TEST(Environment, MeaninglessValuesAreRefusedByName) {
   Caught error = refused("HYPERJIT_CACHE", "readonly");
   EXPECT_EQ(error.id, "invalid-setting");
-  EXPECT_EQ(error.text, "HYPERJIT_CACHE=readonly: it takes rw|ro|off|refresh (disk cache: read and write, read only, memory "
-                        "only, or compile everything again)");
-  EXPECT_EQ(refused("HYPERJIT_CACHE_MAX_SIZE", "2 GB").text.rfind("HYPERJIT_CACHE_MAX_SIZE=2 GB: it takes bytes, with K, M or G", 0),
+  EXPECT_EQ(error.text,
+            "HYPERJIT_CACHE=readonly: it takes rw|ro|off|refresh (disk cache: read and write, read only, memory "
+            "only, or compile everything again)");
+  EXPECT_EQ(refused("HYPERJIT_CACHE_MAX_SIZE", "2 GB")
+                .text.rfind("HYPERJIT_CACHE_MAX_SIZE=2 GB: it takes bytes, with K, M or G", 0),
             0u);
   EXPECT_EQ(refused("HYPERJIT_LOCK_TIMEOUT", "soon").text.rfind("HYPERJIT_LOCK_TIMEOUT=soon: it takes seconds", 0), 0u);
-  for (auto [name, value] : {std::pair{"HYPERJIT_CACHE_TRUST", "all"}, {"HYPERJIT_CACHE_VERIFY", "yes"},
-                             {"HYPERJIT_CACHE_MAX_SIZE", "-1"}, {"HYPERJIT_CACHE_MAX_SIZE", "G"},
-                             {"HYPERJIT_CACHE_MAX_SIZE", "99999999999999G"}, {"HYPERJIT_LOCK_TIMEOUT", "-1"},
-                             {"HYPERJIT_LOCK_TIMEOUT", "nan"}, {"HYPERJIT_COMPILE_JOBS", "0"}, {"HYPERJIT_COMPILE_JOBS", "two"},
-                             {"HYPERJIT_JIT", "never"}, {"HYPERJIT_EXPLAIN_MISS", "yes"}, {"HYPERJIT_LOG", "loud"}, {"HYPERJIT_CHECK_WAITS", "true"}})
+  for (auto [name, value] : {std::pair{"HYPERJIT_CACHE_TRUST", "all"},
+                             {"HYPERJIT_CACHE_VERIFY", "yes"},
+                             {"HYPERJIT_CACHE_MAX_SIZE", "-1"},
+                             {"HYPERJIT_CACHE_MAX_SIZE", "G"},
+                             {"HYPERJIT_CACHE_MAX_SIZE", "99999999999999G"},
+                             {"HYPERJIT_LOCK_TIMEOUT", "-1"},
+                             {"HYPERJIT_LOCK_TIMEOUT", "nan"},
+                             {"HYPERJIT_COMPILE_JOBS", "0"},
+                             {"HYPERJIT_COMPILE_JOBS", "two"},
+                             {"HYPERJIT_JIT", "never"},
+                             {"HYPERJIT_EXPLAIN_MISS", "yes"},
+                             {"HYPERJIT_LOG", "loud"},
+                             {"HYPERJIT_CHECK_WAITS", "true"}})
     EXPECT_EQ(refused(name, value).id, "invalid-setting") << name << "=" << value;
 }
 

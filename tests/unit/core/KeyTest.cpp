@@ -37,9 +37,9 @@ TEST(Keys, EveryFieldCounts) {
   KeyFields fields;
   size_t count = 0;
   for (std::string KeyFields::*field :
-       {&KeyFields::schema, &KeyFields::compilerDigest, &KeyFields::templateDigest, &KeyFields::spec, &KeyFields::afterProgram,
-        &KeyFields::beforeProgram, &KeyFields::schedule, &KeyFields::target, &KeyFields::toolchain, &KeyFields::flags,
-        &KeyFields::nameSpace}) {
+       {&KeyFields::schema, &KeyFields::compilerDigest, &KeyFields::templateDigest, &KeyFields::spec,
+        &KeyFields::afterProgram, &KeyFields::beforeProgram, &KeyFields::schedule, &KeyFields::target,
+        &KeyFields::toolchain, &KeyFields::flags, &KeyFields::nameSpace}) {
     KeyFields changed;
     changed.*field += "x";
     EXPECT_TRUE(keys.insert(CacheKey::of(changed)).second);
@@ -89,8 +89,8 @@ TEST(Keys, LayersShareThem) {
     keys.insert(realKey("manifold:n=4,d=64,layer_index=" + std::to_string(layer) + ",init=zero"));
   EXPECT_EQ(keys.size(), 1u);
   EXPECT_TRUE(keys.count(realKey("manifold:d=64")));
-  for (const char *other : {"manifold:n=3,d=64", "manifold:n=4,d=65", "manifold:n=4,d=64,dtype=bf16", "manifold:n=4,d=64,iterations=3",
-                            "manifold:n=4,d=64,weight=bf16"})
+  for (const char *other : {"manifold:n=3,d=64", "manifold:n=4,d=65", "manifold:n=4,d=64,dtype=bf16",
+                            "manifold:n=4,d=64,iterations=3", "manifold:n=4,d=64,weight=bf16"})
     EXPECT_TRUE(keys.insert(realKey(other)).second) << other;
   EXPECT_TRUE(keys.insert(realKey("manifold:d=64", "x86-64-v4")).second);
 }
@@ -99,8 +99,8 @@ TEST(Keys, LayersShareThem) {
 TEST(Keys, DoNotDependOnTheProcess) {
   CacheKey key = realKey("dynamic:d=64");
   TemporaryFolder elsewhere;
-  Variable home("HOME", elsewhere.path.c_str()), user("USER", "somebody"), zone("TZ", "Asia/Tokyo"), locale("LC_ALL", "C"),
-      cache("HYPERJIT_CACHE_DIR", "/nowhere"), log("HYPERJIT_LOG", "debug");
+  Variable home("HOME", elsewhere.path.c_str()), user("USER", "somebody"), zone("TZ", "Asia/Tokyo"),
+      locale("LC_ALL", "C"), cache("HYPERJIT_CACHE_DIR", "/nowhere"), log("HYPERJIT_LOG", "debug");
   EXPECT_TRUE(inChild([&] { return ::chdir(elsewhere.path.c_str()) == 0 && realKey("dynamic:d=64") == key; }));
 }
 

@@ -234,7 +234,8 @@ TEST_F(ManagerTest, SpellingsShareAKernel) {
 
 TEST_F(ManagerTest, WhatChangesTheCodeChangesTheKey) {
   KernelManager manager(options());
-  auto key = [&](KernelManager &in, const KernelSpec &kernel, const char *target = "x86-64-v3", const char *schedule = "auto") {
+  auto key = [&](KernelManager &in, const KernelSpec &kernel, const char *target = "x86-64-v3",
+                 const char *schedule = "auto") {
     return CacheKey::of(in.keyFields(kernel, Target::parse(target), Schedule::parse(schedule)));
   };
   std::set<CacheKey> keys = {key(manager, spec("one"))};
@@ -295,9 +296,11 @@ TEST_F(ManagerTest, JitOffNamesWhatIsMissingAndWhereItLooked) {
     FAIL();
   } catch (const MissingKernelError &error) {
     EXPECT_EQ(std::string(error.what()),
-              "no compiled kernel for 'before(one:n=4,m=1,d=512,dtype=fp32):forward:save:tokens=large', target x86-64-v3 (key " +
+              "no compiled kernel for 'before(one:n=4,m=1,d=512,dtype=fp32):forward:save:tokens=large', target "
+              "x86-64-v3 (key " +
                   key + "), and HYPERJIT_JIT=off forbids to compile it. Searched: " + (folder / "cache") + ", " +
-                  (folder / "shipped") + ". Compile it ahead with: hyperjit precompile --specs FILE --target x86-64-v3");
+                  (folder / "shipped") +
+                  ". Compile it ahead with: hyperjit precompile --specs FILE --target x86-64-v3");
   }
   EXPECT_EQ(compiler->runs, 0);
   settings.jit = true;
@@ -346,7 +349,8 @@ TEST_F(ManagerTest, ShippedKernelsOfPlainerLevelsAreServedAndOfNewerOnesAreNot) 
       settings.cacheDirectory = folder / ("for " + digestText(made.text() + asked.text()));
       KernelManager manager(options());
       manager.get(spec("one"), asked);
-      EXPECT_EQ(manager.statistics().compiled, made == newer && asked == cpu ? 1 : 0) << asked.text() << " from " << made.text();
+      EXPECT_EQ(manager.statistics().compiled, made == newer && asked == cpu ? 1 : 0)
+          << asked.text() << " from " << made.text();
     }
   }
 }
@@ -502,7 +506,8 @@ TEST(Launch, ChecksItsArguments) {
     return caught([&] { kernel.launch(given, memory, tokens, {}); }).text;
   };
   EXPECT_EQ(text(operands, &workspace, 8), "");
-  EXPECT_EQ(text(std::span(operands).first(3), &workspace, 8), "3 operands given, 4 expected by " + artifact->meta.spec);
+  EXPECT_EQ(text(std::span(operands).first(3), &workspace, 8),
+            "3 operands given, 4 expected by " + artifact->meta.spec);
   EXPECT_EQ(text(operands, &workspace, -1), "tokens = -1 is negative in " + artifact->meta.spec);
   EXPECT_EQ(text(operands, nullptr, 8), "no workspace, " + std::to_string(artifact->meta.workspaceBytes(8)) +
                                             " bytes expected by " + artifact->meta.spec);

@@ -12,7 +12,8 @@ using namespace hyperjit::test;
 namespace {
 
 std::string advice() {
-  return "\nBuild the target hyperjit-compiler, or set HYPERJIT_COMPILER_PATH to libhyperjit-compiler.so or its folder, or use "
+  return "\nBuild the target hyperjit-compiler, or set HYPERJIT_COMPILER_PATH to libhyperjit-compiler.so or its "
+         "folder, or use "
          "kernels compiled elsewhere (HYPERJIT_CACHE_PATH).";
 }
 std::string cannotOpen(const std::string &tried) {
@@ -56,13 +57,15 @@ TEST(Plugin, OtherBuildsAreRefused) {
   if (llvmVersion().empty())
     GTEST_SKIP() << "this build found no LLVM, so no plugin is of another one";
   EXPECT_EQ(opening(PLUGIN_other_build).text,
-            cannotOpen(std::string(PLUGIN_other_build) + ": it is of another build: llvm 1.2.3, this library expects llvm " +
+            cannotOpen(std::string(PLUGIN_other_build) +
+                       ": it is of another build: llvm 1.2.3, this library expects llvm " +
                        std::string(llvmVersion())));
 }
 
 TEST(Plugin, OtherSourcesAreRefused) {
   EXPECT_EQ(opening(PLUGIN_other_sources).text,
-            cannotOpen(std::string(PLUGIN_other_sources) + ": it is made of other sources: fake 1, sources 0123456789abcdef, this library of " +
+            cannotOpen(std::string(PLUGIN_other_sources) +
+                       ": it is made of other sources: fake 1, sources 0123456789abcdef, this library of " +
                        std::string(compilerDigest().substr(0, 16)) + "; build both"));
 }
 
@@ -83,10 +86,13 @@ TEST(Plugin, AnswersBecomeRepliesOrErrors) {
                   "note": "defect"})");
   });
   EXPECT_EQ(bug.id, "compiler-bug");
-  EXPECT_EQ(bug.text.rfind("the compiler failed in hc-split: no way on\nThis is a bug in hyperjit ", 0), 0u) << bug.text;
-  EXPECT_NE(bug.text.find("To reproduce: hyperjit show 'static:n=4,m=1,d=8,dtype=fp32' --role before --direction forward --tokens "
-                          "small --target x86-64-v3"),
-            std::string::npos)
+  EXPECT_EQ(bug.text.rfind("the compiler failed in hc-split: no way on\nThis is a bug in hyperjit ", 0), 0u)
+      << bug.text;
+  EXPECT_NE(
+      bug.text.find(
+          "To reproduce: hyperjit show 'static:n=4,m=1,d=8,dtype=fp32' --role before --direction forward --tokens "
+          "small --target x86-64-v3"),
+      std::string::npos)
       << bug.text;
   for (const char *request : {"{\"spec\": \"silent\"}", "{\"spec\": \"garbage\"}"}) {
     Caught none = caught([&] { plugin.run(request); });

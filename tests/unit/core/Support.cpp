@@ -44,11 +44,9 @@ Variable::~Variable() {
 
 LogCapture::LogCapture(LogLevel level) {
   setLogLevel(level);
-  setLogSink(
-      [](void *context, LogLevel, std::string_view message) {
-        static_cast<LogCapture *>(context)->messages.emplace_back(message);
-      },
-      this);
+  setLogSink([](void *context, LogLevel,
+                std::string_view message) { static_cast<LogCapture *>(context)->messages.emplace_back(message); },
+             this);
 }
 
 LogCapture::~LogCapture() {

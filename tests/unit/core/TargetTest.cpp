@@ -17,8 +17,8 @@ TEST(Targets, EveryShippedNameParsesBack) {
     EXPECT_EQ(Target::parse(target.text()), target);
     EXPECT_TRUE(names.insert(target.text()).second) << target.text() << " is there twice";
   }
-  for (const char *name : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_90a/h100", "sm_90a/h200", "sm_100a", "sm_120", "x86-64-v3",
-                           "x86-64-v4"})
+  for (const char *name : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_90a/h100", "sm_90a/h200", "sm_100a", "sm_120",
+                           "x86-64-v3", "x86-64-v4"})
     EXPECT_TRUE(names.count(name)) << name;
 }
 
@@ -56,11 +56,12 @@ TEST(Targets, NativeIsItsOwnText) {
 
 TEST(Targets, UnknownNamesHelp) {
   auto text = [](const std::string &name) { return caught([&] { Target::parse(name); }).text; };
-  EXPECT_EQ(text("sm_90/h100").rfind("unknown target 'sm_90/h100'; did you mean 'sm_90a/h100'? There are: sm_80, ", 0), 0u);
+  EXPECT_EQ(text("sm_90/h100").rfind("unknown target 'sm_90/h100'; did you mean 'sm_90a/h100'? There are: sm_80, ", 0),
+            0u);
   EXPECT_EQ(text("h100").rfind("unknown target 'h100'", 0), 0u);
   EXPECT_NE(text("avx9").find("native"), std::string::npos);
-  for (const char *name : {"", "sm_", "sm_90a/", "x86_64-linux/x86-64-v4/+b,+a", "x86_64-linux/x86-64-v4/avx", "x86_64-linux/znver4/",
-                           "aarch64-linux/x86-64-v4/", "x86_64-linux/x86-64-v4/+a;rm"})
+  for (const char *name : {"", "sm_", "sm_90a/", "x86_64-linux/x86-64-v4/+b,+a", "x86_64-linux/x86-64-v4/avx",
+                           "x86_64-linux/znver4/", "aarch64-linux/x86-64-v4/", "x86_64-linux/x86-64-v4/+a;rm"})
     EXPECT_EQ(caught([&] { Target::parse(name); }).id, "unknown-target") << name;
 }
 
@@ -74,7 +75,9 @@ TEST(Targets, Devices) {
   EXPECT_EQ(Target::forCudaDevice(12, 1, "Spark").text(), "sm_120");
   // "a" code runs on its exact capability only.
   EXPECT_EQ(caught([] { Target::forCudaDevice(10, 3, "B300"); }).id, "unknown-target");
-  EXPECT_EQ(caught([] { Target::forCudaDevice(7, 5, "T4"); }).text.rfind("no target for compute capability 7.5 (T4). There are: ", 0),
+  EXPECT_EQ(caught([] {
+              Target::forCudaDevice(7, 5, "T4");
+            }).text.rfind("no target for compute capability 7.5 (T4). There are: ", 0),
             0u);
 }
 

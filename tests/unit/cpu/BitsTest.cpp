@@ -1,5 +1,5 @@
-// What a kernel of the CPU back end promises about bits: a token's numbers depend on that token only, sums over tokens on
-// the tokens only, nothing on threads.
+// What a kernel of the CPU back end promises about bits: a token's numbers depend on that token only, sums over tokens
+// on the tokens only, nothing on threads.
 // SPDX-License-Identifier: Apache-2.0
 #include "CpuHarness.h"
 
@@ -23,7 +23,7 @@ std::vector<KernelSpec> kernelsOf(const std::string &text, Bucket bucket) {
           KernelSpec::backward(spec, spec, "xuc", "xycp", bucket)};
 }
 
-const char *const sites[] = {"static:n=4,d=52", "dynamic:n=3,d=40", "manifold:n=4,d=52,dtype=bf16",
+const char *const sites[] = {"static:n=4,d=52",   "dynamic:n=3,d=40",     "manifold:n=4,d=52,dtype=bf16",
                              "manifold:n=6,d=17", "permutation:n=3,d=20", "static:n=16,d=33"};
 
 void expectSameBits(const Numbers &a, const Numbers &b, const std::string &what) {
@@ -60,7 +60,9 @@ TEST(Bits, OfATokenDoNotDependOnItsNeighbours) {
       std::vector<Numbers> inputs = randomInputs(runner.inputs(), tokens, random);
       std::vector<Numbers> whole = runner.run(inputs, tokens);
       for (const std::vector<int64_t> &chosen :
-           {std::vector<int64_t>{69}, {3, 68, 17}, {50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 1}}) {
+           {std::vector<int64_t>{69},
+            {3, 68, 17},
+            {50, 49, 48, 47, 46, 45, 44, 43, 42, 41, 40, 39, 38, 37, 36, 35, 34, 1}}) {
         auto count = int64_t(chosen.size());
         std::vector<Numbers> part = few.run(pick(runner.inputs(), inputs, tokens, chosen), count);
         std::vector<Numbers> expected = pick(runner.outputs(), whole, tokens, chosen);

@@ -84,7 +84,8 @@ struct Buffer {
   bool marginsWhole() const {
     auto whole = [](std::byte b) { return b == std::byte{0xff}; };
     auto size = margin * sizeOf(type);
-    return std::all_of(bytes.begin(), bytes.begin() + size, whole) && std::all_of(bytes.end() - size, bytes.end(), whole);
+    return std::all_of(bytes.begin(), bytes.begin() + size, whole) &&
+           std::all_of(bytes.end() - size, bytes.end(), whole);
   }
 };
 

@@ -26,7 +26,8 @@ public:
   std::vector<OperandInfo> outputs() const { return some(true); }
   /// Values are rounded to the operand's dtype. `threads` calls run beside one another. Operands begin `shift` bytes
   /// behind a multiple of 64.
-  std::vector<Numbers> run(const std::vector<Numbers> &inputs, int64_t tokens, int threads = 1, int64_t shift = 0) const;
+  std::vector<Numbers> run(const std::vector<Numbers> &inputs, int64_t tokens, int threads = 1,
+                           int64_t shift = 0) const;
 
 private:
   std::vector<OperandInfo> some(bool output) const;
@@ -51,8 +52,8 @@ struct Site {
 /// Every recipe at n, m (where it has fracs) and D, and once more for each value of each of its kernel options.
 std::vector<std::string> everyRecipe(int n, int m, int64_t d, const std::string &dtypes, bool options);
 
-/// Forward kernels of a site, before, after and boundary, against the interpreter of its program; the boundary's second site is
-/// `following`, by default the same.
+/// Forward kernels of a site, before, after and boundary, against the interpreter of its program; the boundary's second
+/// site is `following`, by default the same.
 void checkForward(const std::string &text, int64_t tokens, const std::string &target = "native", int threads = 1,
                   const std::string &following = {}, double tolerance = 0);
 /// Backward kernels of the same in fp64 against finite differences of the forward ones.

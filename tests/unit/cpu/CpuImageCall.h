@@ -1,5 +1,5 @@
-// CpuImageCall.h - runs a compiled image as the runtime does, on one thread. Apart from the runtime, because LLVM code is
-// built without exceptions.
+// CpuImageCall.h - runs a compiled image as the runtime does, on one thread. Apart from the runtime, because LLVM code
+// is built without exceptions.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -52,8 +52,8 @@ void hyperjit::test::checkForward(const std::string &text, int64_t tokens, const
   std::vector<Numbers> made = before.run(inputs, tokens, threads);
   // u, then coefficients, uniform and channels, then carries.
   const SiteSignature &signature = site.signature();
-  size_t crossing = size_t(signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) +
-                    (signature.channelRows > 0);
+  size_t crossing =
+      size_t(signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) + (signature.channelRows > 0);
   ASSERT_EQ(made.size(), 1 + crossing + signature.carriesOut.size());
 
   std::vector<OperandInfo> afterOperands = after.inputs();

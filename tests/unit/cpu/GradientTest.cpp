@@ -1,5 +1,5 @@
-// The backward kernels of every recipe on the CPU: against finite differences of the forward kernels in fp64, other dtypes
-// against fp64, and what a mask leaves out against what it does not.
+// The backward kernels of every recipe on the CPU: against finite differences of the forward kernels in fp64, other
+// dtypes against fp64, and what a mask leaves out against what it does not.
 // SPDX-License-Identifier: Apache-2.0
 #include "CpuHarness.h"
 
@@ -41,8 +41,8 @@ std::string inputLetters(const Part &part) {
   if (part.after) {
     const SiteSignature signature = ProgramSource::global().site(*part.after)->signature;
     letters += "y";
-    letters += std::string((signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) +
-                               (signature.channelRows > 0), 'c');
+    letters += std::string(
+        (signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) + (signature.channelRows > 0), 'c');
   }
   if (part.before) {
     auto program = ProgramSource::global().site(*part.before);
@@ -56,8 +56,8 @@ std::string outputLetters(const Part &part) {
   if (part.before) {
     const SiteSignature signature = ProgramSource::global().site(*part.before)->signature;
     letters += "u";
-    letters += std::string((signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) +
-                               (signature.channelRows > 0), 'c');
+    letters += std::string(
+        (signature.tokenCoefficients > 0) + (signature.uniformCoefficients > 0) + (signature.channelRows > 0), 'c');
     letters += std::string(signature.carriesOut.size(), 'k');
   }
   return letters;
@@ -97,8 +97,9 @@ struct Problem {
   /// Gradients of the wanted inputs, given the cotangents of some outputs.
   std::vector<Numbers> backward(const std::string &given, const std::string &want, int threads = 1,
                                 const Numbers &handedOn = {}) const {
-    Runner runner(KernelSpec::backward(part.after, part.before, (handedOn.empty() ? "" : "x") + given, want, bucketOf(tokens)),
-                  target);
+    Runner runner(
+        KernelSpec::backward(part.after, part.before, (handedOn.empty() ? "" : "x") + given, want, bucketOf(tokens)),
+        target);
     std::vector<Numbers> all = values;
     all.insert(all.end(), saved.begin(), saved.end());
     if (!handedOn.empty())
@@ -108,9 +109,7 @@ struct Problem {
         all.push_back(cotangents[i]);
     return runner.run(all, tokens, threads);
   }
-  std::vector<Numbers> backward() const {
-    return backward(ordered(outputs, "xuck"), ordered(inputs, "xycpk"));
-  }
+  std::vector<Numbers> backward() const { return backward(ordered(outputs, "xuck"), ordered(inputs, "xycpk")); }
 
   std::string target;
 };
@@ -149,16 +148,16 @@ void hyperjit::test::checkDifferences(const std::string &text, int64_t tokens, c
           values[i][j] += by * direction[j];
         return loss(problem, forward, values);
       };
-      // Fourth order, so that the curvature of a Sinkhorn iteration does not decide what passes. Where it is off for one step the
-      // step may be too long, or over a kink of max, or too short; a wrong gradient is off for all.
+      // Fourth order, so that the curvature of a Sinkhorn iteration does not decide what passes. Where it is off for
+      // one step the step may be too long, or over a kink of max, or too short; a wrong gradient is off for all.
       double difference = 0;
       for (double step : {1e-5, 1e-4, 1e-6}) {
         difference = (8 * (moved(step) - moved(-step)) - (moved(2 * step) - moved(-2 * step))) / (12 * step);
         if (std::fabs(slope - difference) <= 1e-7 * scale)
           break;
       }
-      EXPECT_NEAR(slope, difference, 1e-7 * scale) << "input " << i << " (" << problem.inputs[i] << ") "
-                                                   << forward.inputs()[i].name;
+      EXPECT_NEAR(slope, difference, 1e-7 * scale)
+          << "input " << i << " (" << problem.inputs[i] << ") " << forward.inputs()[i].name;
     }
   }
 }
@@ -286,7 +285,8 @@ TEST(Gradient, WhatWasHandedOnIsAdded) {
       std::string given = ordered(problem.outputs, "xuck"), want = ordered(problem.inputs, "xycpk");
       std::mt19937 random(7);
       const Numbers handedOn = randomNumbers(int64_t(problem.values[0].size()), random);
-      std::vector<Numbers> expected = problem.backward(given, want), actual = problem.backward(given, want, 1, handedOn);
+      std::vector<Numbers> expected = problem.backward(given, want),
+                           actual = problem.backward(given, want, 1, handedOn);
       ASSERT_EQ(actual.size(), expected.size());
       for (size_t j = 0; j < handedOn.size(); ++j)
         expected[0][j] += handedOn[j];

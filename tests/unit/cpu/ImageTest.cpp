@@ -1,4 +1,5 @@
-// The CPU exit of the compiler by itself: transcendental functions in units in the last place, and images that are closed.
+// The CPU exit of the compiler by itself: transcendental functions in units in the last place, and images that are
+// closed.
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/Target/CpuImage.h"
 
@@ -46,8 +47,8 @@ Built build(const std::string &text, const std::string &target) {
     return built;
   cpu::CpuTexts texts;
   texts.assembly = &built.assembly;
-  built.ok = mlir::succeeded(
-      cpu::buildCpuImage(*module->getOps<hc::FuncOp>().begin(), target, "auto", built.image, texts));
+  built.ok =
+      mlir::succeeded(cpu::buildCpuImage(*module->getOps<hc::FuncOp>().begin(), target, "auto", built.image, texts));
   return built;
 }
 
@@ -86,16 +87,16 @@ template <typename Number> double ulps(Number actual, long double exact) {
     return same || edge ? 0 : INFINITY;
   }
   Number magnitude = std::fabs(nearest);
-  long double unit = static_cast<long double>(std::nextafter(magnitude, std::numeric_limits<Number>::infinity())) - magnitude;
+  long double unit =
+      static_cast<long double>(std::nextafter(magnitude, std::numeric_limits<Number>::infinity())) - magnitude;
   return static_cast<double>(std::fabs(static_cast<long double>(actual) - exact) / unit);
 }
 
 using Exact = std::function<long double(long double)>;
-const std::pair<const char *, Exact> functions[] = {
-    {"exp", [](long double x) { return std::exp(x); }},
-    {"log", [](long double x) { return std::log(x); }},
-    {"tanh", [](long double x) { return std::tanh(x); }},
-    {"sigmoid", [](long double x) { return 1 / (1 + std::exp(-x)); }}};
+const std::pair<const char *, Exact> functions[] = {{"exp", [](long double x) { return std::exp(x); }},
+                                                    {"log", [](long double x) { return std::log(x); }},
+                                                    {"tanh", [](long double x) { return std::tanh(x); }},
+                                                    {"sigmoid", [](long double x) { return 1 / (1 + std::exp(-x)); }}};
 
 template <typename Number> void checkFunctions(const std::vector<Number> &inputs, double limit) {
   for (const std::string &target : targetsHere())
@@ -203,7 +204,8 @@ TEST(Image, RefusesWhatIsNotClosed) {
   EXPECT_NE(outside.find("memcpy"), std::string::npos) << outside;
   std::string writable = linkErrors("@g = global i32 7\ndefine i32 @f() {\n %v = load i32, ptr @g\n ret i32 %v\n}\n");
   EXPECT_NE(writable.find("writable"), std::string::npos) << writable;
-  std::string absolute = linkErrors("@t = constant ptr @f\ndefine ptr @f() {\n %v = load volatile ptr, ptr @t\n ret ptr %v\n}\n");
+  std::string absolute =
+      linkErrors("@t = constant ptr @f\ndefine ptr @f() {\n %v = load volatile ptr, ptr @t\n ret ptr %v\n}\n");
   EXPECT_NE(absolute, "");
 }
 

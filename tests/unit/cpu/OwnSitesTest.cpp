@@ -29,7 +29,8 @@ void pieces(Site &s) {
   auto [a, b] = project(rmsNorm(flatten(x), 1e-6), s.weight("w", {n * s.D(), 2 * n}, normal(0.02)), {n, n});
   auto [read, keep, post] = split(concat({tanh(a), sigmoid(b), s.coefficients("post", {n}, constant(1))}), {n, n, n});
   s.branchInput(mix(read, x));
-  s.next(mix(s.coefficients("res", {n, n}, values(identityMatrix(int(n)))), scaleRows(keep, x)) + write(post, s.branchOutput()));
+  s.next(mix(s.coefficients("res", {n, n}, values(identityMatrix(int(n)))), scaleRows(keep, x)) +
+         write(post, s.branchOutput()));
 }
 
 /// The same where the piece that crosses is all that crosses.
@@ -62,7 +63,11 @@ void twoNorms(Site &s) {
 }
 
 TEST(OwnSites, GiveWhatTheirProgramsMean) {
-  const std::pair<const char *, void (*)(Site &)> sites[] = {{"test-one-weight", oneWeight}, {"test-pieces", pieces}, {"test-one-piece", onePiece}, {"test-behind", behind}, {"test-two-norms", twoNorms}};
+  const std::pair<const char *, void (*)(Site &)> sites[] = {{"test-one-weight", oneWeight},
+                                                             {"test-pieces", pieces},
+                                                             {"test-one-piece", onePiece},
+                                                             {"test-behind", behind},
+                                                             {"test-two-norms", twoNorms}};
   for (auto [name, recipe] : sites) {
     hyperjit::define(name, recipe);
     const std::string sizes = std::string(name) + (recipe == twoNorms ? ":n=4" : ":n=2");

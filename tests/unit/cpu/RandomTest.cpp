@@ -1,4 +1,5 @@
-// Recipes that nobody wrote, through the CPU back end: what hand-written ones have in common hides what they do not use.
+// Recipes that nobody wrote, through the CPU back end: what hand-written ones have in common hides what they do not
+// use.
 // SPDX-License-Identifier: Apache-2.0
 #include "CpuHarness.h"
 
@@ -37,7 +38,8 @@ void checkText(const std::string &spec) {
 void checkSaved(const std::string &text, const std::string &following) {
   const SiteSpec first = Site(text).spec;
   const Site second(following.empty() ? text : following);
-  for (const KernelSpec &spec : {KernelSpec::beforeForward(second.spec, true, Bucket::Small), KernelSpec::boundaryForward(first, second.spec, true, Bucket::Small)}) {
+  for (const KernelSpec &spec : {KernelSpec::beforeForward(second.spec, true, Bucket::Small),
+                                 KernelSpec::boundaryForward(first, second.spec, true, Bucket::Small)}) {
     int64_t saved = 0;
     for (const OperandInfo &operand : Runner(spec).outputs())
       saved += operand.name == "saved" ? operand.elements : 0;
@@ -53,7 +55,8 @@ void checkBytes(const std::string &text) {
     options.settings.cache = CacheMode::Off;
     ProgramSource &programs = ProgramSource::global();
     return KernelManager(options)
-        .artifact(trainingKernel(programs, site, site, Role::Boundary, Direction::Backward, Bucket::Large), Target::parse("native"))
+        .artifact(trainingKernel(programs, site, site, Role::Boundary, Direction::Backward, Bucket::Large),
+                  Target::parse("native"))
         .artifact->payload;
   };
   EXPECT_EQ(compiled(), compiled());
@@ -93,7 +96,8 @@ TEST(Random, SitesGiveWhatTheirProgramsMean) {
   }
 }
 
-/// A text with one of its words changed: a number, a type, a value or an operation by another of the text or a small number.
+/// A text with one of its words changed: a number, a type, a value or an operation by another of the text or a small
+/// number.
 std::string changed(const std::string &text, std::mt19937_64 &random) {
   static const std::regex word("-?[0-9][0-9.]*(e-[0-9]+)?|%[a-z0-9_]+|hc\\.[a-z_]+ |\"[a-z_0-9]+\"|!hc.[a-z]+<[^>]*>");
   const std::vector<std::smatch> words(std::sregex_iterator(text.begin(), text.end(), word), {});
@@ -122,8 +126,9 @@ TEST(Random, ChangedTextsAreRefusedOrCompile) {
       const SiteSpec site = Site(name + ":" + sizes).spec;
       for (Role role : {Role::Before, Role::After, Role::Boundary})
         for (Direction direction : {Direction::Forward, Direction::Backward})
-          KernelManager::global().stage(trainingKernel(ProgramSource::global(), site, site, role, direction, Bucket::Small),
-                                        Target::parse("native"), "llvm");
+          KernelManager::global().stage(
+              trainingKernel(ProgramSource::global(), site, site, role, direction, Bucket::Small),
+              Target::parse("native"), "llvm");
     } catch (const UserError &) {
     } catch (const std::exception &error) {
       ADD_FAILURE() << error.what();
@@ -143,7 +148,8 @@ TEST(Random, FoundSites) {
   define("test-found-shared", [](dsl::Site &s) { // constants after the hole, and rows on both sides of it
     Rows x = s.streams(), normed = rmsNorm(x, 1e-6);
     s.branchInput(gatherRows(normed, {0}));
-    s.next(normed + scaleRows(s.constants({s.n()}, std::vector<double>(size_t(s.n()), 0.5)), write(2 * tanh(rowSum(x)), s.branchOutput())));
+    s.next(normed + scaleRows(s.constants({s.n()}, std::vector<double>(size_t(s.n()), 0.5)),
+                              write(2 * tanh(rowSum(x)), s.branchOutput())));
   });
   define("test-found-folded", [](dsl::Site &s) { // no reduction is left
     s.branchInput(gatherRows(s.streams(), {0}));

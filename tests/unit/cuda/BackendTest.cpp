@@ -29,7 +29,8 @@ TEST(CudaBackend, FlagsNameTheArchitecture) {
 
 TEST(CudaBackend, WaitsAreCheckedWhereAsked) {
   const Target target = Target::parse("sm_90a");
-  const std::string text = "#include \"hyperjit/barriers.cuh\"\nextern \"C\" __global__ void test() { hyperjit::waitFor(0, 0); }\n";
+  const std::string text =
+      "#include \"hyperjit/barriers.cuh\"\nextern \"C\" __global__ void test() { hyperjit::waitFor(0, 0); }\n";
   const std::string usual = backend().flags(target);
   ::setenv("HYPERJIT_CHECK_WAITS", "1", 1);
   const std::string checked = backend().flags(target);

@@ -157,19 +157,23 @@ TEST(Kernels, SharedRowsWithoutSpills) {
 // Wide rows of few streams, and more streams than four.
 TEST(Kernels, FewAndManyStreamsWithoutSpills) {
   NEEDS_NVRTC();
-  for (const char *site : {"manifold:n=1,d=5120", "manifold:n=2,d=7168", "manifold:n=3,d=8192", "manifold:n=5,d=4096", "manifold:n=6,d=4096",
-                           "dynamic:n=8,d=4096", "manifold-streams:n=8,d=2560", "frac:n=1,m=8,d=4096"})
+  for (const char *site :
+       {"manifold:n=1,d=5120", "manifold:n=2,d=7168", "manifold:n=3,d=8192", "manifold:n=5,d=4096",
+        "manifold:n=6,d=4096", "dynamic:n=8,d=4096", "manifold-streams:n=8,d=2560", "frac:n=1,m=8,d=4096"})
     for (bool backward : {false, true})
       expectNoSpills(std::string(site) + ",dtype=bf16", backward, "sm_90a");
 }
 
-// What "auto" takes for wide rows: one cluster, several that share a row, or blocks where a row has no parts of a fair size.
+// What "auto" takes for wide rows: one cluster, several that share a row, or blocks where a row has no parts of a fair
+// size.
 TEST(Schedules, WideRowsGoToClusters) {
   auto schedule = [](int64_t streams, int64_t width, bool backward, const std::string &dtype) {
-    Built built = build("manifold:n=" + std::to_string(streams) + ",dtype=" + dtype + ",d=" + std::to_string(width), backward, "sm_90a");
+    Built built = build("manifold:n=" + std::to_string(streams) + ",dtype=" + dtype + ",d=" + std::to_string(width),
+                        backward, "sm_90a");
     return built.ok ? built.source.schedule : "none";
   };
-  auto expect = [&](int64_t streams, int64_t width, bool backward, const char *skeleton, const char *split, const char *dtype = "bf16") {
+  auto expect = [&](int64_t streams, int64_t width, bool backward, const char *skeleton, const char *split,
+                    const char *dtype = "bf16") {
     const std::string text = schedule(streams, width, backward, dtype);
     EXPECT_TRUE(text.starts_with(skeleton) && text.find(split) != std::string::npos)
         << streams << " streams of " << width << " " << dtype << (backward ? " backward: " : " forward: ") << text;
@@ -192,9 +196,9 @@ TEST(Schedules, WideRowsGoToClusters) {
 // Fewer streams leave registers for weight gradients, of more or fewer columns.
 TEST(Kernels, SweptGradientsWithoutSpills) {
   NEEDS_NVRTC();
-  for (const char *site : {"manifold:n=1,d=4096", "manifold:n=2,d=4096", "manifold:n=3,d=4096", "manifold:n=2,d=1280", "joint:n=2,m=2,d=2048",
-                           "manifold:n=1,d=8192", "manifold:n=2,d=8192", "manifold:n=1,d=1280", "manifold:n=1,d=5120", "manifold:n=2,d=5120",
-                           "manifold:n=2,d=6144", "manifold:n=2,d=7168",
+  for (const char *site : {"manifold:n=1,d=4096", "manifold:n=2,d=4096", "manifold:n=3,d=4096", "manifold:n=2,d=1280",
+                           "joint:n=2,m=2,d=2048", "manifold:n=1,d=8192", "manifold:n=2,d=8192", "manifold:n=1,d=1280",
+                           "manifold:n=1,d=5120", "manifold:n=2,d=5120", "manifold:n=2,d=6144", "manifold:n=2,d=7168",
                            "frac:n=1,m=2,d=4096", "frac:n=1,m=4,d=5120", "manifold-streams:n=4,d=2560"})
     for (const char *role : {"before", "boundary"})
       expectNoSpills(std::string(site) + ",dtype=bf16", /*backward=*/true, "sm_90a", role);
@@ -203,8 +207,9 @@ TEST(Kernels, SweptGradientsWithoutSpills) {
 // Rows of 32 bits: two planes on tensor cores, weight gradients in sweeps of one round and of two.
 TEST(Kernels, WideNumbersWithoutSpills) {
   NEEDS_NVRTC();
-  for (const char *site : {"manifold:n=4,d=2048", "manifold:n=4,d=4096", "manifold:n=2,d=4096", "manifold:n=1,d=1280", "dynamic:n=4,d=4096",
-                           "permutation:n=4,d=2048", "delayed-pre:n=4,d=4096", "frac:n=1,m=4,d=4096"})
+  for (const char *site :
+       {"manifold:n=4,d=2048", "manifold:n=4,d=4096", "manifold:n=2,d=4096", "manifold:n=1,d=1280",
+        "dynamic:n=4,d=4096", "permutation:n=4,d=2048", "delayed-pre:n=4,d=4096", "frac:n=1,m=4,d=4096"})
     for (const char *role : {"before", "boundary"})
       for (bool backward : {false, true})
         expectNoSpills(std::string(site) + ",dtype=fp32", backward, "sm_90a", role);
@@ -242,14 +247,16 @@ TEST(Kernels, ManyStreamsAndDoublePrecision) {
       expectNoSpills(spec, backward, "sm_90a");
 }
 
-// Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not, nor those of the
-// eight tokens that tensor cores take together.
-constexpr const char *largestRecord = "manifold-streams:n=16,m=2,d=320,dtype=bf16,static_beta=shared,proposals=2,mix_streams=false";
+// Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not,
+// nor those of the eight tokens that tensor cores take together.
+constexpr const char *largestRecord =
+    "manifold-streams:n=16,m=2,d=320,dtype=bf16,static_beta=shared,proposals=2,mix_streams=false";
 
 TEST(Kernels, EveryLaunchFitsSharedMemory) {
-  for (const char *spec : {"manifold-streams:n=8,m=4,d=536,dtype=fp64,static_beta=full", "manifold:n=16,d=320,dtype=fp64",
-                           "permutation:n=5,d=129,dtype=fp64", "manifold:n=4,d=4096,dtype=bf16", "manifold:n=4,d=7168,dtype=bf16",
-                           "manifold:n=16,d=1000,dtype=bf16", largestRecord})
+  for (const char *spec :
+       {"manifold-streams:n=8,m=4,d=536,dtype=fp64,static_beta=full", "manifold:n=16,d=320,dtype=fp64",
+        "permutation:n=5,d=129,dtype=fp64", "manifold:n=4,d=4096,dtype=bf16", "manifold:n=4,d=7168,dtype=bf16",
+        "manifold:n=16,d=1000,dtype=bf16", largestRecord})
     for (const std::string &target : architectures())
       for (const char *role : {"before", "boundary", "after"})
         for (bool backward : {false, true}) {
@@ -284,14 +291,18 @@ TEST(Source, IsShortAndSaysItsSchedule) {
   EXPECT_EQ(again.source.text, forward.source.text);
 }
 
-/// One lane does a token's maths where its registers hold the values, and shared memory holds what Sinkhorn's adjoint goes back over.
+/// One lane does a token's maths where its registers hold the values, and shared memory holds what Sinkhorn's adjoint
+/// goes back over.
 TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
   struct {
     const char *spec;
     int64_t tokens, sharedBytes;
-  } cases[] = {{"manifold:n=4,d=1280,dtype=bf16", 32, 32 * 40 * 4 * 4},  {"manifold:n=8,d=1280,dtype=bf16", 4, -1},
-               {"permutation:n=4,d=1280,dtype=bf16", 32, 0},             {"permutation:n=5,d=1280,dtype=bf16", 4, -1},
-               {"manifold:n=4,d=1280,dtype=bf16,iterations=100", 4, -1}, {"manifold:n=4,d=1280,dtype=fp64", 4, -1}};
+  } cases[] = {{"manifold:n=4,d=1280,dtype=bf16", 32, 32 * 40 * 4 * 4},
+               {"manifold:n=8,d=1280,dtype=bf16", 4, -1},
+               {"permutation:n=4,d=1280,dtype=bf16", 32, 0},
+               {"permutation:n=5,d=1280,dtype=bf16", 4, -1},
+               {"manifold:n=4,d=1280,dtype=bf16,iterations=100", 4, -1},
+               {"manifold:n=4,d=1280,dtype=fp64", 4, -1}};
   for (auto [spec, tokens, sharedBytes] : cases) {
     SCOPED_TRACE(spec);
     Built built = build(spec, true, "sm_90a");
@@ -311,7 +322,8 @@ TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
   }
 }
 
-/// The head's launch also does the prologue's wide work where it needs nothing of that; a constant is no launch's result.
+/// The head's launch also does the prologue's wide work where it needs nothing of that; a constant is no launch's
+/// result.
 TEST(Source, LaunchesBeforeTheTokensAreFew) {
   struct {
     const char *spec;
@@ -337,7 +349,8 @@ TEST(Source, LaunchesBeforeTheTokensAreFew) {
       const std::optional<int64_t> more = object.getInteger("more_blocks");
       EXPECT_EQ(more.has_value(), suffix == "head" && beside != llvm::StringRef::npos);
       if (more) { // tokenwiseBeside<number, width, blocks, ..: else tokens were left out
-        EXPECT_TRUE(text.substr(beside).split(", ").second.split(", ").second.starts_with(std::to_string(*more) + ", "));
+        EXPECT_TRUE(
+            text.substr(beside).split(", ").second.split(", ").second.starts_with(std::to_string(*more) + ", "));
       }
     }
     EXPECT_EQ(found, before);
@@ -367,7 +380,8 @@ TEST(Source, SlotsAreReadBeforeTheyAreGivenBack) {
   ASSERT_TRUE(built.ok);
   const std::string &text = built.source.text;
   size_t reads = 0, last = 0;
-  for (size_t at = text.find("loadRows<Staged<"); at != std::string::npos; at = text.find("loadRows<Staged<", at + 1), ++reads)
+  for (size_t at = text.find("loadRows<Staged<"); at != std::string::npos;
+       at = text.find("loadRows<Staged<", at + 1), ++reads)
     last = at;
   EXPECT_EQ(reads, 2u);
   EXPECT_NE(text.find("class Rows0_1"), std::string::npos);

@@ -32,7 +32,8 @@ TEST(CudaBackend, TakesRandomSites) {
     const SiteSpec site = programs.normalise(SiteSpec::parse(spec));
     for (Direction direction : {Direction::Forward, Direction::Backward})
       try {
-        manager.artifact(trainingKernel(programs, site, site, Role::Boundary, direction, Bucket::Large), Target::parse("sm_90a"));
+        manager.artifact(trainingKernel(programs, site, site, Role::Boundary, direction, Bucket::Large),
+                         Target::parse("sm_90a"));
       } catch (const UserError &error) { // the only limit that so few operations meet
         EXPECT_NE(std::string(error.what()).find("skeletons cover"), std::string::npos) << error.what();
       } catch (const InternalError &error) {

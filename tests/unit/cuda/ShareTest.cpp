@@ -82,7 +82,8 @@ TEST_F(Share, EachGetsItsOwnErrorAndNothingIsKept) {
     }
   };
   std::string errors[2];
-  std::thread one([&] { errors[0] = message("spec of one"); }), other([&] { errors[1] = message("spec of the other"); });
+  std::thread one([&] { errors[0] = message("spec of one"); }),
+      other([&] { errors[1] = message("spec of the other"); });
   one.join();
   other.join();
   EXPECT_NE(errors[0].find("spec of one"), std::string::npos) << errors[0];

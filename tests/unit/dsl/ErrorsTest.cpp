@@ -54,40 +54,69 @@ TEST(RecipeErrors, TheRightSiteIsTaken) {
 
 TEST(RecipeErrors, WrongShapes) {
   auto c = [](Site &s, std::vector<int64_t> shape) { return s.coefficients("c", shape, constant(0)); };
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { mix(c(s, {2, 3}), x); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              mix(c(s, {2, 3}), x);
+            })),
             "mix: coefficients are <2, 3>, x has 2 rows; mix takes [out, in] with `in` rows of x");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { scaleRows(c(s, {3}), x); })),
             "scaleRows: coefficients are <3>, x has 2 rows; one coefficient a row is needed, <2>");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { x + gatherRows(x, {0, 1, 0}); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              x + gatherRows(x, {0, 1, 0});
+            })),
             "rows + rows: the left side has 2 rows, the right side 3 rows; both must have the same (gatherRows repeats "
             "rows)");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { c(s, {3}) + s.coefficients("e", {2, 4}, constant(0)); })),
-            "coefficients + coefficients: the left side is <3>, the right side <2, 4>; sizes must be equal or 1, counted "
-            "from the right");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { write(c(s, {3}), gatherRows(x, {0, 1})); })),
+  EXPECT_EQ(
+      failure(with([&](Site &s, const Rows &x) {
+        c(s, {3}) + s.coefficients("e", {2, 4}, constant(0));
+      })),
+      "coefficients + coefficients: the left side is <3>, the right side <2, 4>; sizes must be equal or 1, counted "
+      "from the right");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              write(c(s, {3}), gatherRows(x, {0, 1}));
+            })),
             "write: beta is <3>, y has 2 rows; beta is <rows> with a multiple of y's rows, or <rows, 2>");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { project(x, s.weight("w", {3 * s.d(), 5}, constant(0))); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              project(x, s.weight("w", {3 * s.d(), 5}, constant(0)));
+            })),
             "project: x has 2 rows, the weight is a weight [3, d, 5]; the weight's rows must divide those of x");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { project(flatten(x), s.weight("w", {s.d(), 5}, constant(0))); })),
-            "project: x has 2 rows taken together, the weight is a weight [1, d, 5]; the weight's rows must equal those "
-            "of x");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { reshape(c(s, {2, 3}), {5}); })),
+  EXPECT_EQ(
+      failure(with([&](Site &s, const Rows &x) {
+        project(flatten(x), s.weight("w", {s.d(), 5}, constant(0)));
+      })),
+      "project: x has 2 rows taken together, the weight is a weight [1, d, 5]; the weight's rows must equal those "
+      "of x");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              reshape(c(s, {2, 3}), {5});
+            })),
             "reshape: coefficients <2, 3> to <5>; the number of elements must stay 6");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { matmul(c(s, {2, 3}), s.coefficients("e", {2, 4}, constant(0))); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              matmul(c(s, {2, 3}), s.coefficients("e", {2, 4}, constant(0)));
+            })),
             "matmul: the left side is <2, 3>, the right side <2, 4>; <M, K> and <K, N> are needed");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { sinkhorn(c(s, {2, 3}), {}); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              sinkhorn(c(s, {2, 3}), {});
+            })),
             "sinkhorn: logits are <2, 3>; a square matrix is needed");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { permutationMixture(c(s, {5}), 3); })),
             "permutationMixture: coefficients are <5> for n = 3; one for each of the n! permutations is needed");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { split(c(s, {2, 5}), {2, 2}, 1); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              split(c(s, {2, 5}), {2, 2}, 1);
+            })),
             "split: pieces <2, 2> add up to 4, axis 1 of coefficients <2, 5> has 5");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { slice(c(s, {4}), 0, 2, 3); })),
             "slice: [2, 5) of axis 0 is outside coefficients <4>");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { concat({c(s, {2, 3}), s.coefficients("e", {2, 4}, constant(0))}); })),
-            "concat: coefficients <2, 3> and coefficients <2, 4> do not join along axis 0; all other axes must be equal");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { gatherRows(x, {0, 2}); })),
+  EXPECT_EQ(
+      failure(with([&](Site &s, const Rows &x) {
+        concat({c(s, {2, 3}), s.coefficients("e", {2, 4}, constant(0))});
+      })),
+      "concat: coefficients <2, 3> and coefficients <2, 4> do not join along axis 0; all other axes must be equal");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              gatherRows(x, {0, 2});
+            })),
             "gatherRows: index 2 is outside the 2 rows of x");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { scale(x, s.channels("g", {3, s.d()}, constant(0))); })),
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) {
+              scale(x, s.channels("g", {3, s.d()}, constant(0)));
+            })),
             "scale: x has 2 rows, the channel vector 3 rows; the rows of the channel vector must divide those of x");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { dotRows(x, gatherRows(x, {0})); })),
             "dotRows: x has 2 rows, y 1 row; both must have the same");
@@ -96,7 +125,11 @@ TEST(RecipeErrors, WrongShapes) {
               s.next(s.branchOutput());
             }),
             "next: the new streams have 1 row, the streams 2 (n = 2, m = 1)");
-  EXPECT_EQ(failure([](Site &s) { s.branchInput(gatherRows(s.streams(), {0, 1, 2})); }, "n=2,m=2,d=8"),
+  EXPECT_EQ(failure(
+                [](Site &s) {
+                  s.branchInput(gatherRows(s.streams(), {0, 1, 2}));
+                },
+                "n=2,m=2,d=8"),
             "branchInput: u has 3 rows, a branch reads v m rows with m = 2");
 }
 
@@ -112,34 +145,40 @@ TEST(RecipeErrors, TheHole) {
               s.next(s.streams());
             }),
             "the hole is unused: the streams given to next do not depend on branchOutput()");
-  EXPECT_EQ(failure([](Site &s) { s.next(s.streams() + gatherRows(s.branchOutput(), {0, 0})); }),
+  EXPECT_EQ(failure([](Site &s) {
+              s.next(s.streams() + gatherRows(s.branchOutput(), {0, 0}));
+            }),
             "the recipe never calls branchInput; a site feeds its branch");
   EXPECT_EQ(failure([](Site &s) {
               s.branchInput(gatherRows(s.streams(), {0}));
               s.branchOutput();
             }),
             "the recipe never calls next; a site gives new streams");
-  EXPECT_EQ(failure(with([](Site &s, const Rows &x) { s.next(x + gatherRows(s.branchOutput(), {0, 0})); })),
+  EXPECT_EQ(failure(with([](Site &s, const Rows &x) {
+              s.next(x + gatherRows(s.branchOutput(), {0, 0}));
+            })),
             "next is called twice; a site gives its streams once");
   EXPECT_EQ(failure(with([](Site &s, const Rows &x) { s.branchInput(gatherRows(x, {1})); })),
             "branchInput is called twice; a site has one hole (several input views are v m rows of one call)");
   EXPECT_EQ(failure([](Site &s) { s.branchInput(s.branchOutput()); }), "branchInput: u depends on the branch's output");
   EXPECT_EQ(failure([](Site &s) { s.branchInput(s.channels("u", {s.d()}, constant(0))); }),
             "branchInput: u is the same for all tokens; it must depend on the streams");
-  EXPECT_EQ(failure([](Site &s) {
-              Weight w = s.weight("w", {s.d(), 2}, constant(0));
-              s.branchInput(gatherRows(s.streams(), {0}));
-              s.next(scaleRows(reshape(project(s.branchOutput(), w), {2}), s.streams()));
-            }),
-            "after the hole a weight [1, d, 2] 'w' is needed; parameters stop at the hole, only coefficients and channel "
-            "vectors cross it");
+  EXPECT_EQ(
+      failure([](Site &s) {
+        Weight w = s.weight("w", {s.d(), 2}, constant(0));
+        s.branchInput(gatherRows(s.streams(), {0}));
+        s.next(scaleRows(reshape(project(s.branchOutput(), w), {2}), s.streams()));
+      }),
+      "after the hole a weight [1, d, 2] 'w' is needed; parameters stop at the hole, only coefficients and channel "
+      "vectors cross it");
 }
 
 TEST(RecipeErrors, AValueOfTheWrongSite) {
   Rows foreign;
   EXPECT_EQ(failure(with([&](Site &, const Rows &x) { foreign = x; })), "(no error)");
-  EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { x + foreign; })),
-            "rows + rows: operands 2 rows and 2 rows belong to different sites; a program uses values of its own site only");
+  EXPECT_EQ(
+      failure(with([&](Site &s, const Rows &x) { x + foreign; })),
+      "rows + rows: operands 2 rows and 2 rows belong to different sites; a program uses values of its own site only");
   EXPECT_EQ(failure([&](Site &s) { s.branchInput(foreign); }), "branchInput: 2 rows belong to another site");
   EXPECT_EQ(failure([&](Site &s) { s.next(foreign); }), "next: 2 rows belong to another site");
   // After its recipe has returned a site takes nothing more.
@@ -163,16 +202,26 @@ TEST(RecipeErrors, Parameters) {
               s.weight("a", {s.d(), 4}, constant(0));
             })),
             "parameter 'a' is declared twice: first (2, 3), then (d, 4)");
-  EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.coefficients("a", {2, 0}, constant(0)); })),
+  EXPECT_EQ(failure(with([](Site &s, const Rows &) {
+              s.coefficients("a", {2, 0}, constant(0));
+            })),
             "parameter 'a' has shape (2, 0); coefficients have at least one axis and positive sizes");
-  EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.coefficients("a", {2, 2}, values({1, 2, 3})); })),
+  EXPECT_EQ(failure(with([](Site &s, const Rows &) {
+              s.coefficients("a", {2, 2}, values({1, 2, 3}));
+            })),
             "parameter 'a' of shape (2, 2) is initialised with 3 values; a list has one for each element, and a wide "
             "parameter takes constant or normal");
-  EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.weight("w", {4, s.d()}, constant(0)); })),
-            "parameter 'w' has shape (4, d); a weight has channels in its last axis but one: (d, K), (n D, K), ...; one "
-            "stored output first is weightFromRows(channels(...))");
-  EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.channels("g", {s.d(), 2}, constant(0)); })),
-            "parameter 'g' has shape (d, 2); channel vectors end with the only axis that counts channels: (d), (k, D), ...");
+  EXPECT_EQ(
+      failure(with([](Site &s, const Rows &) {
+        s.weight("w", {4, s.d()}, constant(0));
+      })),
+      "parameter 'w' has shape (4, d); a weight has channels in its last axis but one: (d, K), (n D, K), ...; one "
+      "stored output first is weightFromRows(channels(...))");
+  EXPECT_EQ(
+      failure(with([](Site &s, const Rows &) {
+        s.channels("g", {s.d(), 2}, constant(0));
+      })),
+      "parameter 'g' has shape (d, 2); channel vectors end with the only axis that counts channels: (d), (k, D), ...");
   EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.scalar("my scale", 1); })),
             "parameter 'my scale': a name is made of letters, digits, '_' and '.', with a letter first");
   EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.flag("tnah"); })),
@@ -180,7 +229,9 @@ TEST(RecipeErrors, Parameters) {
 }
 
 TEST(RecipeErrors, Carries) {
-  EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.carryIn("r", {2}, {1, 0, 0}); })),
+  EXPECT_EQ(failure(with([](Site &s, const Rows &) {
+              s.carryIn("r", {2}, {1, 0, 0});
+            })),
             "carryIn 'r': shape <2> starts with 3 numbers");
   EXPECT_EQ(failure(with([](Site &s, const Rows &x) {
               s.carryIn("r", {2}, {1, 0});
@@ -200,7 +251,8 @@ TEST(RecipeErrors, ForeignExceptionsPass) {
 }
 
 TEST(RecipeErrors, Definitions) {
-  auto message = [](std::string name, Definition definition, Recipe recipe = [](Site &) {}) {
+  auto message = [](
+                     std::string name, Definition definition, Recipe recipe = [](Site &) {}) {
     try {
       define(std::move(name), std::move(recipe), std::move(definition));
     } catch (const UserError &error) {
@@ -208,8 +260,9 @@ TEST(RecipeErrors, Definitions) {
     }
     return std::string("(no error)");
   };
-  EXPECT_EQ(message("Mine", {}), "define: 'Mine' is no name of a recipe; a name has lower case letters, digits, '-', '_' "
-                                 "and '.', with a letter first");
+  EXPECT_EQ(message("Mine", {}),
+            "define: 'Mine' is no name of a recipe; a name has lower case letters, digits, '-', '_' "
+            "and '.', with a letter first");
   EXPECT_EQ(message("test-empty", {}, nullptr), "define: recipe 'test-empty' is empty");
   Definition twice;
   twice.options = {flagOption("gate", true, ""), flagOption("gate", false, "")};
@@ -231,9 +284,10 @@ TEST(SpecErrors, Numbers) {
             "n m = 33 x 1 = 33 rows of static: fused kernels take at most 32");
   EXPECT_EQ(refusal("joint:n=16,m=4,d=64", ErrorId::LimitExceeded),
             "n m = 16 x 4 = 64 rows of joint: fused kernels take at most 32");
-  EXPECT_EQ(refusal("permutation:n=6,d=8", ErrorId::LimitExceeded),
-            "recipe 'permutation' takes n <= 5, the spec has n = 6; there are n! coefficients a token; more streams, and "
-            "fracs, are for recipe 'manifold'");
+  EXPECT_EQ(
+      refusal("permutation:n=6,d=8", ErrorId::LimitExceeded),
+      "recipe 'permutation' takes n <= 5, the spec has n = 6; there are n! coefficients a token; more streams, and "
+      "fracs, are for recipe 'manifold'");
   EXPECT_EQ(refusal("frac:n=2,m=2,d=8", ErrorId::LimitExceeded),
             "recipe 'frac' takes n <= 1, the spec has n = 2; write n=1; streams and fracs together are recipe 'joint'");
   EXPECT_EQ(refusal("deepseek:n=2,m=2,d=8", ErrorId::LimitExceeded),

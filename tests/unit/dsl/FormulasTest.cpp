@@ -1,5 +1,5 @@
-// Every recipe at random numbers against its formulas, written here as loops over indices from the papers and without the
-// DSL: the canonical form alpha [in, out], beta [s, f1, f2] of which all recipes are cases.
+// Every recipe at random numbers against its formulas, written here as loops over indices from the papers and without
+// the DSL: the canonical form alpha [in, out], beta [s, f1, f2] of which all recipes are cases.
 // SPDX-License-Identifier: Apache-2.0
 #include "Interpreter.h"
 
@@ -89,7 +89,9 @@ List normed(const List &v, const std::string &kind, const List *gain, const List
   return result;
 }
 
-List slice(const List &list, int64_t begin, int64_t size) { return {list.begin() + begin, list.begin() + begin + size}; }
+List slice(const List &list, int64_t begin, int64_t size) {
+  return {list.begin() + begin, list.begin() + begin + size};
+}
 
 /// In the plain order: exp(L - max), then {column, row} sums, `eps` clamped.
 List sinkhorn(List l, int64_t n, int iterations, double eps) {
@@ -117,7 +119,8 @@ void expectCanonical(const Site &s, const List &alpha, const List &beta) {
       double z = 0;
       for (int64_t i = 0; i < s.N; ++i)
         z += alpha[i * K + f] * s.x[i * s.d + c];
-      ASSERT_NEAR(outcome.input.data[f * s.d + c], z, 1e-10 * (1 + std::abs(z))) << "z, frac " << f << ", channel " << c;
+      ASSERT_NEAR(outcome.input.data[f * s.d + c], z, 1e-10 * (1 + std::abs(z)))
+          << "z, frac " << f << ", channel " << c;
     }
     for (int64_t j = 0; j < s.N; ++j) {
       double o = 0;
@@ -172,7 +175,8 @@ void expectHyper(const std::string &text, const std::string &norm, bool dynamic,
 }
 
 TEST(Formulas, Static) {
-  for (const char *spec : {"static:n=1,d=3", "static:n=2,d=1", "static:n=4,d=7", "static:n=16,d=5", "static:n=2,m=2,d=6"})
+  for (const char *spec :
+       {"static:n=1,d=3", "static:n=2,d=1", "static:n=4,d=7", "static:n=16,d=5", "static:n=2,m=2,d=6"})
     expectHyper(spec, "none", false, false);
 }
 
@@ -208,7 +212,8 @@ void expectManifold(const std::string &text, bool full) {
   int64_t reads = s.N * s.m, writes = full ? s.N * s.m : s.N, mixes = s.N * s.N, columns = reads + writes + mixes;
   List l = s.p("b");
   if (s.flag("dynamic", true)) {
-    double squares = std::inner_product(s.x.begin(), s.x.end(), s.x.begin(), 0.0), rho = std::sqrt(squares / s.x.size());
+    double squares = std::inner_product(s.x.begin(), s.x.end(), s.x.begin(), 0.0),
+           rho = std::sqrt(squares / s.x.size());
     for (int64_t k = 0; k < columns; ++k) {
       double sum = 0;
       for (int64_t i = 0; i < s.N * s.d; ++i)
@@ -390,8 +395,8 @@ TEST(Formulas, PermutationMixture) {
 
 // A start of training: with equal streams every stream becomes x + F(x).
 TEST(Formulas, StartOfHyperConnectionsIsThePreNormResidual) {
-  for (const char *text : {"static:n=3,d=4,layer_index=2", "dynamic:n=3,d=4,layer_index=1", "joint:n=2,m=2,d=4,layer_index=0",
-                           "frac:n=1,m=4,d=8"}) {
+  for (const char *text : {"static:n=3,d=4,layer_index=2", "dynamic:n=3,d=4,layer_index=1",
+                           "joint:n=2,m=2,d=4,layer_index=0", "frac:n=1,m=4,d=8"}) {
     SCOPED_TRACE(text);
     Site s(text);
     for (int64_t stream = 0; stream < s.n; ++stream)

@@ -103,7 +103,8 @@ Tensor norm(const std::vector<const Tensor *> &in, const Attributes &attributes)
       if (kind == "\"l2_unit_offset\"") {
         value *= std::sqrt(double(size)) / std::max(std::sqrt(squares), eps) * (gain + 1);
       } else {
-        value *= kind == "\"rms_outside\"" ? 1 / (std::sqrt(squares / size) + eps) : 1 / std::sqrt(squares / size + eps);
+        value *=
+            kind == "\"rms_outside\"" ? 1 / (std::sqrt(squares / size) + eps) : 1 / std::sqrt(squares / size + eps);
         if (in.size() > 1)
           value *= gain;
         if (in.size() > 2)
@@ -185,10 +186,14 @@ Tensor permutationMix(const Tensor &c, int64_t n) {
 Tensor evaluate(const std::string &name, const std::vector<const Tensor *> &in, const Attributes &attributes,
                 const std::vector<int64_t> &shape) {
   static const std::map<std::string, double (*)(double)> unary = {
-      {"neg", [](double a) { return -a; }},           {"exp", [](double a) { return std::exp(a); }},
-      {"log", [](double a) { return std::log(a); }},  {"tanh", [](double a) { return std::tanh(a); }},
-      {"sqrt", [](double a) { return std::sqrt(a); }}, {"rsqrt", [](double a) { return 1 / std::sqrt(a); }},
-      {"reciprocal", [](double a) { return 1 / a; }}, {"sigmoid", [](double a) { return 1 / (1 + std::exp(-a)); }}};
+      {"neg", [](double a) { return -a; }},
+      {"exp", [](double a) { return std::exp(a); }},
+      {"log", [](double a) { return std::log(a); }},
+      {"tanh", [](double a) { return std::tanh(a); }},
+      {"sqrt", [](double a) { return std::sqrt(a); }},
+      {"rsqrt", [](double a) { return 1 / std::sqrt(a); }},
+      {"reciprocal", [](double a) { return 1 / a; }},
+      {"sigmoid", [](double a) { return 1 / (1 + std::exp(-a)); }}};
   static const std::map<std::string, double (*)(double, double)> binary = {
       {"add", [](double a, double b) { return a + b; }},
       {"sub", [](double a, double b) { return a - b; }},

@@ -58,11 +58,11 @@ private:
 
   int64_t below(int64_t limit) { return int64_t(random() % uint64_t(limit)); }
   bool one(int64_t in) { return below(in) == 0; }
-  template <typename T>
-  T of(const std::vector<T> &list) { return list[size_t(below(int64_t(list.size())))]; }
+  template <typename T> T of(const std::vector<T> &list) { return list[size_t(below(int64_t(list.size())))]; }
   /// What was made last is likelier, so that chains get long.
-  template <typename T>
-  T recent(const std::vector<T> &list) { return one(2) ? list[list.size() - 1 - size_t(below(int64_t(std::min<size_t>(3, list.size()))))] : of(list); }
+  template <typename T> T recent(const std::vector<T> &list) {
+    return one(2) ? list[list.size() - 1 - size_t(below(int64_t(std::min<size_t>(3, list.size()))))] : of(list);
+  }
   Coefficients number() { return recent(numbers); }
   std::string name(const char *kind) { return kind + std::to_string(names++); }
   int64_t size() { return of<int64_t>({1, 2, 3, s.n(), s.rows(), 4}); }
@@ -119,7 +119,8 @@ private:
   }
   Weight weight(int64_t rows = 0) {
     rows = rows ? rows : of<int64_t>({1, s.m(), s.rows(), s.n()});
-    weights.push_back(s.weight(name("w"), one(2) ? Shape{rows * s.d(), 1 + below(7)} : Shape{rows, s.d(), 1 + below(7)}, normal(1)));
+    weights.push_back(
+        s.weight(name("w"), one(2) ? Shape{rows * s.d(), 1 + below(7)} : Shape{rows, s.d(), 1 + below(7)}, normal(1)));
     return weights.back();
   }
 
@@ -279,7 +280,9 @@ private:
       return gatherRows(from, indices(s.n(), from.rows()));
     switch (below(weights.empty() ? 11 : 12)) {
     case 0:
-      return mix(fit(tanh(number()), one(3) ? std::vector<int64_t>{from.rows()} : std::vector<int64_t>{size(), from.rows()}), from);
+      return mix(
+          fit(tanh(number()), one(3) ? std::vector<int64_t>{from.rows()} : std::vector<int64_t>{size(), from.rows()}),
+          from);
     case 1:
       return scaleRows(fit(tanh(number()), {from.rows()}), from);
     case 2: {
@@ -373,7 +376,8 @@ std::string hyperjit::test::randomSite(uint64_t seed, const std::string &sizes) 
 std::string hyperjit::test::randomSizes(uint64_t seed, bool wide) {
   std::mt19937_64 random(seed);
   const int64_t widths[] = {1, 7, 33, 129, 320}, m = random() % 3 || wide ? 1 : 2 + int64_t(random() % 2);
-  const int64_t n = 1 + int64_t(random() % (wide ? 4 : 6)), d = wide ? 1024 + int64_t(random() % 3) * 64 : widths[random() % 5];
+  const int64_t n = 1 + int64_t(random() % (wide ? 4 : 6)),
+                d = wide ? 1024 + int64_t(random() % 3) * 64 : widths[random() % 5];
   return "n=" + std::to_string(n) + ",m=" + std::to_string(m) + ",d=" + std::to_string(m * d);
 }
 

@@ -50,24 +50,25 @@ TEST(Recording, TextIsOneFunctionWithAHole) {
 
 // The smallest program whole: whoever changes the text changes every digest and should see it here.
 TEST(Recording, CanonicalTextIsPinned) {
-  EXPECT_EQ(site("static:n=2,d=8")->text,
-            "hc.func @site(%x: !hc.rows<2, d> {hc.operand = \"streams\"}, "
-            "%static_alpha: !hc.coeffs<2, 3> {hc.operand = \"parameter\", hc.name = \"static_alpha\", hc.uniform}, "
-            "%static_beta: !hc.coeffs<2> {hc.operand = \"parameter\", hc.name = \"static_beta\", hc.uniform}) -> "
-            "(!hc.rows<2, d> {hc.operand = \"streams\"}) {\n"
-            "  %0 = hc.transpose %static_alpha {permutation = array<i64: 1, 0>} : (!hc.coeffs<2, 3>) -> !hc.coeffs<3, 2>\n"
-            "  %1 = hc.slice %0 {axis = 0 : i64, offset = 0 : i64} : (!hc.coeffs<3, 2>) -> !hc.coeffs<1, 2>\n"
-            "  %2 = hc.mix %1, %x : (!hc.coeffs<1, 2>, !hc.rows<2, d>) -> !hc.rows<1, d>\n"
-            "  %3 = hc.round %2 {edge = \"branch_input\"} : (!hc.rows<1, d>) -> !hc.rows<1, d>\n"
-            "  %4 = hc.slice %0 {axis = 0 : i64, offset = 1 : i64} : (!hc.coeffs<3, 2>) -> !hc.coeffs<2, 2>\n"
-            "  %5, %6, %7 = hc.branch %3, %4, %static_beta : (!hc.rows<1, d>, !hc.coeffs<2, 2>, !hc.coeffs<2>) -> "
-            "(!hc.rows<1, d>, !hc.coeffs<2, 2>, !hc.coeffs<2>)\n"
-            "  %8 = hc.mix %6, %x : (!hc.coeffs<2, 2>, !hc.rows<2, d>) -> !hc.rows<2, d>\n"
-            "  %9 = hc.gather_rows %5 {indices = array<i64: 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<2, d>\n"
-            "  %10 = hc.scale_rows %7, %9 : (!hc.coeffs<2>, !hc.rows<2, d>) -> !hc.rows<2, d>\n"
-            "  %11 = hc.add %8, %10 : (!hc.rows<2, d>, !hc.rows<2, d>) -> !hc.rows<2, d>\n"
-            "  %12 = hc.round %11 {edge = \"streams\"} : (!hc.rows<2, d>) -> !hc.rows<2, d>\n"
-            "  hc.return %12 : !hc.rows<2, d>\n}\n");
+  EXPECT_EQ(
+      site("static:n=2,d=8")->text,
+      "hc.func @site(%x: !hc.rows<2, d> {hc.operand = \"streams\"}, "
+      "%static_alpha: !hc.coeffs<2, 3> {hc.operand = \"parameter\", hc.name = \"static_alpha\", hc.uniform}, "
+      "%static_beta: !hc.coeffs<2> {hc.operand = \"parameter\", hc.name = \"static_beta\", hc.uniform}) -> "
+      "(!hc.rows<2, d> {hc.operand = \"streams\"}) {\n"
+      "  %0 = hc.transpose %static_alpha {permutation = array<i64: 1, 0>} : (!hc.coeffs<2, 3>) -> !hc.coeffs<3, 2>\n"
+      "  %1 = hc.slice %0 {axis = 0 : i64, offset = 0 : i64} : (!hc.coeffs<3, 2>) -> !hc.coeffs<1, 2>\n"
+      "  %2 = hc.mix %1, %x : (!hc.coeffs<1, 2>, !hc.rows<2, d>) -> !hc.rows<1, d>\n"
+      "  %3 = hc.round %2 {edge = \"branch_input\"} : (!hc.rows<1, d>) -> !hc.rows<1, d>\n"
+      "  %4 = hc.slice %0 {axis = 0 : i64, offset = 1 : i64} : (!hc.coeffs<3, 2>) -> !hc.coeffs<2, 2>\n"
+      "  %5, %6, %7 = hc.branch %3, %4, %static_beta : (!hc.rows<1, d>, !hc.coeffs<2, 2>, !hc.coeffs<2>) -> "
+      "(!hc.rows<1, d>, !hc.coeffs<2, 2>, !hc.coeffs<2>)\n"
+      "  %8 = hc.mix %6, %x : (!hc.coeffs<2, 2>, !hc.rows<2, d>) -> !hc.rows<2, d>\n"
+      "  %9 = hc.gather_rows %5 {indices = array<i64: 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<2, d>\n"
+      "  %10 = hc.scale_rows %7, %9 : (!hc.coeffs<2>, !hc.rows<2, d>) -> !hc.rows<2, d>\n"
+      "  %11 = hc.add %8, %10 : (!hc.rows<2, d>, !hc.rows<2, d>) -> !hc.rows<2, d>\n"
+      "  %12 = hc.round %11 {edge = \"streams\"} : (!hc.rows<2, d>) -> !hc.rows<2, d>\n"
+      "  hc.return %12 : !hc.rows<2, d>\n}\n");
 }
 
 TEST(Recording, DimAndDtypesEnterNoProgram) {
@@ -100,7 +101,8 @@ TEST(Recording, StartsThatDifferByLayerAreSeen) {
   EXPECT_EQ(perLayer("permutation:n=3,d=8,init=zero"), "");
   EXPECT_EQ(perLayer("manifold:n=3,d=8,layer_index=2"), "");
   EXPECT_EQ(perLayer("manifold:n=3,d=8,layer_seed=2"), "");
-  for (const char *one : {"static:n=1,d=8", "dynamic:n=1,d=8", "frac:n=1,m=4,d=8", "joint:n=1,m=4,d=8", "manifold:n=1,d=8"})
+  for (const char *one :
+       {"static:n=1,d=8", "dynamic:n=1,d=8", "frac:n=1,m=4,d=8", "joint:n=1,m=4,d=8", "manifold:n=1,d=8"})
     EXPECT_EQ(perLayer(one), "") << one;
 }
 
@@ -207,16 +209,18 @@ TEST(Recording, ParametersHaveTheirDocumentedShapes) {
   EXPECT_EQ(shapes("joint:n=2,m=2,d=8"), "static_alpha(4,6) static_beta(2,2,2) norm.gamma(4) dynamic_alpha_fn(4,6) "
                                          "dynamic_beta_fn(4,2) dynamic_alpha_scale(1) dynamic_beta_scale(1)");
   EXPECT_EQ(shapes("joint:n=2,m=2,d=8,beta=diag,dynamic=false"), "static_alpha(4,6) static_beta(2,2)");
-  EXPECT_EQ(shapes("frac:n=1,m=4,d=8"), "static_alpha(4,8) static_beta(4) norm.weight(2) norm.bias(2) dynamic_alpha_fn(2,8) "
-                                        "dynamic_beta_fn(2) dynamic_alpha_scale(1) dynamic_beta_scale(1)");
+  EXPECT_EQ(shapes("frac:n=1,m=4,d=8"),
+            "static_alpha(4,8) static_beta(4) norm.weight(2) norm.bias(2) dynamic_alpha_fn(2,8) "
+            "dynamic_beta_fn(2) dynamic_alpha_scale(1) dynamic_beta_scale(1)");
   EXPECT_EQ(shapes("manifold:n=2,m=2,d=8"), "b(32) alpha_pre(1) alpha_post(1) alpha_res(1) phi(16,32)");
   EXPECT_EQ(shapes("delayed-pre:n=3,d=8"), shapes("deepseek:n=3,d=8"));
   EXPECT_EQ(shapes("manifold-streams:n=2,m=2,d=8,proposals=3,mix_streams=true"),
             "static_alpha(4,6) static_beta(2,2,2) pre_branch_scale(1) residual_scale(1) h_post_scale(1) "
             "maybe_mix_streams.weight(2,2,1,1) norm.gamma(4) dynamic_alpha_fn(3,4,6) dynamic_beta_fn(4,2)");
   EXPECT_EQ(shapes("manifold-streams:n=2,m=2,d=8,static_beta=shared").substr(18, 20), "static_beta(2,2,1) p");
-  EXPECT_EQ(shapes("permutation:n=3,d=8"), "static_alpha(9) static_beta(3) pre_branch_scale(1) residual_scale(1) h_post_scale(1) "
-                                           "norm.gamma(24) dynamic_alpha_fn(24,9) dynamic_beta_fn(24,3)");
+  EXPECT_EQ(shapes("permutation:n=3,d=8"),
+            "static_alpha(9) static_beta(3) pre_branch_scale(1) residual_scale(1) h_post_scale(1) "
+            "norm.gamma(24) dynamic_alpha_fn(24,9) dynamic_beta_fn(24,3)");
 }
 
 // arXiv 2409.19606: A_m = e_{k mod n}, A_r = I, B = 1. arXiv 2503.14125: Y = A = I.

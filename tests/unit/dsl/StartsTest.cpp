@@ -1,4 +1,5 @@
-// Where training starts: the initial values of every recipe and preset, and the coefficients that a program makes of them.
+// Where training starts: the initial values of every recipe and preset, and the coefficients that a program makes of
+// them.
 // SPDX-License-Identifier: Apache-2.0
 #include "Interpreter.h"
 
@@ -54,10 +55,13 @@ TEST(Starts, OfHyperConnections) {
             "static_alpha=[1 1 0 0 0 1] static_beta=1 norm.weight=1 norm.bias=0" + dynamic);
   EXPECT_EQ(starts("dynamic:n=2,d=8,layer_index=0,norm=rms_outside"),
             "static_alpha=[1 1 0 0 0 1] static_beta=1 norm.weight=1" + dynamic);
-  EXPECT_EQ(starts("frac:n=1,m=2,d=8"), "static_alpha=[1 0 1 0 0 1 0 1] static_beta=1 norm.weight=1 norm.bias=0" + dynamic);
+  EXPECT_EQ(starts("frac:n=1,m=2,d=8"),
+            "static_alpha=[1 0 1 0 0 1 0 1] static_beta=1 norm.weight=1 norm.bias=0" + dynamic);
   // Stream 1 is read whole: its frac f by view column f.
-  EXPECT_EQ(starts("joint:n=2,m=2,d=8,layer_index=1"),
-            "static_alpha=[0 0 1 0 0 0 0 0 0 1 0 0 1 0 0 0 1 0 0 1 0 0 0 1] static_beta=[1 0 0 1 1 0 0 1] norm.gamma=0" + dynamic);
+  EXPECT_EQ(
+      starts("joint:n=2,m=2,d=8,layer_index=1"),
+      "static_alpha=[0 0 1 0 0 0 0 0 0 1 0 0 1 0 0 0 1 0 0 1 0 0 0 1] static_beta=[1 0 0 1 1 0 0 1] norm.gamma=0" +
+          dynamic);
   EXPECT_EQ(starts("joint:n=2,m=2,d=8,layer_index=1,beta=diag,dynamic=false"),
             "static_alpha=[0 0 1 0 0 0 0 0 0 1 0 0 1 0 0 0 1 0 0 1 0 0 0 1] static_beta=1");
 }
@@ -71,16 +75,21 @@ TEST(Starts, OfManifoldRecipes) {
   EXPECT_EQ(starts("permutation:n=2,d=8,layer_index=1"),
             "static_alpha=[-1 1 0 -8] static_beta=[-1 1] pre_branch_scale=0.01 residual_scale=0.01 h_post_scale=0.01 "
             "norm.gamma=0 dynamic_alpha_fn=0 dynamic_beta_fn=0");
-  const std::string rest = " pre_branch_scale=0.01 residual_scale=0.01 h_post_scale=0.01 norm.gamma=0 dynamic_alpha_fn=0 "
-                           "dynamic_beta_fn=0";
-  EXPECT_EQ(starts("manifold-streams:n=2,d=8,layer_index=1"), "static_alpha=[-1 0 -8 1 -8 0] static_beta=[-1 1]" + rest);
-  EXPECT_EQ(starts("manifold-streams:n=2,d=8,layer_index=1,init=lucidrains"), "static_alpha=[0 1 0 1 0 1] static_beta=[1 1]" + rest);
+  const std::string rest =
+      " pre_branch_scale=0.01 residual_scale=0.01 h_post_scale=0.01 norm.gamma=0 dynamic_alpha_fn=0 "
+      "dynamic_beta_fn=0";
+  EXPECT_EQ(starts("manifold-streams:n=2,d=8,layer_index=1"),
+            "static_alpha=[-1 0 -8 1 -8 0] static_beta=[-1 1]" + rest);
+  EXPECT_EQ(starts("manifold-streams:n=2,d=8,layer_index=1,init=lucidrains"),
+            "static_alpha=[0 1 0 1 0 1] static_beta=[1 1]" + rest);
   // With fracs what joins different ones starts shut.
   EXPECT_EQ(starts("manifold-streams:n=1,m=2,d=8,init=lucidrains"),
             "static_alpha=[1 -8 1 0 -8 1 0 1] static_beta=[1 -8 -8 1]" + rest);
   // liger and zero draw the projection; liger's scale is 1.
-  EXPECT_EQ(starts("manifold:n=2,d=8,init=liger"), "b=[0 0 0 0 0 0 0 0] alpha_pre=1 alpha_post=1 alpha_res=1 phi=N(0.02)");
-  EXPECT_EQ(starts("manifold:n=2,d=8,init=zero"), "b=[0 0 0 0 0 0 0 0] alpha_pre=0.01 alpha_post=0.01 alpha_res=0.01 phi=N(0.02)");
+  EXPECT_EQ(starts("manifold:n=2,d=8,init=liger"),
+            "b=[0 0 0 0 0 0 0 0] alpha_pre=1 alpha_post=1 alpha_res=1 phi=N(0.02)");
+  EXPECT_EQ(starts("manifold:n=2,d=8,init=zero"),
+            "b=[0 0 0 0 0 0 0 0] alpha_pre=0.01 alpha_post=0.01 alpha_res=0.01 phi=N(0.02)");
 }
 
 // Equal proposals would receive equal gradients for ever: all but the first get noise. lucidrains starts them equal.
@@ -154,7 +163,8 @@ TEST(Starts, PresetsActAsDocumented) {
       const Effect effect = effectOf(spec);
       double diagonal = row.diagonal, off = row.offDiagonal;
       if (recipe == std::string("permutation")) {
-        // The identity beside 23 others, of which 5 keep a given stream in its place and 6 move it to a given other one.
+        // The identity beside 23 others, of which 5 keep a given stream in its place and 6 move it to a given other
+        // one.
         const List logits = parameters(spec)[0].initialisation.values;
         const double ratio = std::exp(logits[5] - logits[4]), identity = 1 / (1 + 23 * ratio);
         diagonal = identity * (1 + 5 * ratio);
@@ -177,8 +187,8 @@ TEST(Starts, AutoEpsilonIsTheNorms) {
   for (const std::string recipe : {"dynamic", "frac", "joint", "manifold", "manifold-streams", "permutation"})
     for (const std::string norm : {"l2_unit_offset", "rms_inside", "rms_outside", "layernorm"}) {
       SCOPED_TRACE(recipe + " " + norm);
-      const char *eps = norm == "l2_unit_offset" ? "1e-12"
-                        : norm == "layernorm"    ? "1e-5"
+      const char *eps = norm == "l2_unit_offset"                       ? "1e-12"
+                        : norm == "layernorm"                          ? "1e-5"
                         : norm == "rms_inside" && recipe == "manifold" ? "1e-20"
                                                                        : "1e-6";
       const std::string spec = recipe + (recipe == "frac" ? ":n=1,m=2" : ":n=2") + ",d=8,norm=" + norm;

@@ -25,7 +25,8 @@ namespace hyperjit::cuda {
 struct Places {
   /// References to memory: "Operand<2, float, 20>", "Space::PerToken<0>", ...
   llvm::DenseMap<mlir::Value, std::string> memory;
-  /// Offsets in a token's record (multiples of 4), among the numbers that all tokens share, and among those fetched ahead.
+  /// Offsets in a token's record (multiples of 4), among the numbers that all tokens share, and among those fetched
+  /// ahead.
   llvm::DenseMap<mlir::Value, int64_t> record, uniform, fetched;
   /// Weights packed for tensor cores: the types of their planes (weights.cuh) for project and expand.
   llvm::DenseMap<mlir::Value, std::string> projection, expansion;
@@ -37,7 +38,8 @@ llvm::StringRef storageName(mlir::Type type);
 std::string literal(double value);
 /// Numbers of scratch for each token that the op needs where `lanes` (1 or 32) work for it; 0 for ops that need none.
 int64_t scratchOf(mlir::Operation *op, int64_t lanes);
-/// The type of 16 bits that a token's rows are numbers of, or null: tensor cores multiply two rows of one such type exactly.
+/// The type of 16 bits that a token's rows are numbers of, or null: tensor cores multiply two rows of one such type
+/// exactly.
 mlir::Type halfTypeOf(mlir::Value rows);
 /// bf16 planes that hold a token's rows: 1 if every number is a bf16, else 2 (16 bits).
 int64_t planesOf(mlir::Value rows);
@@ -68,7 +70,8 @@ public:
   /// Adds rows [begin, begin + count) of a reduction's result (project: groups and columns) into slots.
   /// A projection with packed planes counts slots and columns in tiles of 8 coefficients.
   /// `squares`: dots are made on tensor cores.
-  void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns, bool squares = false);
+  void reduce(mlir::Operation *op, int64_t slot, int64_t begin, int64_t count, int64_t columnBegin, int64_t columns,
+              bool squares = false);
   /// Column bodies: adds a token's rows [begin, begin + count) to the lane's sums; its function `store` writes them.
   void sumRows(mlir::Value rows, int64_t begin, int64_t count);
   void storeSums(llvm::StringRef reference, int64_t begin, int64_t count);
@@ -98,7 +101,8 @@ private:
   mlir::Value convertCoefficients(mlir::Operation *op);
   mlir::Value convertRows(mlir::Operation *op);
   mlir::Value convertWide(mlir::Operation *op);
-  /// How a map reads its coefficients: "InRecord<8>", "InUniform<0>"; wide bodies: a memory reference, or a number that the program knows.
+  /// How a map reads its coefficients: "InRecord<8>", "InUniform<0>"; wide bodies: a memory reference, or a number that
+  /// the program knows.
   std::string source(mlir::Value coefficients);
   /// "PlainWeight<Operand<3, float, 0>, 4, 24>"
   std::string weight(mlir::Value value);

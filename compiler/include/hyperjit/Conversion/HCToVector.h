@@ -29,8 +29,8 @@
 
 namespace hyperjit::cpu {
 
-/// What the lowering must know of a CPU: bytes of a vector register (32 for x86-64-v3, 64 for x86-64-v4), vector registers,
-/// bytes of second-level cache that a block of tokens may fill.
+/// What the lowering must know of a CPU: bytes of a vector register (32 for x86-64-v3, 64 for x86-64-v4), vector
+/// registers, bytes of second-level cache that a block of tokens may fill.
 using VectorTarget = CpuShape;
 
 enum class Grid { Once, Chunks, Columns };
@@ -53,8 +53,9 @@ struct KernelLayout {
   std::string schedule;     ///< what was used, complete
 };
 
-/// Appends the functions of `kernel` to `module`. `schedule` is "auto" or text such as "blocks:tokens=8,vector=32"; numbers
-/// that it leaves out are the rules'. Errors are diagnostics that name the operation, or an illegal number and its bounds.
+/// Appends the functions of `kernel` to `module`. `schedule` is "auto" or text such as "blocks:tokens=8,vector=32";
+/// numbers that it leaves out are the rules'. Errors are diagnostics that name the operation, or an illegal number and
+/// its bounds.
 mlir::LogicalResult lowerToVector(hc::FuncOp kernel, const VectorTarget &target, llvm::StringRef schedule,
                                   mlir::ModuleOp module, KernelLayout &layout);
 

@@ -16,21 +16,21 @@ namespace hyperjit {
 
 /// What one kernel works on.
 struct KernelSizes {
-  int64_t width = 1;          ///< channels of a row
-  int64_t elementBytes = 4;   ///< of the compute type
-  int64_t storageBytes = 4;   ///< of the widest element among a token's rows
-  int64_t wideBytes = 0;      ///< a token's rows that come from memory or go there
-  int64_t heldBytes = 0;      ///< a token's rows that a block keeps in cache: those, and rows made on the way
-  int64_t sums = 0;           ///< most sums over channels that one fused pass is asked for
-  int64_t slotSums = 0;       ///< CUDA: of a stage's sums, those that take slots, not tensor cores
-  int64_t coefficients = 0;   ///< numbers of coefficients that a token computes
-  int64_t projected = 0;      ///< multiply-adds of a token in projections
-  int64_t expanded = 0;       ///< in expansions and mixes of many rows
-  int64_t gradients = 0;      ///< in weight gradients
-  int64_t weightBytes = 0;    ///< of weights that each block of tokens reads
-  int64_t partialBytes = 0;   ///< of sums over tokens, a chunk
-  int64_t liveRows = 0;       ///< CUDA: rows that a lane holds in its heaviest pass
-  bool reduces = false;       ///< any sum over channels
+  int64_t width = 1;        ///< channels of a row
+  int64_t elementBytes = 4; ///< of the compute type
+  int64_t storageBytes = 4; ///< of the widest element among a token's rows
+  int64_t wideBytes = 0;    ///< a token's rows that come from memory or go there
+  int64_t heldBytes = 0;    ///< a token's rows that a block keeps in cache: those, and rows made on the way
+  int64_t sums = 0;         ///< most sums over channels that one fused pass is asked for
+  int64_t slotSums = 0;     ///< CUDA: of a stage's sums, those that take slots, not tensor cores
+  int64_t coefficients = 0; ///< numbers of coefficients that a token computes
+  int64_t projected = 0;    ///< multiply-adds of a token in projections
+  int64_t expanded = 0;     ///< in expansions and mixes of many rows
+  int64_t gradients = 0;    ///< in weight gradients
+  int64_t weightBytes = 0;  ///< of weights that each block of tokens reads
+  int64_t partialBytes = 0; ///< of sums over tokens, a chunk
+  int64_t liveRows = 0;     ///< CUDA: rows that a lane holds in its heaviest pass
+  bool reduces = false;     ///< any sum over channels
 };
 
 //===----------------------------------------------------------------------===//
@@ -43,7 +43,8 @@ struct CpuShape {
 
 /// The numbers of the skeleton `blocks`; -1 leaves one to the rules.
 struct BlockNumbers {
-  int64_t ahead = -1;   ///< 1: rows of the next tokens are fetched meanwhile, those of the next block by products if there are any
+  int64_t ahead =
+      -1; ///< 1: rows of the next tokens are fetched meanwhile, those of the next block by products if there are any
   int64_t chunks = -1;  ///< most chunks of tokens, each with its own partial sums
   int64_t columns = -1; ///< columns of a projection held in registers, for four tokens
   int64_t stream = -1;  ///< MiB of a launch's rows from which on its results are stored past the cache
@@ -61,13 +62,13 @@ int64_t mostSums(const CpuShape &shape);
 /// Columns of a weight gradient beside `unroll` vectors of channels.
 int64_t gradientColumns(const CpuShape &shape, int64_t unroll);
 
-/// Fills what is -1 but `chunks`, which waits for the size of partial sums. The token bucket is no argument: what orders a
-/// token's sums is the same in all buckets.
+/// Fills what is -1 but `chunks`, which waits for the size of partial sums. The token bucket is no argument: what
+/// orders a token's sums is the same in all buckets.
 BlockNumbers chooseBlocks(const KernelSizes &sizes, const CpuShape &shape, BlockNumbers given);
 int64_t chooseChunks(int64_t partialBytes);
 double blocksCost(const KernelSizes &sizes, const CpuShape &shape, const BlockNumbers &numbers);
-/// Numbers worth trying, each legal and complete, best first; `first`, what the rules choose, leads. Numbers that make no
-/// difference to this kernel stay as they are in `first`.
+/// Numbers worth trying, each legal and complete, best first; `first`, what the rules choose, leads. Numbers that make
+/// no difference to this kernel stay as they are in `first`.
 std::vector<BlockNumbers> listBlocks(const KernelSizes &sizes, const CpuShape &shape, const BlockNumbers &first);
 
 //===----------------------------------------------------------------------===//
@@ -83,13 +84,14 @@ struct GpuShape {
 struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
   bool columns = false; ///< the main kernel is `clusterColumns`:
-  int64_t lag = 0, preparers = 0, ring = 0; ///< tiles from stage to stage, warps for the first maths, most tiles fetched ahead
-  int64_t parts = 0;    ///< clusters that share a token's channels
+  int64_t lag = 0, preparers = 0,
+          ring = 0;  ///< tiles from stage to stage, warps for the first maths, most tiles fetched ahead
+  int64_t parts = 0; ///< clusters that share a token's channels
   bool operator==(const RowNumbers &) const = default;
 };
 
-/// Clusters of so many blocks that run at once, one block a processor: where most of an eleventh of the processors lie no further one
-/// fits (of 132 on an H100 and an H200: 7 of 16 blocks, 15 of 8, 30 of 4).
+/// Clusters of so many blocks that run at once, one block a processor: where most of an eleventh of the processors lie
+/// no further one fits (of 132 on an H100 and an H200: 7 of 16 blocks, 15 of 8, 30 of 4).
 int64_t clustersAtOnce(int64_t processors, int64_t cluster);
 double rowsCost(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &numbers);
 /// The same for `columns`, and other numbers of it, best first; what they leave open the exit chooses.

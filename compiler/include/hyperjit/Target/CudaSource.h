@@ -25,8 +25,8 @@ struct CudaSource {
   /// In order; keys as in the artifact's meta, and for grids of more than one
   /// axis "grid_y", "grid_z" (numbers, or "chunks"), for persistent ones
   /// "tokens_per_block" and, where a cluster's sums are a chunk's, "clusters_are_chunks";
-  /// "parts" where so many clusters share a token, and all of the grid must run at once; "more_blocks" beside those of tokens;
-  /// "overlaps" where a launch may begin before the one before it has ended, and waits for that itself.
+  /// "parts" where so many clusters share a token, and all of the grid must run at once; "more_blocks" beside those of
+  /// tokens; "overlaps" where a launch may begin before the one before it has ended, and waits for that itself.
   llvm::json::Array launches;
   /// Bytes: workspace = fixed + perChunk * chunks + perToken * tokens.
   int64_t workspaceFixed = 0, workspacePerChunk = 0, workspacePerToken = 0;
@@ -46,8 +46,8 @@ mlir::LogicalResult buildCudaSource(hc::FuncOp kernel, llvm::StringRef target, l
 /// Bytes of dynamic shared memory that a block of the target, sm_.., may have.
 int64_t sharedOf(llvm::StringRef target);
 
-/// At most `limit` legal schedules of a kernel, complete, best first; the first is what "auto" uses. `sharedBytes` is what a
-/// block of the target may ask for.
+/// At most `limit` legal schedules of a kernel, complete, best first; the first is what "auto" uses. `sharedBytes` is
+/// what a block of the target may ask for.
 mlir::LogicalResult listSchedules(hc::FuncOp kernel, llvm::StringRef target, const GpuShape &shape, int64_t sharedBytes,
                                   size_t limit, llvm::SmallVectorImpl<RankedSchedule> &out);
 

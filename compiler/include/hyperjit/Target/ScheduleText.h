@@ -22,10 +22,10 @@ struct ScheduleNumber {
   bool power = false; ///< powers of two only
 };
 
-/// Reads "auto" (nothing is set) or numbers of `skeleton`; those that the text leaves out stay as they are. An error at the
-/// kernel names the number, its value and what is legal. `device` is for people: "CUDA kernels".
-mlir::LogicalResult readSchedule(hc::FuncOp kernel, llvm::StringRef text, llvm::StringRef skeleton, llvm::StringRef device,
-                                 llvm::ArrayRef<ScheduleNumber> numbers);
+/// Reads "auto" (nothing is set) or numbers of `skeleton`; those that the text leaves out stay as they are. An error at
+/// the kernel names the number, its value and what is legal. `device` is for people: "CUDA kernels".
+mlir::LogicalResult readSchedule(hc::FuncOp kernel, llvm::StringRef text, llvm::StringRef skeleton,
+                                 llvm::StringRef device, llvm::ArrayRef<ScheduleNumber> numbers);
 
 /// The canonical text; names come in alphabetical order, negative numbers are left out.
 std::string writeSchedule(llvm::StringRef skeleton, llvm::ArrayRef<std::pair<llvm::StringRef, int64_t>> numbers);

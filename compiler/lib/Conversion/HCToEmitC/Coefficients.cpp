@@ -56,8 +56,7 @@ static SmallVector<int64_t> stridesOf(ArrayRef<int64_t> shape) {
   return strides;
 }
 
-template <class Op>
-static std::string sinkhornOptions(Op op) {
+template <class Op> static std::string sinkhornOptions(Op op) {
   StringRef start = op.getStart(), place = op.getPlace();
   return formatv("SinkhornOptions<{0}, {1}, SinkhornStart::{2}, {3}, SinkhornPlace::{4}, {5}>",
                  cast<hc::CoeffsType>(op.getType()).getShape()[0], op.getIterations(),

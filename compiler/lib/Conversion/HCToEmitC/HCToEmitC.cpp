@@ -312,12 +312,12 @@ void BodyEmitter::sumOuter(hc::WeightGradOp op, int64_t columns) {
 
 void BodyEmitter::sumTiles(hc::WeightGradOp op, int64_t tiles, int64_t at) {
   auto type = cast<hc::WeightType>(op.getType());
-  SmallVector<std::string> arguments = {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()), number(tiles)};
+  SmallVector<std::string> arguments = {source(op.getCoefficients()), number(type.getRows()), number(type.getColumns()),
+                                        number(tiles)};
   arguments.push_back(number(planesOf(op.getInput())));
   if (at >= 0)
     arguments.push_back(number(at));
-  call(at < 0 ? "gradientTiles" : "sweptGradient", arguments,
-       {context, convert(op.getInput())}, {}, false);
+  call(at < 0 ? "gradientTiles" : "sweptGradient", arguments, {context, convert(op.getInput())}, {}, false);
 }
 
 void BodyEmitter::storeCall(StringRef callee, ArrayRef<std::string> templateArguments) {
@@ -342,7 +342,8 @@ void BodyEmitter::storeOuter(StringRef reference, hc::WeightGradOp op, int64_t c
 
 void BodyEmitter::storeTiles(StringRef reference, hc::WeightGradOp op, int64_t tiles, int64_t at) {
   auto type = cast<hc::WeightType>(op.getType());
-  SmallVector<std::string> arguments = {reference.str(), number(type.getRows()), number(type.getColumns()), number(tiles)};
+  SmallVector<std::string> arguments = {reference.str(), number(type.getRows()), number(type.getColumns()),
+                                        number(tiles)};
   if (at >= 0)
     arguments.push_back(number(at));
   storeCall(at < 0 ? "storeTiles" : "storeSweptGradient", arguments);

@@ -89,8 +89,7 @@ CoeffsView KernelEmitter::view(Value value) {
     view.memory = {Memory::Global, nextConstant++};
     auto count = static_cast<int64_t>(numbers.size());
     LLVM::GlobalOp::create(s.b, s.loc, LLVM::LLVMArrayType::get(s.element, count), /*isConstant=*/true,
-                           LLVM::Linkage::Private,
-                           (kernel.getName() + "_constant" + Twine(view.memory.index)).str(),
+                           LLVM::Linkage::Private, (kernel.getName() + "_constant" + Twine(view.memory.index)).str(),
                            DenseElementsAttr::get(RankedTensorType::get({count}, s.element), numbers),
                            /*alignment=*/64);
   }
@@ -146,8 +145,8 @@ std::optional<CoeffsView> KernelEmitter::layoutView(Operation *op) {
 }
 
 CoeffsView KernelEmitter::result(Operation *op) {
-  CoeffsView view = allocateCoeffs(frame.uniform ? Memory::Fixed : Memory::Scratch, shapeOf(op->getResult(0)),
-                                   !frame.uniform);
+  CoeffsView view =
+      allocateCoeffs(frame.uniform ? Memory::Fixed : Memory::Scratch, shapeOf(op->getResult(0)), !frame.uniform);
   views[op->getResult(0)] = view;
   return view;
 }
@@ -256,16 +255,12 @@ void KernelEmitter::emitCoefficients(Operation *op) {
       .Case([&](TanhOp) { elementwise(op, [&](Values v) { return s.tanh(v[0]); }); })
       .Case([&](SigmoidOp) { elementwise(op, [&](Values v) { return s.sigmoid(v[0]); }); })
       .Case([&](SqrtOp) { elementwise(op, [&](Values v) { return s.sqrt(v[0]); }); })
-      .Case([&](RsqrtOp) {
-        elementwise(op, [&](Values v) { return s.div(s.constantLike(1.0, v[0]), s.sqrt(v[0])); });
-      })
-      .Case([&](ReciprocalOp) {
-        elementwise(op, [&](Values v) { return s.div(s.constantLike(1.0, v[0]), v[0]); });
-      })
+      .Case([&](RsqrtOp) { elementwise(op, [&](Values v) { return s.div(s.constantLike(1.0, v[0]), s.sqrt(v[0])); }); })
+      .Case([&](ReciprocalOp) { elementwise(op, [&](Values v) { return s.div(s.constantLike(1.0, v[0]), v[0]); }); })
       .Case([&](HeavisideOp) {
         elementwise(op, [&](Values v) {
-          return s.select(s.compare(arith::CmpFPredicate::OGE, v[0], s.zero(lanesHere())),
-                          s.constant(1.0, lanesHere()), s.zero(lanesHere()));
+          return s.select(s.compare(arith::CmpFPredicate::OGE, v[0], s.zero(lanesHere())), s.constant(1.0, lanesHere()),
+                          s.zero(lanesHere()));
         });
       })
       .Case([&](ReshapeOp reshape) {
@@ -332,8 +327,8 @@ void KernelEmitter::emitMatmul(MatmulOp op) {
   forElements(to.shape, [&](ArrayRef<Value> index) {
     forVectors([&](Value vector) {
       Value total = s.loop(a.shape[1], s.zero(lanesHere()), [&](Value k, ValueRange carried) {
-        return SmallVector<Value>{s.fma(loadElement(a, {index[0], k}, vector), loadElement(b, {k, index[1]}, vector),
-                                        carried[0])};
+        return SmallVector<Value>{
+            s.fma(loadElement(a, {index[0], k}, vector), loadElement(b, {k, index[1]}, vector), carried[0])};
       })[0];
       storeElement(total, to, index, vector);
     });
@@ -375,8 +370,7 @@ void KernelEmitter::emitSoftmaxAdjoint(SoftmaxAdjointOp op) {
         return index;
       };
       Value total = s.loop(size, s.zero(lanesHere()), [&](Value k, ValueRange carried) {
-        return SmallVector<Value>{
-            s.fma(loadElement(p, at(k), vector), loadElement(dp, at(k), vector), carried[0])};
+        return SmallVector<Value>{s.fma(loadElement(p, at(k), vector), loadElement(dp, at(k), vector), carried[0])};
       })[0];
       s.loop(size, [&](Value k) {
         Value difference = s.sub(loadElement(dp, at(k), vector), total);

@@ -9,8 +9,15 @@ namespace hyperjit::cpu {
 
 namespace {
 // Bytes of the fields of LaunchArguments.
-enum : int64_t { operandsField = 0, workspaceField = 8, scratchField = 16, tokensField = 24, chunkTokensField = 32,
-                 beginField = 40, endField = 48 };
+enum : int64_t {
+  operandsField = 0,
+  workspaceField = 8,
+  scratchField = 16,
+  tokensField = 24,
+  chunkTokensField = 32,
+  beginField = 40,
+  endField = 48
+};
 } // namespace
 
 LogicalResult KernelEmitter::run(StringRef schedule) {
@@ -24,7 +31,8 @@ LogicalResult KernelEmitter::run(StringRef schedule) {
   return failure(broken);
 }
 
-void KernelEmitter::beginFunction(const Twine &suffix, Grid grid, llvm::function_ref<void(Value, Value)> body, int64_t extent) {
+void KernelEmitter::beginFunction(const Twine &suffix, Grid grid, llvm::function_ref<void(Value, Value)> body,
+                                  int64_t extent) {
   OpBuilder &b = s.b;
   MLIRContext *context = b.getContext();
   auto pointer = LLVM::LLVMPointerType::get(context);
@@ -54,12 +62,12 @@ void KernelEmitter::beginFunction(const Twine &suffix, Grid grid, llvm::function
   LLVM::ReturnOp::create(b, s.loc, ValueRange());
 
   // A part of the kernel that writes nothing is not launched.
-  bool writes = function
-                    .walk([](Operation *op) {
-                      return isa<LLVM::StoreOp, LLVM::MaskedStoreOp>(op) ? WalkResult::interrupt()
-                                                                         : WalkResult::advance();
-                    })
-                    .wasInterrupted();
+  bool writes =
+      function
+          .walk([](Operation *op) {
+            return isa<LLVM::StoreOp, LLVM::MaskedStoreOp>(op) ? WalkResult::interrupt() : WalkResult::advance();
+          })
+          .wasInterrupted();
   if (writes)
     layout.launches.push_back({name, grid, extent});
   else {
@@ -98,7 +106,8 @@ Value KernelEmitter::base(const Memory &memory) {
 void KernelEmitter::emitPrologue() {
   auto pack = [&](int64_t operand, Value begin, Value end) {
     const Argument &argument = arguments[operand];
-    packWeight(operand, cast<WeightType>(argument.value.getType()), argument.storage, weights[argument.value], begin, end);
+    packWeight(operand, cast<WeightType>(argument.value.getType()), argument.storage, weights[argument.value], begin,
+               end);
   };
   auto isLargeWeight = [&](Value value) {
     auto type = dyn_cast<WeightType>(value.getType());
@@ -106,8 +115,9 @@ void KernelEmitter::emitPrologue() {
   };
   for (auto [i, argument] : llvm::enumerate(arguments))
     if (isLargeWeight(argument.value))
-      beginFunction("_pack" + Twine(i), Grid::Columns, [&, operand = i](Value begin, Value end) { pack(operand, begin, end); },
-                    vectorsOf(cast<WeightType>(argument.value.getType())));
+      beginFunction(
+          "_pack" + Twine(i), Grid::Columns, [&, operand = i](Value begin, Value end) { pack(operand, begin, end); },
+          vectorsOf(cast<WeightType>(argument.value.getType())));
   beginFunction("_prologue", Grid::Once, [&](Value, Value) {
     for (auto [i, argument] : llvm::enumerate(arguments)) {
       if (weights.count(argument.value) && !isLargeWeight(argument.value))
@@ -133,7 +143,8 @@ void KernelEmitter::storeUniformResult(const Result &result, int64_t index) {
   if (auto weight = dyn_cast<WeightType>(result.value.getType())) {
     if (result.phase == 'E' && isLarge(weight))
       return; // after the epilogue, by all threads
-    return unpackWeight(weights.lookup(result.value), weight, index, result.storage, s.i64(0), s.i64(vectorsOf(weight)));
+    return unpackWeight(weights.lookup(result.value), weight, index, result.storage, s.i64(0),
+                        s.i64(vectorsOf(weight)));
   }
   if (auto rows = dyn_cast<RowsType>(result.value.getType())) {
     RowsHome home{{Memory::Operand, index}, result.storage, rows.getRows(), width, false};
@@ -190,8 +201,9 @@ void KernelEmitter::emitTokens() {
   });
 }
 
-/// Whether rows that the kernel returns are stored past the cache, known at run time: a line that is stored there is not read
-/// before, but it is not in cache afterwards either, so only where the rows of the launch would not stay in cache anyway.
+/// Whether rows that the kernel returns are stored past the cache, known at run time: a line that is stored there is
+/// not read before, but it is not in cache afterwards either, so only where the rows of the launch would not stay in
+/// cache anyway.
 Value KernelEmitter::leavesCache() {
   Value together;
   for (auto [i, result] : llvm::enumerate(results)) {
@@ -383,7 +395,8 @@ void KernelEmitter::sumPartials() {
       sumWide(rowPartials[op].memory, rowsHomes[value].memory, s.i64(0), s.i64(rows.getRows() * paddedWidth / lanes));
     } else if (auto weight = dyn_cast<WeightType>(value.getType())) {
       if (!isLarge(weight))
-        sumWide(weightPartials[op].memory, weights[value].memory, s.i64(0), s.i64(vectorsOf(weight) * weight.getColumns()));
+        sumWide(weightPartials[op].memory, weights[value].memory, s.i64(0),
+                s.i64(vectorsOf(weight) * weight.getColumns()));
     } else {
       // [element][lane]
       const Memory &from = coeffPartials[op].memory, &to = views[value].memory;
@@ -393,8 +406,7 @@ void KernelEmitter::sumPartials() {
           Value part = s.load(s.at(first, s.muli(chunk, layout.workspacePerChunk)), coefficientLanes);
           return SmallVector<Value>{s.add(sums[0], part)};
         })[0];
-        s.store(s.extract(s.horizontalSums(total, total, total, total), 0),
-                s.at(base(to), s.muli(e, s.elementBytes)));
+        s.store(s.extract(s.horizontalSums(total, total, total, total), 0), s.at(base(to), s.muli(e, s.elementBytes)));
       });
     }
   }
@@ -407,9 +419,10 @@ void KernelEmitter::emitEpilogue() {
     Value value = op->getResult(0);
     auto weight = dyn_cast<WeightType>(value.getType());
     if (weight && isLarge(weight))
-      beginFunction("_sums" + Twine(i), Grid::Columns,
-                    [&](Value begin, Value end) { sumWide(weightPartials[op].memory, weights[value].memory, begin, end); },
-                    vectorsOf(weight) * weight.getColumns());
+      beginFunction(
+          "_sums" + Twine(i), Grid::Columns,
+          [&](Value begin, Value end) { sumWide(weightPartials[op].memory, weights[value].memory, begin, end); },
+          vectorsOf(weight) * weight.getColumns());
   }
   beginFunction("_epilogue", Grid::Once, [&](Value, Value) {
     sumPartials();
@@ -422,11 +435,12 @@ void KernelEmitter::emitEpilogue() {
   for (auto [i, result] : llvm::enumerate(results)) {
     auto weight = dyn_cast<WeightType>(result.value.getType());
     if (weight && result.phase == 'E' && isLarge(weight))
-      beginFunction("_unpack" + Twine(i), Grid::Columns,
-                    [&, index = static_cast<int64_t>(arguments.size() + i)](Value begin, Value end) {
-                      unpackWeight(weights.lookup(result.value), weight, index, result.storage, begin, end);
-                    },
-                    vectorsOf(weight));
+      beginFunction(
+          "_unpack" + Twine(i), Grid::Columns,
+          [&, index = static_cast<int64_t>(arguments.size() + i)](Value begin, Value end) {
+            unpackWeight(weights.lookup(result.value), weight, index, result.storage, begin, end);
+          },
+          vectorsOf(weight));
   }
 }
 

@@ -58,7 +58,8 @@ struct CoeffsView {
   std::optional<double> splat;
 };
 
-/// Packed weights [row][vector of channels][column][lane], zero padded: products read all columns of a few channels at a time.
+/// Packed weights [row][vector of channels][column][lane], zero padded: products read all columns of a few channels at
+/// a time.
 struct WeightHome {
   Memory memory;
   int64_t columns = 0; ///< as packed; a slice has fewer of its own
@@ -98,7 +99,7 @@ private:
   LogicalResult readBlocks(llvm::StringRef text);
   static std::string writeBlocks(const BlockNumbers &numbers);
   KernelSizes measure();
-  KernelSizes sizes; ///< what measure() found
+  KernelSizes sizes;            ///< what measure() found
   int64_t fetchingProducts = 0; ///< of a block
 
   // KernelPlan.cpp
@@ -155,11 +156,12 @@ private:
     Value operands, workspace, scratch, tokens, chunkTokens, partial;
     Value blockStart, blockTokens;
     llvm::SmallVector<Value> operandPointers;
-    int64_t products = 0; ///< that have asked for parts of the next block
+    int64_t products = 0;      ///< that have asked for parts of the next block
     std::set<int64_t> fetched; ///< operands whose next rows a pass of the block has asked for
     Value pastCache; ///< i1: results are larger than what the caches hold; null where rows are not whole vectors
   } frame;
-  void beginFunction(const llvm::Twine &suffix, Grid grid, llvm::function_ref<void(Value, Value)> body, int64_t extent = 0);
+  void beginFunction(const llvm::Twine &suffix, Grid grid, llvm::function_ref<void(Value, Value)> body,
+                     int64_t extent = 0);
   void emitPrologue();
   void emitTokens();
   void emitEpilogue();

@@ -106,8 +106,8 @@ LogicalResult KernelEmitter::readSignature() {
   }
   for (OpOperand &operand : kernel.getReturn()->getOpOperands()) {
     unsigned i = operand.getOperandNumber();
-    bool uniform = isa<WeightType>(operand.get().getType()) ||
-                   kernel.getResultAttr(i, HCDialect::uniformAttrName) != nullptr;
+    bool uniform =
+        isa<WeightType>(operand.get().getType()) || kernel.getResultAttr(i, HCDialect::uniformAttrName) != nullptr;
     char phase = 'T';
     if (uniform) {
       if (!isUniform(operand.get()))
@@ -117,8 +117,7 @@ LogicalResult KernelEmitter::readSignature() {
       bool late = attribute && (attribute.getValue() == "E" || attribute.getValue() == "W");
       phase = late ? 'E' : 'P';
     }
-    results.push_back(
-        {operand.get(), storage(kernel.getResultAttr(i, HCDialect::dtypeAttrName)), uniform, phase});
+    results.push_back({operand.get(), storage(kernel.getResultAttr(i, HCDialect::dtypeAttrName)), uniform, phase});
   }
   return success();
 }
@@ -249,8 +248,11 @@ void KernelEmitter::choosePoints() {
         // Rows that are read again stay in the block, in cache; the result is another copy.
         bool again = forced || needs.size() > 1;
         if (!again && (result.storage == s.element || (round && round.getType() == result.storage)))
-          rowsHomes[value] = {{Memory::Operand, static_cast<int64_t>(arguments.size() + i)}, result.storage,
-                              cast<RowsType>(value.getType()).getRows(), width, true};
+          rowsHomes[value] = {{Memory::Operand, static_cast<int64_t>(arguments.size() + i)},
+                              result.storage,
+                              cast<RowsType>(value.getType()).getRows(),
+                              width,
+                              true};
       }
       bool home = rowsHomes.count(value) || forced || (needs.size() > 1 && recomputeCost(value) >= 3);
       if (home) {
@@ -276,7 +278,8 @@ void KernelEmitter::choosePoints() {
 void KernelEmitter::chooseBlock() {
   sizes = measure();
   for (auto &[number, stage] : stages)
-    fetchingProducts += llvm::count_if(stage.rows, [](Operation *op) { return isa<ProjectOp, ExpandOp, WeightGradOp>(op); });
+    fetchingProducts +=
+        llvm::count_if(stage.rows, [](Operation *op) { return isa<ProjectOp, ExpandOp, WeightGradOp>(op); });
   numbers = chooseBlocks(sizes, target, numbers);
   block = numbers.tokens;
   coefficientLanes = std::min(lanes, block);
@@ -291,8 +294,8 @@ void KernelEmitter::placeUniform() {
   for (auto [i, argument] : llvm::enumerate(arguments)) {
     auto index = static_cast<int64_t>(i);
     if (auto rows = dyn_cast<RowsType>(argument.value.getType())) {
-      rowsHomes[argument.value] = {{Memory::Operand, index}, argument.storage, rows.getRows(), width,
-                                   !argument.uniform};
+      rowsHomes[argument.value] = {
+          {Memory::Operand, index}, argument.storage, rows.getRows(), width, !argument.uniform};
       storedAt[argument.value] = -1;
     } else if (auto coeffs = dyn_cast<CoeffsType>(argument.value.getType())) {
       if (argument.value.use_empty())

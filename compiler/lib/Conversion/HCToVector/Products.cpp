@@ -36,8 +36,7 @@ void KernelEmitter::forBlocks(int64_t count, int64_t size, llvm::function_ref<vo
 /// The channels of a row in pieces of at most `vectors` vectors, then what is left of it.
 void KernelEmitter::forChannels(int64_t vectors, llvm::function_ref<void(Value, int64_t, int64_t)> body) {
   int64_t whole = width / lanes;
-  forBlocks(whole, vectors,
-            [&](Value vector, int64_t count) { body(s.muli(vector, lanes), count, lanes); });
+  forBlocks(whole, vectors, [&](Value vector, int64_t count) { body(s.muli(vector, lanes), count, lanes); });
   if (width % lanes != 0)
     body(s.i64(whole * lanes), 1, width % lanes);
 }
@@ -59,8 +58,8 @@ void KernelEmitter::emitProduct(Operation *op) {
     stored.insert(op->getResult(0));
 }
 
-/// Products compute where the passes around them wait for memory: they fetch the rows of the next block meanwhile, each its
-/// share of the operands.
+/// Products compute where the passes around them wait for memory: they fetch the rows of the next block meanwhile, each
+/// its share of the operands.
 SmallVector<KernelEmitter::Ahead> KernelEmitter::nextBlock(int64_t units) {
   SmallVector<Ahead> ahead;
   if (!numbers.ahead || frame.uniform)
@@ -118,7 +117,8 @@ void KernelEmitter::emitProject(ProjectOp op) {
         auto step = [&](Value row, Value channel, int64_t valid, ValueRange carried) {
           SmallVector<Value> sums(carried), w;
           if (!ahead.empty())
-            fetchAhead(ahead, s.addi(unit, s.muli(s.addi(s.muli(row, paddedWidth), channel), columns)), lanes * columns);
+            fetchAhead(ahead, s.addi(unit, s.muli(s.addi(s.muli(row, paddedWidth), channel), columns)),
+                       lanes * columns);
           for (int64_t k = 0; k < columns; ++k)
             w.push_back(s.load(weightPointer(weight, row, s.addi(column, k), channel), lanes));
           Value offset = s.addi(s.muli(row, in.rowStride * bytes), s.muli(channel, bytes));
@@ -193,7 +193,8 @@ void KernelEmitter::emitExpand(ExpandOp op) {
             }
             return now;
           });
-          Value offset = s.addi(s.muli(s.addi(s.muli(group, rows), row), out.rowStride * bytes), s.muli(channel, bytes));
+          Value offset =
+              s.addi(s.muli(s.addi(s.muli(group, rows), row), out.rowStride * bytes), s.muli(channel, bytes));
           for (int64_t i = 0; i < tile; ++i) {
             Value to = s.at(rowPointer(out, tokens[i]), offset);
             for (int64_t v = 0; v < vectors; ++v)
@@ -223,7 +224,8 @@ void KernelEmitter::emitWeightGrad(Operation *op, Value rowsValue, Value coeffs,
     forChannels(numbers.unroll, [&](Value channel, int64_t vectors, int64_t valid) {
       forBlocks(type.getColumns(), columnsAtOnce, [&](Value column, int64_t columns) {
         Value units = s.muli(s.addi(s.muli(s.addi(s.muli(row, paddedWidth), channel), type.getColumns()),
-                                    s.muli(column, vectors * lanes)), block);
+                                    s.muli(column, vectors * lanes)),
+                             block);
         auto address = [&](int64_t k, int64_t v) {
           return weightPointer(home, row, s.addi(column, k), s.addi(channel, v * lanes));
         };
@@ -283,8 +285,7 @@ void KernelEmitter::emitLargeMix(MixOp op) {
           return now;
         });
         for (int64_t i = 0; i < rows; ++i) {
-          Value pointer =
-              s.at(to, s.addi(s.muli(s.addi(row, i), out.rowStride * outBytes), s.muli(channel, outBytes)));
+          Value pointer = s.at(to, s.addi(s.muli(s.addi(row, i), out.rowStride * outBytes), s.muli(channel, outBytes)));
           for (int64_t v = 0; v < vectors; ++v)
             s.store(sums[i * vectors + v], s.at(pointer, v * lanes * outBytes), out.storage, valid);
         }
@@ -304,12 +305,11 @@ void KernelEmitter::emitLargeDot(DotOp op) {
         auto step = [&](Value channel, int64_t valid, ValueRange carried) {
           SmallVector<Value> sums(carried), y;
           for (int64_t j = 0; j < columns; ++j)
-            y.push_back(s.load(s.at(right, s.addi(s.muli(s.addi(column, j), b.rowStride * bBytes),
-                                                  s.muli(channel, bBytes))),
-                               b.storage, lanes, valid));
+            y.push_back(
+                s.load(s.at(right, s.addi(s.muli(s.addi(column, j), b.rowStride * bBytes), s.muli(channel, bBytes))),
+                       b.storage, lanes, valid));
           for (int64_t i = 0; i < rows; ++i) {
-            Value x = s.load(s.at(left, s.addi(s.muli(s.addi(row, i), a.rowStride * aBytes),
-                                               s.muli(channel, aBytes))),
+            Value x = s.load(s.at(left, s.addi(s.muli(s.addi(row, i), a.rowStride * aBytes), s.muli(channel, aBytes))),
                              a.storage, lanes, valid);
             for (int64_t j = 0; j < columns; ++j)
               sums[j * rows + i] = s.fma(x, y[j], sums[j * rows + i]);

@@ -98,12 +98,12 @@ Value KernelEmitter::rowVector(Pass &pass, Value value, int64_t row) {
   return pass.vectors[{value, row}] = vector;
 }
 
-/// The first pass of a block that reads a token's rows asks for those of the next token, where no product asks for the whole
-/// next block.
+/// The first pass of a block that reads a token's rows asks for those of the next token, where no product asks for the
+/// whole next block.
 void KernelEmitter::fetchNextToken(Pass &pass, const RowsHome &home, Value pointer) {
   int64_t operand = home.memory.index;
-  if (!numbers.ahead || fetchingProducts > 0 || frame.uniform || !home.perToken || home.memory.kind != Memory::Operand ||
-      frame.fetched.count(operand) || pass.valid < lanes)
+  if (!numbers.ahead || fetchingProducts > 0 || frame.uniform || !home.perToken ||
+      home.memory.kind != Memory::Operand || frame.fetched.count(operand) || pass.valid < lanes)
     return;
   s.prefetch(s.at(pointer, home.rows * home.rowStride * Simd::bytesOf(home.storage)));
   pass.fetches->insert(operand);
@@ -229,8 +229,8 @@ void KernelEmitter::emitToken(Value token, ArrayRef<Root> roots, bool pastCache,
     pass.vectors.clear();
     SmallVector<Value> accumulators(carried);
     size_t next = 0;
-    // Stores come last: a load behind a store whose address has the same low twelve bits, as that of the same place in another
-    // operand often has, waits for it.
+    // Stores come last: a load behind a store whose address has the same low twelve bits, as that of the same place in
+    // another operand often has, waits for it.
     for (const Root &root : roots)
       if (sums(root))
         emitRoot(pass, root, accumulators, next);
@@ -278,9 +278,11 @@ void KernelEmitter::emitPass(ArrayRef<Root> roots) {
     else
       s.loop(s.i64(0), frame.blockTokens, 1, [&](Value token) { emitToken(token, roots, pastCache, fetches); });
   };
-  bool writesResults = llvm::any_of(roots, [&](const Root &root) { return root.kind == Root::Store && isResult(root.home); });
+  bool writesResults =
+      llvm::any_of(roots, [&](const Root &root) { return root.kind == Root::Store && isResult(root.home); });
   if (writesResults && frame.pastCache)
-    s.either(frame.pastCache, [&] { tokens(true); }, [&] { tokens(false); });
+    s.either(
+        frame.pastCache, [&] { tokens(true); }, [&] { tokens(false); });
   else
     tokens(false);
   frame.fetched.insert(fetches.begin(), fetches.end());

@@ -33,7 +33,8 @@ Value Simd::constant(double value, int64_t lanes) {
   FloatAttr attribute = b.getFloatAttr(element, value);
   if (lanes == 1)
     return arith::ConstantOp::create(b, loc, attribute);
-  return arith::ConstantOp::create(b, loc, DenseElementsAttr::get(VectorType::get({lanes}, element), ArrayRef<Attribute>{attribute}));
+  return arith::ConstantOp::create(
+      b, loc, DenseElementsAttr::get(VectorType::get({lanes}, element), ArrayRef<Attribute>{attribute}));
 }
 
 Value Simd::integerLike(int64_t value, Value shape) {
@@ -42,7 +43,8 @@ Value Simd::integerLike(int64_t value, Value shape) {
     type = b.getIntegerType(floating.getWidth());
   IntegerAttr attribute = b.getIntegerAttr(type, value);
   if (auto vector = dyn_cast<VectorType>(shape.getType()))
-    return arith::ConstantOp::create(b, loc, DenseElementsAttr::get(cast<ShapedType>(vector.clone(type)), ArrayRef<Attribute>{attribute}));
+    return arith::ConstantOp::create(
+        b, loc, DenseElementsAttr::get(cast<ShapedType>(vector.clone(type)), ArrayRef<Attribute>{attribute}));
   return arith::ConstantOp::create(b, loc, attribute);
 }
 
@@ -82,9 +84,7 @@ Value Simd::bits(Value x) {
   return arith::BitcastOp::create(b, loc, vectorOf(scalar, lanesOf(x)), x);
 }
 
-Value Simd::fromBits(Value x, Type scalar) {
-  return arith::BitcastOp::create(b, loc, vectorOf(scalar, lanesOf(x)), x);
-}
+Value Simd::fromBits(Value x, Type scalar) { return arith::BitcastOp::create(b, loc, vectorOf(scalar, lanesOf(x)), x); }
 
 Value Simd::polynomial(Value x, ArrayRef<double> highestFirst) {
   Value sum = constantLike(highestFirst.front(), x);
@@ -130,8 +130,8 @@ Value Simd::exp(Value x) {
                        1.9841269841269841253e-4, 1.3888888888888889419e-3, 8.3333333333333332177e-3,
                        4.1666666666666664354e-2, 1.6666666666666665741e-1, 0.5});
   } else {
-    p = polynomial(r, {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1,
-                       5.0000001201e-1});
+    p = polynomial(
+        r, {1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1});
   }
   p = add(fma(p, mul(r, r), r), constantLike(1.0, x));
   // Two factors reach the subnormal and the largest numbers, which one exponent does not.
@@ -152,8 +152,7 @@ Value Simd::log(Value x) {
   Value base = integerLike(wide ? 0x3FE6A09E667F3BCD : 0x3F3504F3, x);
   Value shifted = arith::SubIOp::create(b, loc, bits(x), base);
   Value k = arith::ShRSIOp::create(b, loc, shifted, integerLike(layout.mantissa, shifted));
-  Value fraction =
-      arith::AndIOp::create(b, loc, shifted, integerLike((int64_t(1) << layout.mantissa) - 1, shifted));
+  Value fraction = arith::AndIOp::create(b, loc, shifted, integerLike((int64_t(1) << layout.mantissa) - 1, shifted));
   Value m = fromBits(arith::AddIOp::create(b, loc, fraction, base), element);
   Value magic = constantLike(layout.roundingMagic, x);
   Value exponent = sub(fromBits(arith::AddIOp::create(b, loc, k, integerLike(magicBits(element), x)), element), magic);
@@ -180,7 +179,8 @@ Value Simd::log(Value x) {
 
   double infinity = std::numeric_limits<double>::infinity();
   result = select(compare(arith::CmpFPredicate::OLT, argument, constantLike(infinity, x)), result, argument);
-  result = select(compare(arith::CmpFPredicate::OEQ, argument, constantLike(0.0, x)), constantLike(-infinity, x), result);
+  result =
+      select(compare(arith::CmpFPredicate::OEQ, argument, constantLike(0.0, x)), constantLike(-infinity, x), result);
   return select(compare(arith::CmpFPredicate::OLT, argument, constantLike(0.0, x)),
                 constantLike(std::numeric_limits<double>::quiet_NaN(), x), result);
 }
@@ -193,8 +193,8 @@ Value Simd::tanh(Value x) {
     Value q = polynomial(z, {1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3});
     small = fma(x, mul(z, div(p, q)), x);
   } else {
-    Value p = polynomial(z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1,
-                             -3.33332819422e-1});
+    Value p =
+        polynomial(z, {-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1});
     small = fma(x, mul(z, p), x);
   }
   // 1 - 2 / (exp(2|x|) + 1), with the sign of x
@@ -259,8 +259,8 @@ Value Simd::keepLanesBelow(Value x, Value count) {
   int64_t lanes = lanesOf(x);
   SmallVector<int64_t> ids(lanes);
   std::iota(ids.begin(), ids.end(), 0);
-  Value lane = arith::ConstantOp::create(b, loc, DenseElementsAttr::get(VectorType::get({lanes}, b.getI64Type()),
-                                                                       ArrayRef<int64_t>(ids)));
+  Value lane = arith::ConstantOp::create(
+      b, loc, DenseElementsAttr::get(VectorType::get({lanes}, b.getI64Type()), ArrayRef<int64_t>(ids)));
   Value below = arith::CmpIOp::create(b, loc, arith::CmpIPredicate::slt, lane, broadcast(count, lanes));
   return select(below, x, zero(lanes));
 }
@@ -291,13 +291,9 @@ Value Simd::loadPointer(Value pointer) {
   return LLVM::LoadOp::create(b, loc, LLVM::LLVMPointerType::get(b.getContext()), pointer, 8);
 }
 
-void Simd::fence() {
-  LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr("llvm.x86.sse.sfence"), ValueRange());
-}
+void Simd::fence() { LLVM::CallIntrinsicOp::create(b, loc, b.getStringAttr("llvm.x86.sse.sfence"), ValueRange()); }
 
-void Simd::prefetch(Value pointer) {
-  LLVM::Prefetch::create(b, loc, pointer, /*rw=*/0, /*hint=*/2, /*cache=*/1);
-}
+void Simd::prefetch(Value pointer) { LLVM::Prefetch::create(b, loc, pointer, /*rw=*/0, /*hint=*/2, /*cache=*/1); }
 
 Value Simd::load(Value pointer, Type storage, int64_t lanes, int64_t valid) {
   // bf16 travels as integers: no x86 level below avx512bf16 knows it.
@@ -385,8 +381,8 @@ void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool o
   if (storage != element) {
     bool narrow = storage.getIntOrFloatBitWidth() == 16;
     if (narrow && element.isF64())
-      value = onGrid ? Value(arith::TruncFOp::create(b, loc, vectorOf(b.getF32Type(), lanes), value))
-                     : oddTruncate(value);
+      value =
+          onGrid ? Value(arith::TruncFOp::create(b, loc, vectorOf(b.getF32Type(), lanes), value)) : oddTruncate(value);
     if (storage.isBF16()) {
       if (onGrid) {
         Value raw = bits(value);
@@ -409,8 +405,8 @@ void Simd::store(Value value, Value pointer, Type storage, int64_t valid, bool o
     return;
   }
   if (valid == 1) {
-    // LLVM 22 turns a masked store of one lane of a truncated vector into a store of the lane before truncation: two bytes
-    // too many.
+    // LLVM 22 turns a masked store of one lane of a truncated vector into a store of the lane before truncation: two
+    // bytes too many.
     Value first = vector::ExtractOp::create(b, loc, value, ArrayRef<int64_t>{0});
     LLVM::StoreOp::create(b, loc, first, pointer, align);
     return;
@@ -447,8 +443,7 @@ void Simd::loop(Value from, Value to, int64_t step, LoopBody body) {
 }
 
 SmallVector<Value> Simd::loop(Value from, Value to, int64_t step, ValueRange initial, ReduceBody body) {
-  auto op = scf::ForOp::create(b, loc, from, to, i64(step), initial,
-                               [](OpBuilder &, Location, Value, ValueRange) {});
+  auto op = scf::ForOp::create(b, loc, from, to, i64(step), initial, [](OpBuilder &, Location, Value, ValueRange) {});
   OpBuilder::InsertionGuard guard(b);
   b.setInsertionPointToStart(op.getBody());
   SmallVector<Value> results = body(op.getInductionVar(), op.getRegionIterArgs());

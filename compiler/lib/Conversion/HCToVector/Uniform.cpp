@@ -19,7 +19,8 @@ namespace hyperjit::cpu {
 //===----------------------------------------------------------------------===//
 
 Value KernelEmitter::weightPointer(const WeightHome &home, Value row, Value column, Value channel) {
-  Value offset = s.addi(s.muli(row, home.columns * paddedWidth * s.elementBytes), s.muli(column, lanes * s.elementBytes));
+  Value offset =
+      s.addi(s.muli(row, home.columns * paddedWidth * s.elementBytes), s.muli(column, lanes * s.elementBytes));
   return s.at(base(home.memory), s.addi(offset, s.muli(channel, home.columns * s.elementBytes)));
 }
 
@@ -36,9 +37,10 @@ void KernelEmitter::forWeight(WeightType type, llvm::function_ref<void(Value, Va
   });
 }
 
-/// Numbers of a weight: where they lie packed, and where in the operand. Vectors [begin, end) of [row][vector of channels].
-void KernelEmitter::forNumbers(WeightType type, const WeightHome &home, int64_t operand, Type storage, Value begin, Value end,
-                               llvm::function_ref<void(Value, Value)> body) {
+/// Numbers of a weight: where they lie packed, and where in the operand. Vectors [begin, end) of [row][vector of
+/// channels].
+void KernelEmitter::forNumbers(WeightType type, const WeightHome &home, int64_t operand, Type storage, Value begin,
+                               Value end, llvm::function_ref<void(Value, Value)> body) {
   int64_t bytes = Simd::bytesOf(storage), columns = type.getColumns(), perRow = paddedWidth / lanes;
   Value outside = frame.operandPointers[operand];
   s.loop(begin, end, 1, [&](Value vector) {
@@ -57,17 +59,20 @@ void KernelEmitter::forNumbers(WeightType type, const WeightHome &home, int64_t 
   });
 }
 
-void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home, Value begin, Value end) {
+void KernelEmitter::packWeight(int64_t operand, WeightType type, Type storage, const WeightHome &home, Value begin,
+                               Value end) {
   if (width < paddedWidth)
     s.loop(begin, end, 1, [&](Value vector) {
       Value first = s.at(base(home.memory), s.muli(vector, home.columns * lanes * s.elementBytes));
-      s.loop(type.getColumns(), [&](Value column) { s.store(s.zero(lanes), s.at(first, s.muli(column, lanes * s.elementBytes))); });
+      s.loop(type.getColumns(),
+             [&](Value column) { s.store(s.zero(lanes), s.at(first, s.muli(column, lanes * s.elementBytes))); });
     });
   forNumbers(type, home, operand, storage, begin, end,
              [&](Value packed, Value number) { s.store(s.load(number, storage, 1, 1), packed); });
 }
 
-void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage, Value begin, Value end) {
+void KernelEmitter::unpackWeight(const WeightHome &home, WeightType type, int64_t operand, Type storage, Value begin,
+                                 Value end) {
   forNumbers(type, home, operand, storage, begin, end,
              [&](Value packed, Value number) { s.store(s.load(packed, 1), number, storage, 1); });
 }
@@ -136,9 +141,8 @@ void KernelEmitter::emitUniformWeight(Operation *op) {
         WeightHome part = home;
         for (Value input : concat.getInputs()) {
           auto from = cast<WeightType>(input.getType());
-          map(part, from, [&](Value row, Value column, Value channel, int64_t) {
-            return loadWeight(input, row, column, channel);
-          });
+          map(part, from,
+              [&](Value row, Value column, Value channel, int64_t) { return loadWeight(input, row, column, channel); });
           part.memory.index += from.getColumns() * lanes * s.elementBytes;
         }
       })

@@ -82,9 +82,10 @@ LogicalResult SourceBuilder::chooseColumns() {
 /// Warps in all a multiple of four: the register file has four parts.
 void SourceBuilder::countWarps() {
   int64_t tile = mainShape.tokenLanes * mainShape.tokens, others = mainShape.warps + 2; // loader, sender
-  // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps for it.
-  // Beside an expansion of three streams and more the registers of one warp less count for more (an H100, 2048 channels: three streams 230
-  // us instead of 270, four 333 instead of 348; two 159 instead of 148), but for eight channels a lane of rows that clusters share.
+  // A token's maths takes about as long as the sweeps over some hundred channels of a tile: narrow rows need more warps
+  // for it. Beside an expansion of three streams and more the registers of one warp less count for more (an H100, 2048
+  // channels: three streams 230 us instead of 270, four 333 instead of 348; two 159 instead of 148), but for eight
+  // channels a lane of rows that clusters share.
   int64_t expanded = 0;
   for (Value weight : plan.expanded)
     expanded = std::max(expanded, cast<hc::WeightType>(weight.getType()).getRows());
@@ -121,8 +122,9 @@ static std::pair<Value, int64_t> partOf(Value value) {
   }
 }
 
-/// Every CTA of a cluster needs the first record of every token. Where its numbers lie in operands as they will in the record, they are
-/// copied; where they are more than moved, they are made once, in the head, and what sweeps read of them is copied: owners fetch the rest.
+/// Every CTA of a cluster needs the first record of every token. Where its numbers lie in operands as they will in the
+/// record, they are copied; where they are more than moved, they are made once, in the head, and what sweeps read of
+/// them is copied: owners fetch the rest.
 void SourceBuilder::prepareRecords() {
   StagePlan &first = plan.stagePlans.front();
   auto copyOf = [&](Value value) -> std::optional<RecordCopy> {
@@ -212,9 +214,10 @@ const SweepPass *SourceBuilder::sweepOf(hc::WeightGradOp gradient) {
   return last;
 }
 
-/// Weight gradients whose sums fit the greater part of the registers that sweeps leave need no launch, and no reading of rows, of their
-/// own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us instead of 370 and 135.) One stage of sweeps
-/// holds no rows, and leaves more (of four streams of 4096 channels, on an H100, 450 us instead of 498).
+/// Weight gradients whose sums fit the greater part of the registers that sweeps leave need no launch, and no reading
+/// of rows, of their own. (With all of them, four streams of 24 columns, nothing is left to hold rows in: 600 us
+/// instead of 370 and 135.) One stage of sweeps holds no rows, and leaves more (of four streams of 4096 channels, on an
+/// H100, 450 us instead of 498).
 llvm::SetVector<Operation *> SourceBuilder::sweepableGradients() {
   const bool alone = sweepingStages() == 1;
   int64_t room = alone ? laneRegisters() - 48 - 8 * mainShape.vector : (laneRegisters() - sweepRegisters()) * 3 / 5;
@@ -237,7 +240,8 @@ LogicalResult SourceBuilder::chooseSweptGradients() {
   if (choice.chunks && choice.chunks * mainShape.blocksOfRow() < processorsOfH100)
     return success(); // clusters would be no more than chunks
   llvm::SetVector<Operation *> swept = sweepableGradients();
-  // Eight warps have the registers of others, and no part of the processor more to do than of as many as leave none idle.
+  // Eight warps have the registers of others, and no part of the processor more to do than of as many as leave none
+  // idle.
   if (constexpr int64_t fewer = 8;
       swept.empty() && !choice.warps && mainShape.warps != fewer && blockChannels() > fewer * 4 * mainShape.vector) {
     const ShapeNumbers shape = mainShape;

@@ -45,9 +45,9 @@ struct SweepPass {
   std::vector<Store> stores;
   std::vector<ReductionPart> parts;
   std::vector<RecordSegment> segments;
-  int64_t slots = 0; ///< plain sums
+  int64_t slots = 0;    ///< plain sums
   bool squares = false; ///< which are all dots of rows of one type of 16 bits: tensor cores make them
-  int64_t tiles = 0; ///< mma tiles of 8 sums
+  int64_t tiles = 0;    ///< mma tiles of 8 sums
   int64_t sums() const { return slots + 8 * tiles; }
 };
 
@@ -109,7 +109,7 @@ public:
   llvm::DenseMap<mlir::Value, int64_t> record; ///< main's record
   /// Passes whose plain sums tensor cores can make, for lanes of the map of mma fragments.
   void markSquares();
-  llvm::SetVector<mlir::Value> sweptSums;      ///< sums over channels that sweeps read as they are
+  llvm::SetVector<mlir::Value> sweptSums; ///< sums over channels that sweeps read as they are
   llvm::DenseMap<mlir::Value, std::pair<std::string, int64_t>> losslessStores; ///< rows outputs: reference, stage
   bool storesWithoutLoss(const Store &store) const {
     auto found = losslessStores.find(store.value);
@@ -121,7 +121,8 @@ public:
   /// Gives a uniform value a place in the workspace; the prologue (or epilogue) makes it.
   std::string placeFixed(mlir::Value value);
   void requireUniform(mlir::Value value);
-  /// The row operands that a pass loads, if `stored` are in the slot or in memory already, and the rows that it makes, results first.
+  /// The row operands that a pass loads, if `stored` are in the slot or in memory already, and the rows that it makes,
+  /// results first.
   void loadsOf(const SweepPass &pass, const llvm::DenseSet<mlir::Value> &stored, llvm::SetVector<mlir::Value> &loads,
                llvm::SetVector<mlir::Value> &made);
   /// The head makes what the maths of later stages alone reads of the first record, and leaves it in memory.

@@ -80,9 +80,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     return bytesOf(value, reference) == rowsOf(value) * channels * 2;
   };
   auto wordsOf = [&](Value value) { return mainShape.tokens * rowsOf(value) * mainShape.vector / 2; };
-  // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way for longer (us of
-  // a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with three; of 8192, which registers hold for
-  // four tiles, too, 599 with two, 565 with three, 528 with four; backward of 7168 1169 with one, 1125 with two, three of 6144 715 and 635).
+  // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way
+  // for longer (us of a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with
+  // three; of 8192, which registers hold for four tiles, too, 599 with two, 565 with three, 528 with four; backward of
+  // 7168 1169 with one, 1125 with two, three of 6144 715 and 635).
   constexpr int64_t most = 4;
   int64_t words = 0; // that a lane may hold of a tile
   for (auto &[value, use] : uses) {
@@ -128,7 +129,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
       }
       entries.push_back({value, reference, use.first, last, at, rowsOf(value), bytesOf(value, reference), true});
     }
-  // A stored value: the entry whose place it takes. Numbers of one size: a lane writes where it has read, and nowhere else.
+  // A stored value: the entry whose place it takes. Numbers of one size: a lane writes where it has read, and nowhere
+  // else.
   llvm::DenseMap<Value, size_t> replaced;
   for (auto &[value, use] : uses) {
     if (!value.getDefiningOp())
@@ -283,8 +285,8 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     return kernel.emitError() << "schedule: columns needs " << shared()
                               << " bytes of shared memory with cluster=" << cluster << ",lag=" << lag
                               << ",tokens=" << tile << "; a block has " << mostShared;
-  // The rest is for rows on their way, in turn, where they have the fewest sweeps' time: a slot that the last stage gives back is filled
-  // for the first stage of a tile `ahead` later.
+  // The rest is for rows on their way, in turn, where they have the fewest sweeps' time: a slot that the last stage
+  // gives back is filled for the first stage of a tile `ahead` later.
   int64_t most = choice.ring ? choice.ring : 6;
   auto ahead = [&](auto &ring) { return ring.slots - lag * (ring.last - ring.first); };
   auto sweeps = [&](auto &ring) { return ahead(ring) * sweepingStages() - (ring.last - ring.first); };

@@ -11,16 +11,17 @@ using namespace hyperjit;
 using namespace hyperjit::cuda;
 using llvm::StringRef;
 
-/// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the kernel fits a
-/// cluster, else row by row.
+/// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the
+/// kernel fits a cluster, else row by row.
 ///
-/// Wide parts of a row leave the fewest sums to exchange, so small clusters are looked at first. Above 320 channels (1280 of all
-/// streams, if that is more; 256 to 640 beside an expansion) a block has too many warps to hold rows in registers: such parts come second, the
-/// first cluster with three tiles ahead, or the largest with two; beside an expansion three streams of them leave a lane too few
-/// registers (6144 channels, an H100: 666 us, 631 where three clusters share a row). With less than two tiles ahead (measured) memory
-/// waits for the sums. Where a cluster is too small several share a row, as few of them as leave a block room; an expansion then wants
-/// registers of the other warps, which go over by fours. Few warps leave a processor idle: narrow rows take 4 channels a lane, which
-/// makes twice as many. More than four streams leave a lane no registers for 8 channels of each.
+/// Wide parts of a row leave the fewest sums to exchange, so small clusters are looked at first. Above 320 channels
+/// (1280 of all streams, if that is more; 256 to 640 beside an expansion) a block has too many warps to hold rows in
+/// registers: such parts come second, the first cluster with three tiles ahead, or the largest with two; beside an
+/// expansion three streams of them leave a lane too few registers (6144 channels, an H100: 666 us, 631 where three
+/// clusters share a row). With less than two tiles ahead (measured) memory waits for the sums. Where a cluster is too
+/// small several share a row, as few of them as leave a block room; an expansion then wants registers of the other
+/// warps, which go over by fours. Few warps leave a processor idle: narrow rows take 4 channels a lane, which makes
+/// twice as many. More than four streams leave a lane no registers for 8 channels of each.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
   int64_t streams = 1, width = 0;
@@ -38,8 +39,9 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, of a row in bytes; of a block
     bool held = false, expands = false;                    // few enough channels to hold rows
   };
-  // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280 channels 74 and 107,
-  // of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight gradients, too; three of 2560 241 and 304.
+  // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280
+  // channels 74 and 107, of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight
+  // gradients, too; three of 2560 241 and 304.
   const int64_t expanded = streams == 1 ? 768 : streams == 3 ? 320 : 256;
   auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag) -> std::optional<Candidate> {
     Choice choice;
@@ -49,9 +51,10 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     SourceBuilder builder(kernel, target, choice, source);
     if (!builder.run() || builder.tilesAhead() < 1)
       return std::nullopt;
-    // Without weights it is dots of four rows and more that tensor cores pay for, with four tiles ahead in one cluster and warps in fours, which
-    // take registers from others (of 4096 channels, an H200: after, backward, 233 us instead of 291; a boundary of constant coefficients 259
-    // instead of 286, of four fracs 119, where a site of a chain took 158).
+    // Without weights it is dots of four rows and more that tensor cores pay for, with four tiles ahead in one cluster
+    // and warps in fours, which take registers from others (of 4096 channels, an H200: after, backward, 233 us instead
+    // of 291; a boundary of constant coefficients 259 instead of 286, of four fracs 119, where a site of a chain took
+    // 158).
     if (builder.tensorCores()
             ? builder.computeWarps() < leastWarps
             : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
@@ -63,8 +66,8 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     made.held = made.channels <= (made.expands ? expanded : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
-  // Two tiles between stages, where the rows of both leave room for three on their way (two streams of 2560 channels, an H100: 107 us
-  // instead of 121; with less room, four of 2560 on an H200 232 instead of 137).
+  // Two tiles between stages, where the rows of both leave room for three on their way (two streams of 2560 channels,
+  // an H100: 107 us instead of 121; with less room, four of 2560 on an H200 232 instead of 137).
   auto later = [&](const Candidate &one) {
     std::optional<Candidate> two;
     if (!one.expands && one.choice.lag == 0)
@@ -111,7 +114,8 @@ static int64_t sharedNeeded(const CudaSource &source) {
   return most;
 }
 
-/// The records of eight tokens, which tensor cores take together, may be more than a block's shared memory; such kernels do without.
+/// The records of eight tokens, which tensor cores take together, may be more than a block's shared memory; such
+/// kernels do without.
 static Choice chooseSchedule(hc::FuncOp kernel, StringRef target) {
   Choice choice = chooseSkeleton(kernel, target);
   if (choice.columns)

@@ -60,8 +60,8 @@ std::string cuda::writeRows(const Choice &choice) {
 }
 
 /// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
-/// sweeps. Each sweep makes an expansion anew, for which it reads wide weights: that is worth registers, for a matrix of dots
-/// of up to eight streams as a whole. (Kernels in columns have their weights at hand, and few sums.)
+/// sweeps. Each sweep makes an expansion anew, for which it reads wide weights: that is worth registers, for a matrix
+/// of dots of up to eight streams as a whole. (Kernels in columns have their weights at hand, and few sums.)
 int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
   int64_t sums = 0, most = 0;
   hc::Uniformity uniformity;
@@ -108,7 +108,8 @@ LogicalResult SourceBuilder::chooseMain() {
     return chooseColumns();
   // The pass under most pressure decides the vector of all: lanes keep their channels from stage to stage.
   bool reduces = false;
-  // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that. Rows of 32 bits leave them no registers.
+  // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that. Rows of 32 bits leave them no
+  // registers.
   int64_t planeBytes = 0;
   for (Value weight : plan.projected)
     planeBytes += hc::elementCount(weight.getType()) * 4;
@@ -116,7 +117,7 @@ LogicalResult SourceBuilder::chooseMain() {
     planeBytes += hc::elementCount(weight.getType()) * 4;
   int64_t repeat = choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
                    : tiled && plan.widestStorage == 2 && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
-                                                                              : 1;
+                                                                                                         : 1;
   auto load = [&](const SweepPass &pass, int64_t stage, int64_t vector) {
     return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
            (plan.elementBytes / 4);
@@ -165,16 +166,14 @@ LogicalResult SourceBuilder::chooseMain() {
   for (Value weight : plan.expanded)
     expandedColumns = std::max(expandedColumns, cast<hc::WeightType>(weight.getType()).getColumns());
   // An expansion just fits 128 registers where addresses are shifts.
-  bool two = tiled && heaviest <= 130 && expandedColumns <= 8 &&
-             (plan.expanded.empty() || llvm::isPowerOf2_64(plan.width));
+  bool two =
+      tiled && heaviest <= 130 && expandedColumns <= 8 && (plan.expanded.empty() || llvm::isPowerOf2_64(plan.width));
   if (tiled) {
     mainShape.tokenLanes = 8;
     mainShape.tokens = repeat;
     int64_t pieces = llvm::divideCeil(plan.width, 4 * vector);
     bool twelve = !two && heaviest <= 130 && expandedColumns <= 24 && pieces >= 48;
-    mainShape.warps = choice.warps ? choice.warps
-                      : twelve     ? 12
-                                   : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
+    mainShape.warps = choice.warps ? choice.warps : twelve ? 12 : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
   }
   mainShape.record = recordStride(plan.recordSize);
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
@@ -203,8 +202,8 @@ bool SourceBuilder::isDirect(Value weight) {
          });
 }
 
-/// The prologue packs the weights of projections and expansions for the main kernel's vector; clusterColumns packs those of
-/// projections itself where it can. With those of expansions packed there, too, some widths spill.
+/// The prologue packs the weights of projections and expansions for the main kernel's vector; clusterColumns packs
+/// those of projections itself where it can. With those of expansions packed there, too, some widths spill.
 void SourceBuilder::placePlanes() {
   int64_t chunks = llvm::divideCeil(plan.width, 4 * mainShape.vector);
   auto place = [&](Value weight, StringRef kind, bool expands, llvm::DenseMap<Value, std::string> &planes) {

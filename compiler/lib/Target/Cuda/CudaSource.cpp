@@ -19,11 +19,12 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   for (auto [stage, stagePlan] : llvm::enumerate(probe.stagePlans))
     for (const SweepPass &pass : stagePlan.passes)
       rows = std::max(rows, probe.pressure(pass, stage) * 4 + pass.slots);
-  // Without tensor cores every token reads all weights, which for five streams of 4096 channels takes thirty times as long; more
-  // than sixteen streams would spill by kilobytes, and do without nevertheless.
+  // Without tensor cores every token reads all weights, which for five streams of 4096 channels takes thirty times as
+  // long; more than sixteen streams would spill by kilobytes, and do without nevertheless.
   tiled = choice.planes < 0 ? fits && rows <= 400 : choice.planes > 0;
   if (tiled && !fits) {
-    kernel.emitError() << "schedule: planes needs streams of at most 32 bits, a row width that is a multiple of 4, and a weight";
+    kernel.emitError()
+        << "schedule: planes needs streams of at most 32 bits, a row width that is a multiple of 4, and a weight";
     return nullptr;
   }
   if (tiled && !choice.columns && !choice.slots && !probe.expanded.empty())
@@ -68,15 +69,15 @@ void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int
   std::string entryName = name + "_" + suffix.str();
   size_t operands = kernel.getNumArguments() + kernel.getNumResults();
   std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
-  // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is nothing to wait
-  // for: so their text is that of few, and is compiled once.
+  // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is
+  // nothing to wait for: so their text is that of few, and is compiled once.
   bool waits = target.starts_with("sm_9") || target.starts_with("sm_1"), itself = suffix == "main" && choice.columns;
   add(formatv("extern \"C\" __global__ void __launch_bounds__({0}) {1}(const __grid_constant__ Launch<{2}> "
               "launch) {{\n{4}  {3}(launch);\n}",
               bounds, entryName, operands, call, waits && !itself ? "  waitForLaunchesBefore();\n" : "")
           .str());
-  // Few tokens take no longer than a launch. (Where every processor has work, blocks that wait are in the way of clusters that begin: four
-  // streams of 4096 channels forward 246 us instead of 230, backward 537 instead of 518.)
+  // Few tokens take no longer than a launch. (Where every processor has work, blocks that wait are in the way of
+  // clusters that begin: four streams of 4096 channels forward 246 us instead of 230, backward 537 instead of 518.)
   if (waits && few)
     launch.try_emplace("overlaps", true);
   launch["entry"] = entryName;
@@ -108,8 +109,9 @@ void SourceBuilder::emitHeader() {
 /// Threads of a launch that does wide work.
 static constexpr int64_t wideThreads = 65536;
 
-/// Even levels are wide launches (rows, weights, sums over channels), odd ones are one warp's coefficient maths; one launch does a
-/// wide level and the next where that needs nothing of it. The head's launch does the prologue's last level, if that is wide and it needs nothing of it.
+/// Even levels are wide launches (rows, weights, sums over channels), odd ones are one warp's coefficient maths; one
+/// launch does a wide level and the next where that needs nothing of it. The head's launch does the prologue's last
+/// level, if that is wide and it needs nothing of it.
 void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phase) {
   if (stores.empty())
     return;
@@ -193,7 +195,8 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
     };
     return llvm::all_of(byLevel[level], [&](const Store &store) { return walk(store.value); });
   };
-  /// Whether the head's launch, whose blocks are as the head needs them, can do the last level: it reads nothing that is made here.
+  /// Whether the head's launch, whose blocks are as the head needs them, can do the last level: it reads nothing that
+  /// is made here.
   auto headIsIndependent = [&] {
     llvm::DenseSet<Value> seen;
     std::function<bool(Value)> walk = [&](Value value) {
@@ -209,7 +212,8 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
       Operation *op = store.value.getDefiningOp();
       return op && isReduction(op) && !there.count(store.value);
     });
-    return !plan.head.empty() && !reduces && llvm::all_of(plan.head, [&](const Store &store) { return walk(store.value); });
+    return !plan.head.empty() && !reduces &&
+           llvm::all_of(plan.head, [&](const Store &store) { return walk(store.value); });
   };
   std::string withNext; // the wide body that the next level's launch does, too
   for (auto [index, level] : llvm::enumerate(order)) {
@@ -262,7 +266,8 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
 // Coefficients of tokens
 //===----------------------------------------------------------------------===//
 
-/// One lane a token where the maths is long and its registers hold the values: a warp does that of 32 tokens in about the time of one.
+/// One lane a token where the maths is long and its registers hold the values: a warp does that of 32 tokens in about
+/// the time of one.
 bool SourceBuilder::isForLanes(const BodyEmitter &emitter, llvm::ArrayRef<Store> stores, const Places &places) const {
   llvm::DenseSet<Value> seen;
   std::function<bool(Value)> isLongBehind = [&](Value value) {
@@ -297,7 +302,8 @@ std::function<void()> SourceBuilder::emitTokenwise(const std::vector<Store> &sto
       emitter.storeCoefficients(store.value, store.reference);
   close(emitter);
   ShapeNumbers numbers;
-  // Blocks of one warp spread over the processors. Short maths waits for memory, and a warp reads a token's numbers together.
+  // Blocks of one warp spread over the processors. Short maths waits for memory, and a warp reads a token's numbers
+  // together.
   if (isForLanes(emitter, stores, places)) {
     numbers.warps = 1;
     numbers.tokenLanes = 32;
@@ -319,7 +325,8 @@ std::function<void()> SourceBuilder::emitTokenwise(const std::vector<Store> &sto
   std::string call = formatv("tokenwise<{0}, {1}>", shape(numbers), className);
   if (!ofTail && !besideHead.empty()) { // one launch less
     int64_t blocks = wideThreads / (32 * numbers.warps);
-    call = formatv("tokenwiseBeside<{0}, {1}, {2}, {3}, {4}, {5}>", number(), plan.width, blocks, besideHead, shape(numbers), className);
+    call = formatv("tokenwiseBeside<{0}, {1}, {2}, {3}, {4}, {5}>", number(), plan.width, blocks, besideHead,
+                   shape(numbers), className);
     launch["more_blocks"] = blocks;
   }
   return [this, phase, call, threads = 32 * numbers.warps, launch = json::Value(std::move(launch))] {
@@ -348,7 +355,8 @@ std::string SourceBuilder::emitUniformRecord(StringRef className, llvm::ArrayRef
   return className.str();
 }
 
-/// Coefficients that lie in memory before the main kernel and that the maths behind some values reads; `made` are in a record.
+/// Coefficients that lie in memory before the main kernel and that the maths behind some values reads; `made` are in a
+/// record.
 llvm::SetVector<Value> SourceBuilder::readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made) {
   llvm::SetVector<Value> reads;
   llvm::DenseSet<Value> seen;
@@ -404,7 +412,8 @@ void SourceBuilder::emitMain() {
       continue;
     // Where owners make a token's coefficients, what no row waits for comes behind what rows wait for.
     llvm::MapVector<Value, int64_t> fetched;
-    auto emitMaths = [&](StringRef className, llvm::ArrayRef<Value> writes, llvm::ArrayRef<Store> stores) -> std::string {
+    auto emitMaths = [&](StringRef className, llvm::ArrayRef<Value> writes,
+                         llvm::ArrayRef<Store> stores) -> std::string {
       if (writes.empty() && stores.empty())
         return "Nothing";
       std::string maths = formatv("{0}{1}", className, stage);
@@ -474,8 +483,8 @@ void SourceBuilder::emitMain() {
           if (ring.early && ring.by.first == &pass)
             emitter.releaseRing(static_cast<int64_t>(ringIndex), ring.by.second);
       };
-      // Where one stage does all, rows that a weight gradient does not need are loaded behind it, and without one each as it is used: there
-      // are no registers for all of them.
+      // Where one stage does all, rows that a weight gradient does not need are loaded behind it, and without one each
+      // as it is used: there are no registers for all of them.
       const bool alone = sweepingStages() == 1;
       if (!alone)
         release();

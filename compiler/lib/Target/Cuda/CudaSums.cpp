@@ -39,14 +39,17 @@ int64_t SourceBuilder::tileBytes(Operation *op, int64_t channels, int64_t vector
   int64_t rows = 0;
   for (Value value : read)
     rows += cast<hc::RowsType>(value.getType()).getRows();
-  return 16 * ((plan.columnSize ? 4 * recordStride(plan.columnSize) : 0) + rows * plan.widestStorage * (channels + 4 * vector));
+  return 16 * ((plan.columnSize ? 4 * recordStride(plan.columnSize) : 0) +
+               rows * plan.widestStorage * (channels + 4 * vector));
 }
 
 /// Whether a weight gradient reads rows, all of the widest numbers: a slot of a tile has one size of them.
 bool SourceBuilder::readsOneStorage(Operation *op) {
   llvm::SetVector<Value> read;
   rowsOf(op->getOperand(0), plan, read);
-  return !read.empty() && llvm::all_of(read, [&](Value value) { return storedBytes(plan.memory.memory.lookup(value)) == plan.widestStorage; });
+  return !read.empty() && llvm::all_of(read, [&](Value value) {
+    return storedBytes(plan.memory.memory.lookup(value)) == plan.widestStorage;
+  });
 }
 
 void SourceBuilder::emitColumns() {
@@ -58,11 +61,10 @@ void SourceBuilder::emitColumns() {
     uniform += llvm::alignTo(hc::elementCount(value.getType()), 4);
   for (Operation *op : plan.columnOps) {
     auto weight = dyn_cast<hc::WeightType>(op->getResult(0).getType());
-    // Rows of 16 tokens at once and the sums of 8 columns: the count is of rows made, of which some are given up before others; eight
-    // streams whose coefficients mix all of them (232) do not spill.
+    // Rows of 16 tokens at once and the sums of 8 columns: the count is of rows made, of which some are given up before
+    // others; eight streams whose coefficients mix all of them (232) do not spill.
     bool fits = weight && !plan.wide() && readsOneStorage(op) && choice.planes != 0 && plan.width % 4 == 0 &&
-                weight.getRows() * 4 <= columnRegisters &&
-                plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
+                weight.getRows() * 4 <= columnRegisters && plan.pressure(op) * 8 + weight.getRows() * 4 <= 240 &&
                 tileBytes(op, 4 * least, least) + besideSlots(uniform) <= leastShared;
     (fits ? tiles : plain).push_back(op);
   }
@@ -72,13 +74,14 @@ void SourceBuilder::emitColumns() {
     emitColumnLaunch(plain, false);
 }
 
-/// Chunks of tokens for a weight gradient that has so many blocks a chunk. A processor of an H100 holds one block at a time, so the
-/// last round of blocks should be as full as the others; and each chunk's sums are written and read again, which takes a block as long
-/// as `overhead` tokens. For other GPUs that is a guess.
+/// Chunks of tokens for a weight gradient that has so many blocks a chunk. A processor of an H100 holds one block at a
+/// time, so the last round of blocks should be as full as the others; and each chunk's sums are written and read again,
+/// which takes a block as long as `overhead` tokens. For other GPUs that is a guess.
 static int64_t chunksOf(int64_t blocks, double overhead) {
   constexpr int64_t held = processorsOfH100, most = 32, tokens = 8192;
   auto cost = [&](int64_t chunks) {
-    return double(llvm::divideCeil(blocks * chunks, held) * tokens) / double(chunks) + overhead * double(blocks * chunks) / held;
+    return double(llvm::divideCeil(blocks * chunks, held) * tokens) / double(chunks) +
+           overhead * double(blocks * chunks) / held;
   };
   int64_t best = 1;
   for (int64_t chunks = 2; chunks <= most; ++chunks)
@@ -143,12 +146,13 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
     std::string reference = plan.memory.memory.lookup(op->getResult(0));
     bool weight = isa<hc::WeightType>(op->getResult(0).getType());
-    // Of two groups of tokens on tensor cores; what one of them is done with makes room for the other (measured: 0.6 to 0.75 of both).
+    // Of two groups of tokens on tensor cores; what one of them is done with makes room for the other (measured: 0.6 to
+    // 0.75 of both).
     int64_t pressure = plan.pressure(op) * vector * (onTiles ? 4 : 3) / 3;
     if (weight) {
       // One body for all blocks of columns: its first column is blockIdx.z's.
       int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : columns;
-      int64_t each = onTiles ? rows * vector : rows * vector * words;             // registers of one unit of the extent
+      int64_t each = onTiles ? rows * vector : rows * vector * words; // registers of one unit of the extent
       int64_t limit = !onTiles ? 232 : numbers.warps > 4 ? 165 : 240; // nine warps have 168 registers, five 255
       if (onTiles && planesOf(gradient.getInput()) == 2)
         limit -= 20;
@@ -209,13 +213,13 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   }
   shared += llvm::alignTo(numbers.uniform, 4);
   if (shared * plan.elementBytes > room) {
-    kernel.emitError() << "sums over tokens need " << shared * plan.elementBytes << " bytes of shared memory; a block has "
-                       << room;
+    kernel.emitError() << "sums over tokens need " << shared * plan.elementBytes
+                       << " bytes of shared memory; a block has " << room;
     failed = true;
   }
   entry(
-      onTiles ? "gradients" : "columns",
-      formatv("{0}, {1}{2}>", skeleton, records, passes).str(), 32 * (numbers.warps + (onTiles ? 1 : 0)), 1,
+      onTiles ? "gradients" : "columns", formatv("{0}, {1}{2}>", skeleton, records, passes).str(),
+      32 * (numbers.warps + (onTiles ? 1 : 0)), 1,
       json::Object{
           {"grid", json::Object{{"kind", "columns"}, {"extent", plan.width}, {"per_block", numbers.warps * channels}}},
           {"grid_y", "chunks"},
@@ -234,5 +238,6 @@ std::string SourceBuilder::takeSums() {
 void SourceBuilder::emitSums() {
   if (std::string sums = takeSums(); sums != "Nothing")
     entry("sums", formatv("tokenSums<{0}, {1}>", number(), sums).str(), 256, 1,
-          json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", llvm::divideCeil(plan.sumCount, 4)}}}, {"grid_y", "chunks"}});
+          json::Object{{"grid", json::Object{{"kind", "fixed"}, {"blocks", llvm::divideCeil(plan.sumCount, 4)}}},
+                       {"grid_y", "chunks"}});
 }

@@ -47,7 +47,8 @@ constexpr int64_t tilesOfPass = 12;
 constexpr int64_t leastShared = 99 * 1024;
 /// That a block may have on sm_90 and sm_100.
 constexpr int64_t mostShared = 227 * 1024;
-/// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230 registers.
+/// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230
+/// registers.
 constexpr int64_t laneNumbers = 40;
 /// Schedules are made for an H100's; on other GPUs that is a guess.
 constexpr int64_t processorsOfH100 = 132;

@@ -44,7 +44,8 @@ Expected<CpuName> cpuNamed(StringRef target) {
   if (!triple.starts_with("x86_64") || (level != "x86-64-v3" && level != "x86-64-v4"))
     return createStringError(std::make_error_code(std::errc::invalid_argument),
                              "the CPU back end makes code for x86-64-v3, x86-64-v4 and hosts with at least "
-                             "x86-64-v3; got '" + target + "'");
+                             "x86-64-v3; got '" +
+                                 target + "'");
   CpuName name{level.str(), features.str(), level == "x86-64-v4"};
   if (name.wide)
     name.features += name.features.empty() ? "-prefer-256-bit" : ",-prefer-256-bit";
@@ -131,14 +132,16 @@ Error emit(llvm::Module &module, TargetMachine &machine, CodeGenFileType kind, S
   library.disableAllFunctions();
   passes.add(new TargetLibraryInfoWrapperPass(library));
   if (machine.addPassesToEmitFile(passes, stream, nullptr, kind))
-    return createStringError(std::make_error_code(std::errc::not_supported), "the target cannot emit this kind of file");
+    return createStringError(std::make_error_code(std::errc::not_supported),
+                             "the target cannot emit this kind of file");
   passes.run(module);
   return Error::success();
 }
 
 } // namespace
 
-mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, StringRef schedule, CpuImage &image, CpuTexts texts) {
+mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, StringRef schedule, CpuImage &image,
+                                  CpuTexts texts) {
   auto fail = [&](Error error) {
     kernel.emitError() << toString(std::move(error));
     return mlir::failure();
@@ -201,8 +204,7 @@ mlir::LogicalResult buildCpuImage(hc::FuncOp kernel, StringRef target, StringRef
   SmallVector<char, 0> object;
   if (Error error = emit(*code, **machine, CodeGenFileType::ObjectFile, object))
     return fail(std::move(error));
-  Expected<LinkedImage> linked =
-      linkClosedImage(MemoryBufferRef(StringRef(object.data(), object.size()), "kernel.o"));
+  Expected<LinkedImage> linked = linkClosedImage(MemoryBufferRef(StringRef(object.data(), object.size()), "kernel.o"));
   if (!linked)
     return fail(linked.takeError());
 

@@ -300,8 +300,7 @@ void SliceWeightOp::buildAdjoint(OpBuilder &builder, Value g, Cotangents &d) {
   parts.push_back(g);
   if (offset + columns < full.getColumns())
     parts.push_back(zeros(full.getColumns() - offset - columns));
-  d = {parts.size() == 1 ? parts[0]
-                         : ConcatWeightsOp::create(builder, getLoc(), full, parts).getResult()};
+  d = {parts.size() == 1 ? parts[0] : ConcatWeightsOp::create(builder, getLoc(), full, parts).getResult()};
 }
 
 void WeightFromRowsOp::buildAdjoint(OpBuilder &builder, Value g, Cotangents &d) {

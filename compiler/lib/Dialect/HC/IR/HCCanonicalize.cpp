@@ -14,8 +14,8 @@ using namespace hyperjit;
 using namespace hyperjit::hc;
 
 namespace {
-/// Parts that zeros stand beside, as the adjoints of slices make them, are joined and not added: concat(0, a) + concat(b, 0) =
-/// concat(b, a).
+/// Parts that zeros stand beside, as the adjoints of slices make them, are joined and not added: concat(0, a) +
+/// concat(b, 0) = concat(b, a).
 struct AddOfPadded : OpRewritePattern<AddOp> {
   using OpRewritePattern::OpRewritePattern;
   LogicalResult matchAndRewrite(AddOp op, PatternRewriter &rewriter) const override {
@@ -68,7 +68,10 @@ struct AddOfPadded : OpRewritePattern<AddOp> {
     SmallVector<int64_t> shape(HCBuilder::coeffsType(op.getResult()).getShape());
     for (const Part &part : joined) {
       shape[axis] = part.zeros;
-      parts.push_back(part.a && part.b ? b.add(part.a, part.b) : part.a ? part.a : part.b ? part.b : b.constant(0.0, shape));
+      parts.push_back(part.a && part.b ? b.add(part.a, part.b)
+                      : part.a         ? part.a
+                      : part.b         ? part.b
+                                       : b.constant(0.0, shape));
     }
     rewriter.replaceOp(op, b.concat(parts, axis));
     return success();
@@ -124,8 +127,8 @@ struct ProjectOfScaled : OpRewritePattern<ProjectOp> {
       return rewriter.notifyMatchFailure(op, "no scaled operand, or groups of several rows");
     HCBuilder b(rewriter, op.getLoc());
     Value product = b.project(scale.getInput(), op.getWeight());
-    rewriter.replaceOp(
-        op, b.mul(b.broadcast(scale.getCoefficients(), {0}, op.getResult().getType().getShape()), product));
+    rewriter.replaceOp(op,
+                       b.mul(b.broadcast(scale.getCoefficients(), {0}, op.getResult().getType().getShape()), product));
     return success();
   }
 };

@@ -179,8 +179,7 @@ void FuncOp::print(OpAsmPrinter &printer) {
 LogicalResult ReturnOp::verify() {
   auto function = cast<FuncOp>((*this)->getParentOp());
   if (getOperandTypes() != TypeRange(function.getFunctionType().getResults()))
-    return emitOpError("operand types do not match the function's results ")
-           << function.getFunctionType().getResults();
+    return emitOpError("operand types do not match the function's results ") << function.getFunctionType().getResults();
   return success();
 }
 

@@ -357,8 +357,7 @@ std::optional<double> hc::splatOf(Value value) {
 }
 
 /// Folds two constants elementwise.
-template <typename Fn>
-static OpFoldResult foldBinary(Attribute lhs, Attribute rhs, Fn &&fn) {
+template <typename Fn> static OpFoldResult foldBinary(Attribute lhs, Attribute rhs, Fn &&fn) {
   auto a = dyn_cast_or_null<DenseElementsAttr>(lhs), b = dyn_cast_or_null<DenseElementsAttr>(rhs);
   if (!a || !b || a.getType() != b.getType())
     return {};
@@ -427,8 +426,7 @@ OpFoldResult ReshapeOp::fold(FoldAdaptor adaptor) {
     return getResult();
   }
   if (auto elements = dyn_cast_or_null<DenseElementsAttr>(adaptor.getInput()))
-    return elements.reshape(
-        RankedTensorType::get(getResult().getType().getShape(), Float64Type::get(getContext())));
+    return elements.reshape(RankedTensorType::get(getResult().getType().getShape(), Float64Type::get(getContext())));
   return {};
 }
 OpFoldResult TransposeOp::fold(FoldAdaptor adaptor) {

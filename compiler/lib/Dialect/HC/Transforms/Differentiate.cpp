@@ -45,15 +45,18 @@ public:
       : forward(forward), given(given), want(want), builder(forward) {}
 
   LogicalResult run() {
-    if (!forward.getBody().getOps<BranchOp>().empty() && failed(checkSpecialized(forward, {"hc.branch_in", "hc.branch_out"})))
+    if (!forward.getBody().getOps<BranchOp>().empty() &&
+        failed(checkSpecialized(forward, {"hc.branch_in", "hc.branch_out"})))
       return failure();
     auto isNamed = [](DictionaryAttr attrs) { return attrs && attrs.getAs<StringAttr>(HCDialect::operandAttrName); };
     for (unsigned i = 0; i < forward.getNumArguments(); ++i)
       if (!isNamed(forward.getArgAttrDict(i)))
-        return forward.emitError() << "argument " << i << " has no " << HCDialect::operandAttrName << " that says what it is";
+        return forward.emitError() << "argument " << i << " has no " << HCDialect::operandAttrName
+                                   << " that says what it is";
     for (unsigned i = 0; i < forward.getNumResults(); ++i)
       if (!isNamed(forward.getResultAttrDict(i)))
-        return forward.emitError() << "result " << i << " has no " << HCDialect::operandAttrName << " that says what it is";
+        return forward.emitError() << "result " << i << " has no " << HCDialect::operandAttrName
+                                   << " that says what it is";
     makeSignature();
     IRMapping map;
     map.map(forward.getArguments(), ArrayRef<BlockArgument>(adjoint.getArguments()).take_front(forwardCount));
@@ -158,8 +161,8 @@ private:
     }
   }
 
-  /// `saved` is a concat of flattened reductions: each takes its slice. Two may have become one since; what is constant is no
-  /// reduction.
+  /// `saved` is a concat of flattened reductions: each takes its slice. Two may have become one since; what is constant
+  /// is no reduction.
   void restore(Value packed, Value saved) {
     SmallVector<Value> parts{packed};
     if (auto concat = packed.getDefiningOp<ConcatOp>())

@@ -110,8 +110,8 @@ private:
         continue;
       if (auto rows = dyn_cast<RowsType>(argument.getType())) {
         if (rows.getRows() > maxRows)
-          return function.emitError() << "streams times fracs is " << rows.getRows()
-                                      << "; fused kernels cover up to " << maxRows;
+          return function.emitError() << "streams times fracs is " << rows.getRows() << "; fused kernels cover up to "
+                                      << maxRows;
         reads += argument.use_empty() ? 0 : rows.getRows();
         auto operand = function.getArgAttrOfType<StringAttr>(argument.getArgNumber(), HCDialect::operandAttrName);
         if (operand && (operand.getValue() == "streams" || operand.getValue() == "branch"))

@@ -80,9 +80,7 @@ private:
     return {b.map<RsqrtOp>(offset(b.map<MaxOp>(variance, b.splatLike(0.0, variance)), eps)), centre};
   }
 
-  Value perGroup(Value perRow) {
-    return group == 1 ? perRow : b.reduceSum(b.reshape(perRow, {groups, group}), {1});
-  }
+  Value perGroup(Value perRow) { return group == 1 ? perRow : b.reduceSum(b.reshape(perRow, {groups, group}), {1}); }
   /// [groups] -> [count], each group's number repeated for its rows or projections.
   Value spread(Value perGroupValue, int64_t count) {
     return count == groups ? perGroupValue
@@ -105,19 +103,18 @@ private:
     Value weight = projection.getWeight();
     int64_t rows = HCBuilder::weightType(weight).getRows();
     auto onWeightRows = [&](Value vector) {
-      return HCBuilder::rowsType(vector).getRows() == rows ? vector : b.gatherRows(vector, SmallVector<int64_t>(rows, 0));
+      return HCBuilder::rowsType(vector).getRows() == rows ? vector
+                                                           : b.gatherRows(vector, SmallVector<int64_t>(rows, 0));
     };
     Value folded = weight;
     if (Value gain = effectiveGain())
       folded = b.scaleWeight(weight, onWeightRows(gain));
     Value product = b.project(op.getInput(), folded);
     ArrayRef<int64_t> shape = HCBuilder::coeffsType(product).getShape();
-    auto overColumns = [&](Value perGroupValue) {
-      return b.broadcast(spread(perGroupValue, shape[0]), {0}, shape);
-    };
+    auto overColumns = [&](Value perGroupValue) { return b.broadcast(spread(perGroupValue, shape[0]), {0}, shape); };
     if (statistics.mean && group * width == 1) {
-      // One channel is its own mean: nothing is left (or NaN, of what is not finite), which a difference of two products,
-      // rounded each in its own way, would hide behind a scale of 1 / sqrt(eps).
+      // One channel is its own mean: nothing is left (or NaN, of what is not finite), which a difference of two
+      // products, rounded each in its own way, would hide behind a scale of 1 / sqrt(eps).
       product = b.mul(b.broadcast(b.project(b.fillRows(b.constant(1.0, {rows}), width), folded), {0, 1}, shape),
                       overColumns(b.sub(statistics.mean, statistics.mean)));
     } else if (statistics.mean) {

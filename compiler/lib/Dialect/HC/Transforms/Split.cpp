@@ -168,10 +168,10 @@ private:
   void makeAfter() {
     auto ret = cast<ReturnOp>(site.getReturn());
     SmallVector<Type> inputs{site.getArgument(0).getType(), branch.getOutput().getType()};
-    SmallVector<Attribute> attrs{site.getArgAttrDict(0),
-                                 operandAttrs(builder, "branch", "y",
-                                              cast<TypeAttr>(site->getAttr("hc.branch_out")).getValue(), false)
-                                     .getDictionary(builder.getContext())};
+    SmallVector<Attribute> attrs{
+        site.getArgAttrDict(0),
+        operandAttrs(builder, "branch", "y", cast<TypeAttr>(site->getAttr("hc.branch_out")).getValue(), false)
+            .getDictionary(builder.getContext())};
     for (Kind kind : {Coefficients, Uniform, Channels})
       if (sizes[kind] > 0) {
         inputs.push_back(crossingType(kind));
@@ -202,8 +202,7 @@ private:
         map.map(value, b.gatherRows(packed[Channels], indices));
       } else {
         auto type = HCBuilder::coeffsType(value);
-        map.map(value, b.reshape(b.slice(packed[place.kind], 0, place.offset, type.getNumElements()),
-                                 type.getShape()));
+        map.map(value, b.reshape(b.slice(packed[place.kind], 0, place.offset, type.getNumElements()), type.getShape()));
       }
     }
     cloneRange(branch->getNextNode(), ret, map);

@@ -50,11 +50,11 @@ struct LaunchInfo {
   int64_t perBlock = 1;
   int64_t blocks = 0;
   int64_t perProcessor = 0;
-  int block = 1;            ///< CUDA: threads
-  int cluster = 1;          ///< CUDA: blocks of a cluster
-  int64_t sharedBytes = 0;  ///< CUDA: dynamic shared memory
-  int64_t offset = 0;       ///< CPU: of the entry in the image
-  std::string extra;        ///< JSON object of further keys, kept as they are; may be empty
+  int block = 1;           ///< CUDA: threads
+  int cluster = 1;         ///< CUDA: blocks of a cluster
+  int64_t sharedBytes = 0; ///< CUDA: dynamic shared memory
+  int64_t offset = 0;      ///< CPU: of the entry in the image
+  std::string extra;       ///< JSON object of further keys, kept as they are; may be empty
 };
 
 /// Registers and memory of one compiled entry.
@@ -74,11 +74,11 @@ struct TrafficInfo {
 struct HYPERJIT_EXPORT ArtifactMeta {
   std::string spec, target, schedule;
   std::vector<OperandInfo> operands;
-  std::vector<LaunchInfo> launches; ///< in order
+  std::vector<LaunchInfo> launches;                                         ///< in order
   int64_t workspaceFixed = 0, workspacePerChunk = 0, workspacePerToken = 0; ///< bytes
-  int64_t blockTokens = 1; ///< B
-  int64_t maxChunks = 1;   ///< M
-  int64_t scratchBytes = 0; ///< CPU: of one worker
+  int64_t blockTokens = 1;                                                  ///< B
+  int64_t maxChunks = 1;                                                    ///< M
+  int64_t scratchBytes = 0;                                                 ///< CPU: of one worker
   TrafficInfo traffic;
   int stages = 1; ///< passes over wide data
   std::vector<EntryInfo> entries;
@@ -123,9 +123,9 @@ enum class EntryFault : uint8_t {
 
 struct DecodedEntry {
   EntryFault fault = EntryFault::Damaged;
-  std::string reason;                ///< for logs and `cache verify`
-  std::optional<CacheKey> key;       ///< set if the header was readable
-  std::optional<Artifact> artifact;  ///< set if fault is None
+  std::string reason;               ///< for logs and `cache verify`
+  std::optional<CacheKey> key;      ///< set if the header was readable
+  std::optional<Artifact> artifact; ///< set if fault is None
 };
 
 /// Never throws on content. `expected` is compared with the key echo if given.

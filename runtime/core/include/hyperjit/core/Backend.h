@@ -31,8 +31,8 @@ public:
   /// What the toolchain makes of the compiler's text before the binary (PTX), for people. Throws as `build` does, and
   /// UserError (Unsupported) where there is no such text.
   virtual std::string assembly(const std::string &payload, const Target &target) const;
-  /// Throws InternalError (ImageRejected) where driver or loader refuses the binary; then KernelManager keeps the file and
-  /// compiles once in memory.
+  /// Throws InternalError (ImageRejected) where driver or loader refuses the binary; then KernelManager keeps the file
+  /// and compiles once in memory.
   virtual std::shared_ptr<const Kernel> load(std::shared_ptr<const Artifact> artifact) const = 0;
 
   /// The process's back ends. find returns null where the build has none for the device.

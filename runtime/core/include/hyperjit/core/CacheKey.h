@@ -1,5 +1,5 @@
-// CacheKey.h - the name of a kernel: BLAKE2b-256 over length-prefixed fields in fixed order. All fields are known before
-// the compiler starts; none depends on paths, user, host, locale or process history.
+// CacheKey.h - the name of a kernel: BLAKE2b-256 over length-prefixed fields in fixed order. All fields are known
+// before the compiler starts; none depends on paths, user, host, locale or process history.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_CACHEKEY_H
 #define HYPERJIT_CORE_CACHEKEY_H
@@ -18,17 +18,17 @@ namespace hyperjit {
 
 /// What is hashed, in this order.
 struct HYPERJIT_EXPORT KeyFields {
-  std::string schema = "1";    ///< version of this list
-  std::string compilerDigest;  ///< of the compiler's and recipes' sources, from the build
-  std::string templateDigest;  ///< of the bytes of templates/, from the build; empty for CPU kernels
-  std::string spec;            ///< KernelSpec::text(), normalised
-  std::string afterProgram;    ///< SiteProgram::digest, or empty
-  std::string beforeProgram;   ///< SiteProgram::digest, or empty
-  std::string schedule;        ///< "auto", or the text that a tuning table or the caller named
-  std::string target;          ///< Target::text()
-  std::string toolchain;       ///< Backend::toolchain()
-  std::string flags;           ///< Backend::flags()
-  std::string nameSpace;       ///< HYPERJIT_CACHE_NAMESPACE
+  std::string schema = "1";   ///< version of this list
+  std::string compilerDigest; ///< of the compiler's and recipes' sources, from the build
+  std::string templateDigest; ///< of the bytes of templates/, from the build; empty for CPU kernels
+  std::string spec;           ///< KernelSpec::text(), normalised
+  std::string afterProgram;   ///< SiteProgram::digest, or empty
+  std::string beforeProgram;  ///< SiteProgram::digest, or empty
+  std::string schedule;       ///< "auto", or the text that a tuning table or the caller named
+  std::string target;         ///< Target::text()
+  std::string toolchain;      ///< Backend::toolchain()
+  std::string flags;          ///< Backend::flags()
+  std::string nameSpace;      ///< HYPERJIT_CACHE_NAMESPACE
 
   /// Name and value of every field, in order.
   std::vector<std::pair<std::string, std::string>> list() const;

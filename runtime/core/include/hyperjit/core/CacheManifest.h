@@ -1,15 +1,16 @@
 // CacheManifest.h - what a shipped cache holds, in a file that others can check without our code:
 //
-//   manifest ::= {"schema": "hyperjit.manifest/1", "version", "toolchains": [text], "targets": [text], "entries": [entry],
+//   manifest ::= {"schema": "hyperjit.manifest/1", "version", "toolchains": [text], "targets": [text], "entries":
+//   [entry],
 //                 "tuning": [file]}
 //   entry    ::= {"file": path below the root, "sha256", "size", "target", "toolchain", "spec", "schedule",
 //                 "compiler_digest", "key"}
 //   file     ::= {"file": "tuning/<name>.jsonl", "sha256", "size"}
 //
-// Tuning results belong to the kernels: they say which of a spec's schedules is looked up. "tuning" is there where they are.
-// <root>/manifest.json, and <root>/SHA256SUMS for `sha256sum -c`. Toolchains and targets stand first, sorted; entries are
-// sorted by file. A cache that has a manifest is looked up under the toolchains it names: a machine without NVRTC, or with
-// another patch release, would miss all of it otherwise.
+// Tuning results belong to the kernels: they say which of a spec's schedules is looked up. "tuning" is there where they
+// are. <root>/manifest.json, and <root>/SHA256SUMS for `sha256sum -c`. Toolchains and targets stand first, sorted;
+// entries are sorted by file. A cache that has a manifest is looked up under the toolchains it names: a machine without
+// NVRTC, or with another patch release, would miss all of it otherwise.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_CACHEMANIFEST_H
 #define HYPERJIT_CORE_CACHEMANIFEST_H
@@ -59,8 +60,8 @@ struct HYPERJIT_EXPORT CacheManifest {
   std::string text() const;
   /// "<sha256>  <file>" lines.
   std::string sums() const;
-  /// Reads every entry and every file of tuning results below the root. What is not whole, or is called as no manifest can
-  /// name it, is left out and named in `skipped`.
+  /// Reads every entry and every file of tuning results below the root. What is not whole, or is called as no manifest
+  /// can name it, is left out and named in `skipped`.
   static CacheManifest of(const std::string &root, std::vector<std::string> *skipped = nullptr);
 
   /// What a manifest says of an entry's bytes; empty if they are not the entry of that file's key.
@@ -71,12 +72,13 @@ struct HYPERJIT_EXPORT CacheManifest {
   struct Difference {
     std::string file, why;
   };
-  /// Compares the root with this manifest: files missing, changed, resized, described otherwise, or that it does not name. Locks, counters and
-  /// what is being written are no part of a cache.
+  /// Compares the root with this manifest: files missing, changed, resized, described otherwise, or that it does not
+  /// name. Locks, counters and what is being written are no part of a cache.
   std::vector<Difference> check(const std::string &root) const;
 };
 
-/// The first part of a manifest, which may be cut off behind it. Never throws: a manifest that makes no sense names nothing.
+/// The first part of a manifest, which may be cut off behind it. Never throws: a manifest that makes no sense names
+/// nothing.
 HYPERJIT_EXPORT ManifestHead manifestHead(std::string_view text);
 /// 64 hex digits.
 HYPERJIT_EXPORT std::string sha256Text(std::span<const std::byte> bytes);

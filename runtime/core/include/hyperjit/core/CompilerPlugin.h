@@ -1,5 +1,5 @@
-// CompilerPlugin.h - the door to libhyperjit-compiler.so, which holds LLVM and MLIR. It is opened at the first miss, so a
-// warm process maps none of it. The C side of the door is hyperjit/Compiler.h.
+// CompilerPlugin.h - the door to libhyperjit-compiler.so, which holds LLVM and MLIR. It is opened at the first miss, so
+// a warm process maps none of it. The C side of the door is hyperjit/Compiler.h.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_COMPILERPLUGIN_H
 #define HYPERJIT_CORE_COMPILERPLUGIN_H
@@ -16,7 +16,8 @@ namespace hyperjit {
 /// The LLVM that the build found, "22.1.8"; part of the key of CPU kernels. Empty where the build found none.
 HYPERJIT_EXPORT std::string_view llvmVersion();
 
-/// What the compiler gave back: `json` is artifact meta (or {"stage": ...}), `payload` an image, CUDA C++ or a stage's text.
+/// What the compiler gave back: `json` is artifact meta (or {"stage": ...}), `payload` an image, CUDA C++ or a stage's
+/// text.
 struct CompilerReply {
   std::string json;
   std::string payload;

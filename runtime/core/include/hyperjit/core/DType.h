@@ -21,9 +21,7 @@ HYPERJIT_EXPORT std::optional<DType> findDType(std::string_view word);
 HYPERJIT_EXPORT DType parseDType(std::string_view word, std::string_view what = "dtype");
 
 /// Bytes of one number.
-constexpr int64_t sizeOf(DType type) {
-  return type == DType::Float64 ? 8 : type == DType::Float32 ? 4 : 2;
-}
+constexpr int64_t sizeOf(DType type) { return type == DType::Float64 ? 8 : type == DType::Float32 ? 4 : 2; }
 /// Coefficients, saved numbers and sums are kept in this type: fp64 when the streams are fp64, else fp32.
 constexpr DType computeType(DType stream) { return stream == DType::Float64 ? DType::Float64 : DType::Float32; }
 

@@ -35,27 +35,28 @@ enum class CacheVerify : uint8_t { Checksum, Regenerate };            ///< check
 
 /// What the variables say, typed. A manager reads it once, when it is made.
 struct HYPERJIT_EXPORT Settings {
-  std::string cacheDirectory;          ///< writable root; empty: memory only
-  std::vector<std::string> cachePath;  ///< read-only layers in order
+  std::string cacheDirectory;         ///< writable root; empty: memory only
+  std::vector<std::string> cachePath; ///< read-only layers in order
   std::string cacheNamespace;
   CacheMode cache = CacheMode::ReadWrite;
   CacheTrust trust = CacheTrust::Owner;
   CacheVerify verify = CacheVerify::Checksum;
   int64_t cacheMaxBytes = int64_t(2) << 30;
   double lockTimeoutSeconds = 30;
-  int compileJobs = 0; ///< 0: decided from the CPUs at hand
+  int compileJobs = 0;                        ///< 0: decided from the CPUs at hand
   int64_t keepMemoryBytes = int64_t(1) << 30; ///< of freed CPU results
   bool jit = true;
   bool explainMiss = false;
-  std::string dumpDirectory; ///< empty: no dump
-  std::string recordFile;    ///< empty: no record
+  std::string dumpDirectory;           ///< empty: no dump
+  std::string recordFile;              ///< empty: no record
   std::vector<std::string> tuningPath; ///< read-only tuning files, or folders of them
 
   /// Throws UserError (InvalidSetting) that names the variable, its value and what it takes.
   static Settings fromEnvironment();
 };
 
-/// min(4, CPUs this process may use / processes of this node's job): affinity, cgroup quota, LOCAL_WORLD_SIZE. At least 1.
+/// min(4, CPUs this process may use / processes of this node's job): affinity, cgroup quota, LOCAL_WORLD_SIZE. At least
+/// 1.
 HYPERJIT_EXPORT int defaultCompileJobs();
 
 } // namespace hyperjit

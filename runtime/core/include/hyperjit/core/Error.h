@@ -16,29 +16,29 @@ namespace hyperjit {
 
 enum class ErrorId : uint16_t {
   // What users can change.
-  InvalidSpec = 100,      ///< the text is no spec: syntax
-  UnknownRecipe = 101,    ///< no recipe of this name
-  UnknownKey = 102,       ///< no option of this name
-  UnknownValue = 103,     ///< an option has no such value
-  InvalidValue = 104,     ///< a number outside its range, m that does not divide d, ...
-  UnknownTarget = 105,    ///< no target of this name
-  LimitExceeded = 106,    ///< above a limit of the fused kernels
-  Unsupported = 107,      ///< understood, but not offered
-  InvalidOperand = 108,   ///< shape, dtype, layout or device of a tensor
-  InvalidRecipe = 109,    ///< a recipe's equations do not fit together
-  InvalidSchedule = 110,  ///< a schedule that the target cannot run
-  InvalidSetting = 120,   ///< a HYPERJIT_* variable has a value that means nothing
-  MissingKernel = 121,    ///< HYPERJIT_JIT=off and no cache holds the kernel
-  NotPrepared = 122,      ///< not in memory while a graph is captured
-  CompilerMissing = 123,  ///< the compiler plugin is not there or does not fit
-  BackendMissing = 124,   ///< no back end for the target in this build
-  LibraryMissing = 125,   ///< a vendor library (driver, NVRTC) is not there
-  DeviceFailure = 126,    ///< the driver refused: out of memory, no device, ...
-  InvalidFile = 127,      ///< a file that the user named cannot be read or written
+  InvalidSpec = 100,     ///< the text is no spec: syntax
+  UnknownRecipe = 101,   ///< no recipe of this name
+  UnknownKey = 102,      ///< no option of this name
+  UnknownValue = 103,    ///< an option has no such value
+  InvalidValue = 104,    ///< a number outside its range, m that does not divide d, ...
+  UnknownTarget = 105,   ///< no target of this name
+  LimitExceeded = 106,   ///< above a limit of the fused kernels
+  Unsupported = 107,     ///< understood, but not offered
+  InvalidOperand = 108,  ///< shape, dtype, layout or device of a tensor
+  InvalidRecipe = 109,   ///< a recipe's equations do not fit together
+  InvalidSchedule = 110, ///< a schedule that the target cannot run
+  InvalidSetting = 120,  ///< a HYPERJIT_* variable has a value that means nothing
+  MissingKernel = 121,   ///< HYPERJIT_JIT=off and no cache holds the kernel
+  NotPrepared = 122,     ///< not in memory while a graph is captured
+  CompilerMissing = 123, ///< the compiler plugin is not there or does not fit
+  BackendMissing = 124,  ///< no back end for the target in this build
+  LibraryMissing = 125,  ///< a vendor library (driver, NVRTC) is not there
+  DeviceFailure = 126,   ///< the driver refused: out of memory, no device, ...
+  InvalidFile = 127,     ///< a file that the user named cannot be read or written
   // Bugs.
-  Internal = 200,         ///< an invariant of the runtime is broken
-  CompilerBug = 201,      ///< a pass failed on a legal program, or generated code does not compile
-  ImageRejected = 202,    ///< a loader or driver refused a binary that hyperjit made
+  Internal = 200,      ///< an invariant of the runtime is broken
+  CompilerBug = 201,   ///< a pass failed on a legal program, or generated code does not compile
+  ImageRejected = 202, ///< a loader or driver refused a binary that hyperjit made
 };
 
 /// "unknown-recipe" for ErrorId::UnknownRecipe.

@@ -1,5 +1,5 @@
-// FileSystem.h - every system call of the kernel cache, and nothing else. The cache takes one, so that a test can make any
-// call fail, lie or wait; errno and return values are those of the calls they are named after.
+// FileSystem.h - every system call of the kernel cache, and nothing else. The cache takes one, so that a test can make
+// any call fail, lie or wait; errno and return values are those of the calls they are named after.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_FILESYSTEM_H
 #define HYPERJIT_CORE_FILESYSTEM_H

@@ -1,6 +1,6 @@
-// KernelCache.h - the disk cache: immutable self-describing files, layered. Any doubt about an entry is a miss; no fault of
-// the cache reaches the user as an exception. One root's files and protocol are in CacheRoot.{h,cpp}; here are the layers:
-// the writable root, then HYPERJIT_CACHE_PATH in order, then kernels packaged with the installation.
+// KernelCache.h - the disk cache: immutable self-describing files, layered. Any doubt about an entry is a miss; no
+// fault of the cache reaches the user as an exception. One root's files and protocol are in CacheRoot.{h,cpp}; here are
+// the layers: the writable root, then HYPERJIT_CACHE_PATH in order, then kernels packaged with the installation.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_KERNELCACHE_H
 #define HYPERJIT_CORE_KERNELCACHE_H
@@ -69,7 +69,8 @@ public:
   std::optional<Artifact> find(const CacheKey &key, Look look = Look::First);
   /// Best effort. True if the entry is visible under its name now, by us or by somebody else.
   bool publish(const CacheKey &key, const Artifact &artifact);
-  /// The same for the bytes of an entry from elsewhere (`cache unpack`); false as well if they are not the entry of `key`.
+  /// The same for the bytes of an entry from elsewhere (`cache unpack`); false as well if they are not the entry of
+  /// `key`.
   bool publishEntry(const CacheKey &key, std::span<const std::byte> entry);
   /// Renames the entry of the writable layer away and removes it (mode refresh, driver-independent damage).
   void discard(const CacheKey &key);
@@ -102,8 +103,8 @@ public:
   };
   const std::vector<Layer> &layers() const;
   CacheStatistics statistics() const;
-  /// Leaves the counters of this process in the writable root, if that is there. `compiled` and `compileMilliseconds` come
-  /// from the manager.
+  /// Leaves the counters of this process in the writable root, if that is there. `compiled` and `compileMilliseconds`
+  /// come from the manager.
   void saveStatistics(int64_t compiled, double compileMilliseconds) const;
   /// What all processes have left in a root.
   static CacheTotals totals(const std::string &root);

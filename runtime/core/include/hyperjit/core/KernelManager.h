@@ -1,5 +1,5 @@
-// KernelManager.h - from a KernelSpec to a loaded Kernel: memory, disk, compiler, in this order; each key is compiled by one
-// thread while the others wait, and no lock is held meanwhile.
+// KernelManager.h - from a KernelSpec to a loaded Kernel: memory, disk, compiler, in this order; each key is compiled
+// by one thread while the others wait, and no lock is held meanwhile.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_KERNELMANAGER_H
 #define HYPERJIT_CORE_KERNELMANAGER_H
@@ -25,11 +25,11 @@ namespace hyperjit {
 
 struct KernelManagerOptions {
   Settings settings = Settings::fromEnvironment();
-  ProgramSource *programs = nullptr;    ///< null: ProgramSource::global()
-  std::shared_ptr<Compiler> compiler;   ///< null: the plugin
+  ProgramSource *programs = nullptr;                    ///< null: ProgramSource::global()
+  std::shared_ptr<Compiler> compiler;                   ///< null: the plugin
   std::vector<std::shared_ptr<const Backend>> backends; ///< tried before Backend::find
-  /// Asked instead of the tuning files: a schedule for a normalised spec, or auto. Null: TuningTable::fromSettings. Thread
-  /// safe.
+  /// Asked instead of the tuning files: a schedule for a normalised spec, or auto. Null: TuningTable::fromSettings.
+  /// Thread safe.
   std::function<Schedule(const KernelSpec &, const Target &)> tuning;
   FileSystem *files = nullptr; ///< of the disk cache; null: the system's. Outlives the manager
 };
@@ -67,8 +67,9 @@ struct ScheduleCandidate {
   double cost = 0;   ///< nanoseconds a token: for an order, not a promise
 };
 
-/// Thread safe. Errors: UserError (UnknownRecipe, ..., MissingKernel with HYPERJIT_JIT=off, CompilerMissing, BackendMissing,
-/// LibraryMissing), InternalError (CompilerBug) with a reproducer. A failed request is tried again by the next call.
+/// Thread safe. Errors: UserError (UnknownRecipe, ..., MissingKernel with HYPERJIT_JIT=off, CompilerMissing,
+/// BackendMissing, LibraryMissing), InternalError (CompilerBug) with a reproducer. A failed request is tried again by
+/// the next call.
 class HYPERJIT_EXPORT KernelManager {
 public:
   explicit KernelManager(KernelManagerOptions options = {});
@@ -78,8 +79,8 @@ public:
   std::shared_ptr<const Kernel> get(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
   /// The kernel if it is in memory, else null. Never compiles, loads or waits: safe while a graph is captured.
   std::shared_ptr<const Kernel> peek(const KernelSpec &spec, const Target &target, const Schedule &schedule = {}) const;
-  /// Compiles and loads what is not in memory yet, several at a time, in an order that differs between processes so that
-  /// they share the work through the disk. Throws the first error after all have been tried.
+  /// Compiles and loads what is not in memory yet, several at a time, in an order that differs between processes so
+  /// that they share the work through the disk. Throws the first error after all have been tried.
   void prepare(std::span<const KernelRequest> requests);
 
   /// The artifact without loading it: needs no device (`precompile`, `show`).
@@ -87,7 +88,8 @@ public:
   /// The key without compiling.
   KeyFields keyFields(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
   /// Text of a compiler stage: recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|llvm|asm.
-  std::string stage(const KernelSpec &spec, const Target &target, std::string_view stage, const Schedule &schedule = {});
+  std::string stage(const KernelSpec &spec, const Target &target, std::string_view stage,
+                    const Schedule &schedule = {});
 
   /// At most `limit` legal schedules, best first by the cost model; the first is what auto uses. Needs the compiler, no
   /// device.

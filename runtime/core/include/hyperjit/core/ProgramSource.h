@@ -24,9 +24,9 @@ struct RecipeOption {
 
 struct RecipeInfo {
   std::string name;
-  std::string summary;  ///< one line
-  std::string paper;    ///< "arXiv 2512.24880, eq. 7-9"; may be empty
-  std::string equation; ///< may be empty
+  std::string summary;               ///< one line
+  std::string paper;                 ///< "arXiv 2512.24880, eq. 7-9"; may be empty
+  std::string equation;              ///< may be empty
   std::vector<RecipeOption> options; ///< in declaration order
   int n = 0, m = 0;                  ///< of a recorded program, the only ones it takes; 0: any
 };
@@ -39,8 +39,8 @@ public:
   /// Names, sorted.
   virtual std::vector<std::string> recipes() const = 0;
   virtual RecipeInfo describe(std::string_view recipe) const = 0;
-  /// The canonical spec: kernel options only, those at their default omitted, values spelled canonically, in declaration
-  /// order.
+  /// The canonical spec: kernel options only, those at their default omitted, values spelled canonically, in
+  /// declaration order.
   virtual SiteSpec normalise(const SiteSpec &spec) const = 0;
   /// Records, or returns what was recorded before. `spec` may hold module options; they are ignored.
   virtual std::shared_ptr<const SiteProgram> site(const SiteSpec &spec) = 0;

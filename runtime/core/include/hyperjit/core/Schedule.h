@@ -3,8 +3,8 @@
 //   schedule ::= "auto" | skeleton [":" name "=" integer {"," name "=" integer}]       rows:cluster=2,stages=3,tokens=8
 //
 // Names are kept sorted, so that equal schedules have equal texts. Which names a skeleton takes, and which numbers are
-// legal, is the compiler's knowledge; it refuses others by name. Known names with their bounds are listed here so that a
-// tuner and `hyperjit autotune --list` can print them.
+// legal, is the compiler's knowledge; it refuses others by name. Known names with their bounds are listed here so that
+// a tuner and `hyperjit autotune --list` can print them.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_SCHEDULE_H
 #define HYPERJIT_CORE_SCHEDULE_H

@@ -1,5 +1,5 @@
-// SiteSignature.h - what a recorded site needs and gives, computed from its program without LLVM: all that a caller needs
-// to make tensors for its kernels. T tokens, n streams, m fracs, D model dim, d = D/m row width.
+// SiteSignature.h - what a recorded site needs and gives, computed from its program without LLVM: all that a caller
+// needs to make tensors for its kernels. T tokens, n streams, m fracs, D model dim, d = D/m row width.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_SITESIGNATURE_H
 #define HYPERJIT_CORE_SITESIGNATURE_H
@@ -63,14 +63,14 @@ struct CarryInfo {
 };
 
 struct SiteSignature {
-  int64_t streamRows = 0;          ///< n m
-  int64_t rowWidth = 0;            ///< d = D / m
-  int64_t branchInputRows = 0;     ///< v m: U is [T, v, D]
-  int64_t branchOutputRows = 0;    ///< m: Y is [T, D]
-  int64_t tokenCoefficients = 0;   ///< C: tensor [T, C] in the compute type
-  int64_t uniformCoefficients = 0; ///< Cu: tensor [Cu] in the compute type
-  int64_t channelRows = 0;         ///< Rv: tensor [Rv, d] in the compute type
-  int64_t saved = 0;               ///< S: tensor [T, S] in the compute type, written by forward:save
+  int64_t streamRows = 0;            ///< n m
+  int64_t rowWidth = 0;              ///< d = D / m
+  int64_t branchInputRows = 0;       ///< v m: U is [T, v, D]
+  int64_t branchOutputRows = 0;      ///< m: Y is [T, D]
+  int64_t tokenCoefficients = 0;     ///< C: tensor [T, C] in the compute type
+  int64_t uniformCoefficients = 0;   ///< Cu: tensor [Cu] in the compute type
+  int64_t channelRows = 0;           ///< Rv: tensor [Rv, d] in the compute type
+  int64_t saved = 0;                 ///< S: tensor [T, S] in the compute type, written by forward:save
   std::vector<CarryInfo> carriesIn;  ///< in declaration order
   std::vector<CarryInfo> carriesOut; ///< in declaration order; `start` is empty
 

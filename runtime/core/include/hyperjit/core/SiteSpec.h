@@ -23,14 +23,14 @@ namespace hyperjit {
 inline constexpr int kMaxStreamRows = 32;
 
 struct HYPERJIT_EXPORT SiteSpec {
-  std::string recipe;                                      ///< [a-z][a-z0-9_.-]*
-  int n = 4;                                               ///< streams
-  int m = 1;                                               ///< fracs a stream is cut into; divides d
-  int64_t d = 512;                                         ///< the model's D: channels of one stream
-  DType stream = DType::Float32;                           ///< dtype of the streams X
-  DType branchIn = DType::Float32;                         ///< dtype of U, what the branch reads
-  DType branchOut = DType::Float32;                        ///< dtype of Y, what the branch returns
-  DType weight = DType::Float32;                           ///< dtype of parameters and of their gradients
+  std::string recipe;                                       ///< [a-z][a-z0-9_.-]*
+  int n = 4;                                                ///< streams
+  int m = 1;                                                ///< fracs a stream is cut into; divides d
+  int64_t d = 512;                                          ///< the model's D: channels of one stream
+  DType stream = DType::Float32;                            ///< dtype of the streams X
+  DType branchIn = DType::Float32;                          ///< dtype of U, what the branch reads
+  DType branchOut = DType::Float32;                         ///< dtype of Y, what the branch returns
+  DType weight = DType::Float32;                            ///< dtype of parameters and of their gradients
   std::vector<std::pair<std::string, std::string>> options; ///< recipe options in the order they were given
 
   /// Reads a spec; options are not checked against the recipe (ProgramSource::normalise does).

@@ -20,18 +20,21 @@ namespace hyperjit {
 /// True for the text of one kernel, false for a site or a boundary of two.
 HYPERJIT_EXPORT bool isKernelText(std::string_view text);
 
-/// What a kernel is looked up and compiled as, validated: sites without what enters no kernel, and no `save` where nothing is saved.
+/// What a kernel is looked up and compiled as, validated: sites without what enters no kernel, and no `save` where
+/// nothing is saved.
 HYPERJIT_EXPORT KernelSpec normalise(const KernelSpec &kernel, ProgramSource &programs);
 
-/// The kernel that training asks for: forward that saves, or the backward of everything the sites have. `after` is not looked
-/// at for Role::Before, `before` not for Role::After.
-HYPERJIT_EXPORT KernelSpec trainingKernel(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before, Role role,
-                                          Direction direction, Bucket bucket);
+/// The kernel that training asks for: forward that saves, or the backward of everything the sites have. `after` is not
+/// looked at for Role::Before, `before` not for Role::After.
+HYPERJIT_EXPORT KernelSpec trainingKernel(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before,
+                                          Role role, Direction direction, Bucket bucket);
 /// All roles, forward saving and not, backward, both buckets.
-HYPERJIT_EXPORT std::vector<KernelSpec> allKernels(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before);
+HYPERJIT_EXPORT std::vector<KernelSpec> allKernels(ProgramSource &programs, const SiteSpec &after,
+                                                   const SiteSpec &before);
 
 /// The kernels of one line, normalised. Throws UserError: InvalidSpec, UnknownRecipe, ...
-HYPERJIT_EXPORT std::vector<KernelSpec> kernelsOf(std::string_view line, ProgramSource &programs = ProgramSource::global());
+HYPERJIT_EXPORT std::vector<KernelSpec> kernelsOf(std::string_view line,
+                                                  ProgramSource &programs = ProgramSource::global());
 
 } // namespace hyperjit
 

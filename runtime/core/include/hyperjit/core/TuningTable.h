@@ -1,14 +1,14 @@
-// TuningTable.h - what `hyperjit autotune` found: JSON lines, one record each, and the table that a manager asks before the
-// cost model. A record proposes a schedule and nothing else: results stay right without any, and the key of a kernel names
-// the schedule, never the file it came from.
+// TuningTable.h - what `hyperjit autotune` found: JSON lines, one record each, and the table that a manager asks before
+// the cost model. A record proposes a schedule and nothing else: results stay right without any, and the key of a
+// kernel names the schedule, never the file it came from.
 //
 //   {"v":1,"key":{"spec":kernel text,"tokens":4096,"after":digest,"before":digest},
 //    "env":{"target","device","threads","toolchain","compiler","hyperjit"},
 //    "schedule":text,"us":n,"rel_noise":n,"base":text,"base_us":n,"samples":n,"error":n,"t":"2026-01-31T12:00:00Z",
 //    "status":"ok"|"candidate"|"wrong"|"compile_error"|"launch_error"|"timeout"|"crash","message":text}
 //
-// "ok" is a decision: the schedule to use, "auto" where nothing beat the default. The others are what a search tried: it
-// goes on from them (--resume) and does not repeat failures. The last decision for a kernel wins within a file.
+// "ok" is a decision: the schedule to use, "auto" where nothing beat the default. The others are what a search tried:
+// it goes on from them (--resume) and does not repeat failures. The last decision for a kernel wins within a file.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_TUNINGTABLE_H
 #define HYPERJIT_CORE_TUNINGTABLE_H
@@ -33,9 +33,9 @@ struct HYPERJIT_EXPORT TuningRecord {
   std::string compiler;      ///< tuningCompiler() of who searched
   int64_t tokens = 0;        ///< that were measured
   std::string device, toolchain, version; ///< provenance
-  int threads = 1;           ///< CPU
-  Schedule schedule;         ///< auto: the default stays
-  Schedule base;             ///< what auto stood for, complete
+  int threads = 1;                        ///< CPU
+  Schedule schedule;                      ///< auto: the default stays
+  Schedule base;                          ///< what auto stood for, complete
   double us = 0, baseUs = 0, noise = 0, error = 0;
   int samples = 0;
   std::string time, status = "ok", message;
@@ -53,7 +53,7 @@ struct HYPERJIT_EXPORT TuningRecord {
 HYPERJIT_EXPORT std::string tuningCompiler(DeviceType device);
 
 struct TuningFile {
-  std::vector<TuningRecord> records;  ///< in the order of the file
+  std::vector<TuningRecord> records; ///< in the order of the file
   std::vector<std::string> problems; ///< "line 7: ...", each of a line that was skipped
 };
 /// Content never throws. UserError (InvalidFile) where the file cannot be read.
@@ -70,9 +70,9 @@ public:
 
   /// `named`: somebody asked for this very file, so that what it lacks is worth a warning.
   void add(const std::string &path, bool named = false);
-  /// The schedule for a normalised spec, or auto. What orders a token's sums (Schedule::order) must be equal in both token
-  /// buckets, or a token would have other bits in a small batch: the large bucket leads. A small kernel takes its own
-  /// schedule if that agrees with the large one, else the large one's.
+  /// The schedule for a normalised spec, or auto. What orders a token's sums (Schedule::order) must be equal in both
+  /// token buckets, or a token would have other bits in a small batch: the large bucket leads. A small kernel takes its
+  /// own schedule if that agrees with the large one, else the large one's.
   Schedule find(const KernelSpec &spec, std::string_view after, std::string_view before, const Target &target) const;
   bool empty() const { return files.empty(); }
 

@@ -12,9 +12,9 @@
 
 namespace hyperjit::cuda {
 
-/// Makes the device's primary context current for the calling thread, which alone uses the object. Memory is freed with it.
-/// Throws UserError: LibraryMissing without a driver, DeviceFailure for what the driver refuses (out of memory, a kernel
-/// that failed).
+/// Makes the device's primary context current for the calling thread, which alone uses the object. Memory is freed with
+/// it. Throws UserError: LibraryMissing without a driver, DeviceFailure for what the driver refuses (out of memory, a
+/// kernel that failed).
 class HYPERJIT_EXPORT Device {
 public:
   explicit Device(int ordinal);
@@ -34,8 +34,8 @@ public:
   void synchronise();
   /// Milliseconds between two events around `work`, which queues on the stream.
   double milliseconds(const std::function<void()> &work);
-  /// What `work` queues on the stream, as a graph: nothing runs yet. Kernels must be loaded, by a launch or by prepare(). The result
-  /// queues all of it on the stream whenever it is called, as long as the Device lives.
+  /// What `work` queues on the stream, as a graph: nothing runs yet. Kernels must be loaded, by a launch or by
+  /// prepare(). The result queues all of it on the stream whenever it is called, as long as the Device lives.
   std::function<void()> record(const std::function<void()> &work);
 
 private:

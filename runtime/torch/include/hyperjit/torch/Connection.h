@@ -1,9 +1,9 @@
 // Connection: the torch::nn module that hosts any recipe, and the options it is made from.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Parameters carry the names, shapes and initial values that the recipe declares ("norm.gamma" lives in a child "norm").
-// The dtype of the streams is that of what comes in; parameters keep theirs (fp32 unless converted), the branch's output may
-// have another dtype than the streams (autocast).
+// Parameters carry the names, shapes and initial values that the recipe declares ("norm.gamma" lives in a child
+// "norm"). The dtype of the streams is that of what comes in; parameters keep theirs (fp32 unless converted), the
+// branch's output may have another dtype than the streams (autocast).
 //
 //   hyperjit::nn::Connection layer(hyperjit::nn::ConnectionOptions("manifold", 512).streams(4).layerIndex(3));
 //   layer->wrap(mlp);                                   // a module holder or any callable Tensor -> Tensor
@@ -44,11 +44,11 @@ struct HYPERJIT_TORCH_API ConnectionOptions {
   explicit ConnectionOptions(const SiteSpec &spec);
 
   TORCH_ARG(std::string, recipe) = "dynamic";
-  TORCH_ARG(int64_t, dim) = 512;    ///< D
-  TORCH_ARG(int64_t, streams) = 4;  ///< n
-  TORCH_ARG(int64_t, fracs) = 1;    ///< m
-  /// Which sublayer this is, counted from 0 over the model: it chooses the stream that the branch reads at the start. One of
-  /// the two is required where the recipe's initial values depend on it (n > 1).
+  TORCH_ARG(int64_t, dim) = 512;   ///< D
+  TORCH_ARG(int64_t, streams) = 4; ///< n
+  TORCH_ARG(int64_t, fracs) = 1;   ///< m
+  /// Which sublayer this is, counted from 0 over the model: it chooses the stream that the branch reads at the start.
+  /// One of the two is required where the recipe's initial values depend on it (n > 1).
   TORCH_ARG(std::optional<int64_t>, layerIndex);
   /// The index is drawn from this seed, which each layer has for itself: layerSeed(seed + i).
   TORCH_ARG(std::optional<int64_t>, layerSeed);
@@ -60,7 +60,8 @@ public:
     options_.emplace_back(std::move(name), std::move(value));
     return *this;
   }
-  /// The spec with these streams; throws UserError for what the recipe does not know. It needs no layer: kernels have none.
+  /// The spec with these streams; throws UserError for what the recipe does not know. It needs no layer: kernels have
+  /// none.
   SiteSpec spec(at::ScalarType stream = at::kFloat) const;
 };
 
@@ -81,8 +82,8 @@ public:
   /// As any module, plus the string attribute "hyperjit_spec".
   void save(torch::serialize::OutputArchive &archive) const override;
   /// Copies the file's values into the parameters, which keep dtype and device; a file's () is taken for (1,). Refuses
-  /// (UserError) an archive of another recipe, n, m, D or kernel options, and a parameter that is missing or has another
-  /// shape, by name.
+  /// (UserError) an archive of another recipe, n, m, D or kernel options, and a parameter that is missing or has
+  /// another shape, by name.
   void load(torch::serialize::InputArchive &archive) override;
 
   /// Runs the wrapped branch: u [..., D] (or [..., v, D]) -> y [..., D]. Refused by name without wrap().
@@ -97,21 +98,22 @@ public:
   /// A module (registered as child "branch"; a holder, or what it holds) or a function becomes this layer's branch.
   /// Returns this layer. Refused if it already has one.
   template <typename Contained>
-    requires std::is_base_of_v<torch::nn::Module, Contained>
-  std::shared_ptr<ConnectionImpl> wrap(const std::shared_ptr<Contained> &branch) {
+  requires std::is_base_of_v<torch::nn::Module, Contained> std::shared_ptr<ConnectionImpl>
+  wrap(const std::shared_ptr<Contained> &branch) {
     return wrapModule(branch, [](torch::nn::Module &module, const at::Tensor &u) -> at::Tensor {
       return static_cast<Contained &>(module).forward(u);
     });
   }
   template <typename Holder>
-    requires requires(Holder holder) { typename Holder::ContainedType; holder.ptr(); }
-  std::shared_ptr<ConnectionImpl> wrap(const Holder &branch) {
-    return wrap(branch.ptr());
+  requires requires(Holder holder) {
+    typename Holder::ContainedType;
+    holder.ptr();
   }
+  std::shared_ptr<ConnectionImpl> wrap(const Holder &branch) { return wrap(branch.ptr()); }
   template <typename Function>
-    requires std::is_invocable_r_v<at::Tensor, Function, const at::Tensor &> &&
-             (!requires { typename std::remove_cvref_t<Function>::ContainedType; })
-  std::shared_ptr<ConnectionImpl> wrap(Function branch) {
+  requires std::is_invocable_r_v<at::Tensor, Function, const at::Tensor &> &&(!requires {
+    typename std::remove_cvref_t<Function>::ContainedType;
+  })std::shared_ptr<ConnectionImpl> wrap(Function branch) {
     return wrapFunction(std::move(branch));
   }
 
@@ -134,7 +136,8 @@ private:
   struct Site;
   void clone_(torch::nn::Module &other, const std::optional<at::Device> &device) override;
   void copyFrom(const ConnectionImpl &other, const std::optional<at::Device> &device);
-  void copyBranch(torch::nn::Module &mine, const torch::nn::Module &other, const std::optional<at::Device> &device) const;
+  void copyBranch(torch::nn::Module &mine, const torch::nn::Module &other,
+                  const std::optional<at::Device> &device) const;
   using ModuleCall = at::Tensor (*)(torch::nn::Module &, const at::Tensor &);
   std::shared_ptr<ConnectionImpl> wrapModule(std::shared_ptr<torch::nn::Module> module, ModuleCall call);
   std::shared_ptr<ConnectionImpl> wrapFunction(Branch branch);

@@ -136,12 +136,12 @@ protected:
 };
 } // namespace detail
 
-#define HYPERJIT_NAMED_CONNECTION(name)                                                                                     \
-  class HYPERJIT_TORCH_API name##Impl : public detail::NamedConnection<name##Impl, name##Options> {                         \
-  public:                                                                                                                   \
-    static constexpr const char *kName = "hyperjit::nn::" #name;                                                            \
-    using NamedConnection::NamedConnection;                                                                                 \
-  };                                                                                                                        \
+#define HYPERJIT_NAMED_CONNECTION(name)                                                                                \
+  class HYPERJIT_TORCH_API name##Impl : public detail::NamedConnection<name##Impl, name##Options> {                    \
+  public:                                                                                                              \
+    static constexpr const char *kName = "hyperjit::nn::" #name;                                                       \
+    using NamedConnection::NamedConnection;                                                                            \
+  };                                                                                                                   \
   TORCH_MODULE(name)
 
 HYPERJIT_NAMED_CONNECTION(HyperConnection);
@@ -163,8 +163,8 @@ struct HYPERJIT_TORCH_API ExpandStreamsOptions {
   TORCH_ARG(bool, embedding) = false; ///< adds row s of the parameter stream_embed [n, D], at first zero, to stream s
 };
 
-/// h [..., D] -> streams [..., n, D]: n copies, and the stream embedding if asked for. With fracs n counts streams as ever:
-/// cutting D into m rows is a matter of reading, so frac-connections take n = 1.
+/// h [..., D] -> streams [..., n, D]: n copies, and the stream embedding if asked for. With fracs n counts streams as
+/// ever: cutting D into m rows is a matter of reading, so frac-connections take n = 1.
 class HYPERJIT_TORCH_API ExpandStreamsImpl : public torch::nn::Cloneable<ExpandStreamsImpl> {
 public:
   explicit ExpandStreamsImpl(const ExpandStreamsOptions &options = {});
@@ -179,7 +179,8 @@ public:
 TORCH_MODULE(ExpandStreams);
 
 struct HYPERJIT_TORCH_API ReduceStreamsOptions {
-  ReduceStreamsOptions(std::string mode = "sum", int64_t streams = 0) : mode_(std::move(mode)), streams_(streams) {} // NOLINT
+  ReduceStreamsOptions(std::string mode = "sum", int64_t streams = 0)
+      : mode_(std::move(mode)), streams_(streams) {}                                  // NOLINT
   ReduceStreamsOptions(const char *mode) : ReduceStreamsOptions(std::string(mode)) {} // NOLINT: ReduceStreams("mean")
   /// "sum", "mean", or "carry": weighted by the stream's carry named below (DeepSeek V4.1's last read weights).
   TORCH_ARG(std::string, mode);

@@ -1,9 +1,9 @@
 // Plain ATen versions of the shipped recipes: the oracle of the conformance tests and the eager baseline of the demo.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Written from the published formulas, not from the recipes, so that an error in one shows against the other. Arithmetic
-// runs in fp64 when the streams are fp64 and in fp32 otherwise; the branch input and the streams are rounded once, at the
-// edges. Gradients come from autograd, of any order.
+// Written from the published formulas, not from the recipes, so that an error in one shows against the other.
+// Arithmetic runs in fp64 when the streams are fp64 and in fp32 otherwise; the branch input and the streams are rounded
+// once, at the edges. Gradients come from autograd, of any order.
 #pragma once
 
 #include <hyperjit/core/SiteSpec.h>
@@ -29,8 +29,8 @@ struct SinkhornOptions {
 };
 HYPERJIT_TORCH_API at::Tensor referenceSinkhorn(const at::Tensor &logits, const SinkhornOptions &options);
 
-/// The four norms over the last axis: l2_unit_offset (gain is gamma, gamma + 1 is applied), rms_inside, rms_outside, layernorm.
-/// `gain` and `bias` may be undefined.
+/// The four norms over the last axis: l2_unit_offset (gain is gamma, gamma + 1 is applied), rms_inside, rms_outside,
+/// layernorm. `gain` and `bias` may be undefined.
 HYPERJIT_TORCH_API at::Tensor referenceNorm(const std::string &kind, const at::Tensor &x, const at::Tensor &gain,
                                             const at::Tensor &bias, double eps);
 
@@ -44,7 +44,7 @@ public:
     at::Tensor residual; ///< mixed streams, [..., n, D], compute precision
     at::Tensor write;    ///< write weights: [..., N] (a row of its own frac) or [..., n, m, m] ([s, from, to])
     bool fullWrite = false;
-    Tensors carries;     ///< what travels to the next site beside the streams
+    Tensors carries; ///< what travels to the next site beside the streams
     at::ScalarType stream = at::kFloat;
   };
 
@@ -52,7 +52,8 @@ public:
   explicit Reference(const SiteSpec &spec);
   ~Reference();
 
-  /// x: [..., n, D]; parameters under their recipe names (missing ones are refused); a missing carry takes its declared start.
+  /// x: [..., n, D]; parameters under their recipe names (missing ones are refused); a missing carry takes its declared
+  /// start.
   Width width(const at::Tensor &x, const Tensors &parameters, const Tensors &carries = {}) const;
   /// y: [..., D]; returns the next streams [..., n, D] in the dtype of `x` that went into width().
   at::Tensor depth(const at::Tensor &y, const Width &width) const;

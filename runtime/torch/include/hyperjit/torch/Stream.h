@@ -6,14 +6,14 @@
 //   at::Tensor out = reduce->forward(stream);
 //
 // A stream holds tensors only, so autograd owns everything, and behaves as if each site had been finished at once:
-//   * tensor() finishes the pending site; from then on the stream is that tensor, so hooks, retain_grad and in-place use
-//     of it work. Copies of a stream share this.
+//   * tensor() finishes the pending site; from then on the stream is that tensor, so hooks, retain_grad and in-place
+//     use of it work. Copies of a stream share this.
 //   * Several consumers of one stream are right: each computes from the same operands, gradients add up.
-//   * What was made under no_grad (or in inference mode) stays without gradient when it is finished under another mode, and
-//     the other way round; two sites made under different modes are not fused.
+//   * What was made under no_grad (or in inference mode) stays without gradient when it is finished under another mode,
+//     and the other way round; two sites made under different modes are not fused.
 //   * retain_graph, backward twice and branches that return what they were given work as with eager code.
-// Refused by name (c10::Error): use of a stream whose branch has not returned; operands changed in place while the write
-// was pending; a stream of other n or D than the layer's.
+// Refused by name (c10::Error): use of a stream whose branch has not returned; operands changed in place while the
+// write was pending; a stream of other n or D than the layer's.
 #pragma once
 
 #include <hyperjit/torch/Export.h>

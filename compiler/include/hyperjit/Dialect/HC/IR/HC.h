@@ -33,7 +33,8 @@ namespace hyperjit::hc {
 /// Width of rows and weights before hc-specialize binds it; printed as `d`.
 inline constexpr int64_t symbolicWidth = mlir::ShapedType::kDynamic;
 
-/// An error where a function lacks one of the storage types (hc.compute, hc.branch_in, hc.branch_out) that hc-specialize gives it.
+/// An error where a function lacks one of the storage types (hc.compute, hc.branch_in, hc.branch_out) that
+/// hc-specialize gives it.
 llvm::LogicalResult checkSpecialized(FuncOp function, llvm::ArrayRef<llvm::StringRef> types);
 
 /// Which values are the same for all tokens: asked through their operands, and remembered.

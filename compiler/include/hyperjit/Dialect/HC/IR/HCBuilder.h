@@ -47,8 +47,7 @@ public:
   mlir::Value matmul(mlir::Value lhs, mlir::Value rhs);
 
   /// Elementwise ops: one operand or two of one type.
-  template <typename OpTy, typename... Operands>
-  mlir::Value map(mlir::Value first, Operands... rest) {
+  template <typename OpTy, typename... Operands> mlir::Value map(mlir::Value first, Operands... rest) {
     return OpTy::create(builder, loc, first.getType(), first, rest...).getResult();
   }
   mlir::Value add(mlir::Value a, mlir::Value b) { return map<AddOp>(a, b); }
