@@ -46,3 +46,18 @@ hc.func @before(%x: !hc.rows<2, 8> {hc.operand = "streams", hc.dtype = bf16}, %c
   %0 = hc.mix %c, %x : (!hc.coeffs<1, 2>, !hc.rows<2, 8>) -> !hc.rows<1, 8>
   hc.return %0 : !hc.rows<1, 8>
 }
+
+// -----
+
+// A result that is itself a reduction: its cotangent reaches what was reduced, through what was saved of it.
+// CHECK-LABEL: hc.func @squares_backward(
+// CHECK-SAME: %[[X:.*]]: !hc.rows<2, 8>{{.*}}, %{{.*}}: !hc.coeffs<2> {{.*}}"saved"{{.*}}, %[[DC:.*]]: !hc.coeffs<2> {{.*}}"d_coefficients"
+// CHECK: %[[TWICE:.*]] = hc.mul %[[DC]], %{{.*}}
+// CHECK: %[[OWN:.*]] = hc.scale_rows %[[TWICE]], %[[X]]
+// CHECK: %[[SUM:.*]] = hc.add %{{.*}}, %[[OWN]]
+// CHECK: hc.return %[[SUM]]
+hc.func @squares(%x: !hc.rows<2, 8> {hc.operand = "streams"}) -> (!hc.coeffs<2> {hc.operand = "coefficients"})
+    attributes {hc.compute = f32} {
+  %0 = hc.dot_rows %x, %x : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.coeffs<2>
+  hc.return %0 : !hc.coeffs<2>
+}

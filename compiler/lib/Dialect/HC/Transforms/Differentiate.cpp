@@ -149,20 +149,27 @@ private:
     for (auto [streams, cotangent] : handedOn)
       accumulate(adjoint.getArgument(streams), adjoint.getArgument(cotangent));
     Operation *ret = forward.getReturn();
-    for (unsigned i = 0; i < forward.getNumResults(); ++i) {
-      auto argument = argumentOfResult.find(i);
-      if (argument == argumentOfResult.end())
-        continue;
-      Value value = map.lookup(ret->getOperand(i)), input = adjoint.getArgument(argument->second);
-      if (groupOf(forward.getResultAttrDict(i)) == 's')
-        restore(value, input);
-      else
-        accumulateOver(value, input); // a token's coefficients may hold what is the same in all
-    }
+    for (bool saved : {true, false}) // first what was saved: another result may be one of the reductions
+      for (unsigned i = 0; i < forward.getNumResults(); ++i) {
+        auto argument = argumentOfResult.find(i);
+        if (argument == argumentOfResult.end() || (groupOf(forward.getResultAttrDict(i)) == 's') != saved)
+          continue;
+        Value value = map.lookup(ret->getOperand(i)), input = adjoint.getArgument(argument->second);
+        if (saved)
+          restore(value, input);
+        else
+          accumulateOver(inAdjoint(value), input); // a token's coefficients may hold what is the same in all
+      }
+  }
+
+  /// What stands for a forward value: a reduction is its slice of what was saved.
+  Value inAdjoint(Value value) const {
+    auto slice = restored.find(value);
+    return slice == restored.end() ? value : slice->second;
   }
 
   /// `saved` is a concat of flattened reductions: each takes its slice. Two may have become one since; what is constant
-  /// is no reduction.
+  /// or an operand is no reduction.
   void restore(Value packed, Value saved) {
     SmallVector<Value> parts{packed};
     if (auto concat = packed.getDefiningOp<ConcatOp>())
@@ -176,7 +183,7 @@ private:
     for (Value reduction : parts) {
       HCBuilder b(builder, reduction.getLoc());
       auto type = HCBuilder::coeffsType(reduction);
-      if (reduction.getDefiningOp<ConstantOp>() || restored.contains(reduction)) {
+      if (!reduction.getDefiningOp() || reduction.getDefiningOp<ConstantOp>() || restored.contains(reduction)) {
         offset += type.getNumElements();
         continue;
       }
@@ -238,9 +245,7 @@ private:
   LogicalResult propagate(Operation *op) {
     if (op->getNumResults() != 1)
       return op->emitOpError("has no single result to differentiate");
-    Value result = op->getResult(0);
-    if (auto slice = restored.find(result); slice != restored.end())
-      result = slice->second;
+    Value result = inAdjoint(op->getResult(0));
     sumOverTokens(result);
     auto it = cotangents.find(result);
     if (it == cotangents.end() || isa<ConstantOp>(op))
@@ -272,7 +277,7 @@ private:
     auto branch = BranchOp::create(builder, hole.getLoc(), input.getType(), TypeRange(),
                                    round(cotangent, "hc.branch_out"), ValueRange());
     adjoint->setAttr("hc.adjoint", builder.getUnitAttr());
-    accumulate(input, branch.getOutput());
+    accumulateOver(input, branch.getOutput());
     return success();
   }
 
