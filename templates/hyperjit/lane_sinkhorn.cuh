@@ -186,7 +186,7 @@ HYPERJIT_DEVICE Coefficients<T, O::N * O::N, 1> sinkhornAdjoint(W &lane, const C
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       g[i][j] -= O::log ? taken[i][j] : m.k[i][j] * taken[i][j];
-      if constexpr (O::softmax)
+      if (O::softmax && eps > 0) // else p / (p + eps) is 1, for p = 0 too
         g[i][j] *= (m.k[i][j] - eps) / m.k[i][j];
       sum += g[i][j];
     }

@@ -18,6 +18,7 @@ enum class SinkhornPlace { None, Clamp, Add };
 template <int N_, int Iterations, SinkhornStart Start_, bool RowFirst_, SinkhornPlace Place_, bool Log_>
 struct SinkhornOptions {
   static constexpr int N = N_;
+  static_assert(N <= 32, "a line a lane");
   static constexpr SinkhornStart start = Start_;
   static constexpr SinkhornPlace place = Place_;
   static constexpr bool log = Log_;
@@ -258,7 +259,8 @@ HYPERJIT_DEVICE Coefficients<T, O::N * O::N> sinkhornAdjoint(W &warp, const Coef
       const int index = warp.lane + 32 * j;
       if (index < N * N) {
         const T k = warp.scratch[index];
-        g.v[j] = g.v[j] * (k - eps) / k;
+        if (eps > 0) // else p / (p + eps) is 1, for p = 0 too
+          g.v[j] = g.v[j] * (k - eps) / k;
         gradient[index] = g.v[j];
       }
     }

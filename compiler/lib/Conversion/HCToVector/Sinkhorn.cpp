@@ -205,7 +205,7 @@ void KernelEmitter::sinkhornSmall(const SinkhornSettings &settings, const Coeffs
     if (settings.startsSoftmax) {
       stepBack(m, g, /*row=*/false, s.i64(0));
       Values p = softmaxRows(scaled());
-      for (int64_t e = 0; e < n * n; ++e)
+      for (int64_t e = 0; settings.eps > 0 && e < n * n; ++e) // else p / (p + eps) is 1, for p = 0 too
         g[e] = s.div(s.mul(g[e], p[e]), s.add(p[e], s.constant(settings.eps, wide)));
       for (int64_t i = 0; i < n; ++i) {
         Value sum = lineSum(g, true, i);
@@ -352,13 +352,14 @@ void KernelEmitter::sinkhornLarge(const SinkhornSettings &settings, const Coeffs
     });
     if (settings.startsSoftmax) {
       stepBack(/*row=*/false, s.i64(0));
-      s.loop(n, [&](Value line) {
-        s.loop(n, [&](Value k) {
-          Value probability = load(p, true, line, k);
-          Value start = s.add(probability, s.constant(settings.eps, wide));
-          store(s.div(s.mul(load(out, true, line, k), probability), start), out, true, line, k);
+      if (settings.eps > 0) // else p / (p + eps) is 1, for p = 0 too
+        s.loop(n, [&](Value line) {
+          s.loop(n, [&](Value k) {
+            Value probability = load(p, true, line, k);
+            Value start = s.add(probability, s.constant(settings.eps, wide));
+            store(s.div(s.mul(load(out, true, line, k), probability), start), out, true, line, k);
+          });
         });
-      });
     }
     s.loop(n, [&](Value line) {
       if (settings.startsSoftmax) {

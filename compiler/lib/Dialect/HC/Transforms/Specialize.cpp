@@ -9,6 +9,9 @@
 namespace hyperjit::hc {
 #define GEN_PASS_DEF_SPECIALIZE
 #include "hyperjit/Dialect/HC/Transforms/Passes.h.inc"
+
+#include <algorithm>
+#include <limits>
 } // namespace hyperjit::hc
 
 using namespace mlir;
@@ -64,8 +67,11 @@ private:
     Value squares = perGroup(b.dotRows(x, x));
     auto scaled = [&](Value value, double factor) { return b.mul(b.splatLike(factor, value), value); };
     auto offset = [&](Value value, double summand) { return b.add(value, b.splatLike(summand, value)); };
-    if (op.getKind() == "l2_unit_offset") // 1 / max(|x|, eps), by the square so that a zero row has a zero gradient
-      return {scaled(b.map<RsqrtOp>(b.map<MaxOp>(squares, b.splatLike(eps * eps, squares))), std::sqrt(dim)), {}};
+    if (op.getKind() == "l2_unit_offset") { // 1 / max(|x|, eps), by the square so that a zero row has a zero gradient
+      // A square that fp32 does not hold would be 0, and a zero row NaN.
+      const double least = eps > 0 ? std::max(eps * eps, double(std::numeric_limits<float>::min())) : 0;
+      return {scaled(b.map<RsqrtOp>(b.map<MaxOp>(squares, b.splatLike(least, squares))), std::sqrt(dim)), {}};
+    }
     Value mean = scaled(squares, 1.0 / dim);
     if (op.getKind() == "rms_inside")
       return {b.map<RsqrtOp>(offset(mean, eps)), {}};
