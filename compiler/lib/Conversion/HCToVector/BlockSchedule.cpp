@@ -65,7 +65,7 @@ KernelSizes KernelEmitter::measure() {
 
   auto weightOf = [&](WeightType type) { return type.getRows() * type.getColumns() * width; };
   for (auto &[number, stage] : stages) {
-    std::map<int64_t, int64_t> sumsAt;
+    std::map<Point, int64_t> sumsAt;
     for (Operation *op : stage.rows) {
       bool light = !isProduct(op);
       int64_t elements = isa<CoeffsType>(op->getResult(0).getType()) ? elementCount(op->getResult(0).getType()) : 0;

@@ -28,6 +28,11 @@ LogicalResult KernelEmitter::run(StringRef schedule) {
   emitEpilogue();
   for (arith::ConstantOp constant : fixedEnds)
     constant.setValueAttr(s.b.getI64IntegerAttr(layout.workspaceFixed));
+  constexpr int64_t mostScratch = int64_t(1) << 32;
+  if (layout.scratchBytes > mostScratch)
+    return refuseBeyondLimits(kernel) << "rows of " << width << " channels need " << layout.scratchBytes
+                                      << " bytes of scratch a thread; at most " << mostScratch
+                                      << " are supported: fewer streams or channels need less";
   return failure(broken);
 }
 
@@ -232,8 +237,7 @@ void KernelEmitter::emitBlock() {
     Stage &stage = stages[number];
     for (Operation *op : stage.coefficients)
       emitCoefficients(op);
-    for (auto point = points.lower_bound(number * levelsPerStage);
-         point != points.end() && *point < (number + 1) * levelsPerStage; ++point)
+    for (auto point = points.lower_bound({number, 0}); point != points.end() && point->first == number; ++point)
       emitPoint(*point, stage.rows);
   }
   for (Operation *op : tokenSums)
@@ -259,7 +263,7 @@ bool KernelEmitter::addReductionRoots(Operation *op, SmallVectorImpl<Root> &root
   return false;
 }
 
-void KernelEmitter::emitPoint(int64_t point, ArrayRef<Operation *> ops) {
+void KernelEmitter::emitPoint(Point point, ArrayRef<Operation *> ops) {
   for (Operation *op : ops)
     if (pointOf[op] == point && isProduct(op) && makesRows(op))
       emitProduct(op);
@@ -278,7 +282,7 @@ void KernelEmitter::emitPoint(int64_t point, ArrayRef<Operation *> ops) {
     if (!rows || result.uniform)
       continue;
     auto found = pointOf.find(result.value.getDefiningOp());
-    if ((found == pointOf.end() ? 0 : found->second) != point)
+    if ((found == pointOf.end() ? Point() : found->second) != point)
       continue;
     auto index = static_cast<int64_t>(arguments.size() + i);
     auto home = rowsHomes.find(result.value);

@@ -137,12 +137,13 @@ private:
     llvm::SmallVector<Operation *> coefficients, rows;
   };
   std::map<int64_t, Stage> stages;
-  static constexpr int64_t levelsPerStage = 64;
-  std::map<Operation *, int64_t> pointOf;
-  std::set<int64_t> points;
+  using Point = std::pair<int64_t, int64_t>; ///< stage, level
+  static constexpr Point always{-1, 0};      ///< before the first
+  std::map<Operation *, Point> pointOf;
+  std::set<Point> points;
   /// Where rows are stored, and the point at which they are made.
   llvm::MapVector<Value, RowsHome> rowsHomes;
-  llvm::DenseMap<Value, int64_t> storedAt;
+  llvm::DenseMap<Value, Point> storedAt;
   llvm::DenseMap<Value, CoeffsView> views;
   llvm::DenseMap<Value, WeightHome> weights;
   /// Partial sums of a chunk, for token_sum and weight_grad.
@@ -168,7 +169,7 @@ private:
   void emitBlock();
   Value leavesCache();
   bool addReductionRoots(Operation *op, llvm::SmallVectorImpl<Root> &roots);
-  void emitPoint(int64_t point, llvm::ArrayRef<Operation *> ops);
+  void emitPoint(Point point, llvm::ArrayRef<Operation *> ops);
   void loadTokenCoefficients();
   void storeTokenCoefficients();
   void storeUniformResult(const Result &result, int64_t index);

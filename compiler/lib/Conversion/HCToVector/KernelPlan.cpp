@@ -199,19 +199,19 @@ void KernelEmitter::choosePoints() {
       for (Value operand : op->getOperands()) {
         Operation *def = operand.getDefiningOp();
         auto found = pointOf.find(def);
-        if (!isa<RowsType>(operand.getType()) || found == pointOf.end() || found->second / levelsPerStage != number)
+        if (!isa<RowsType>(operand.getType()) || found == pointOf.end() || found->second.first != number)
           continue;
-        int64_t operandLevel = found->second % levelsPerStage;
+        int64_t operandLevel = found->second.second;
         bool waits = isProduct(op) && makesRows(op) && !isProduct(def);
         level = std::max(level, operandLevel + (waits ? 1 : 0));
       }
-      pointOf[op] = number * levelsPerStage + level;
+      pointOf[op] = {number, level};
     }
   }
 
-  llvm::DenseMap<Value, std::set<int64_t>> demand;
+  llvm::DenseMap<Value, std::set<Point>> demand;
   auto needsOf = [&](Value value, bool &forced) {
-    std::set<int64_t> needs;
+    std::set<Point> needs;
     for (Operation *user : value.getUsers()) {
       if (isa<ReturnOp>(user)) {
         needs.insert(pointOf[value.getDefiningOp()]);
@@ -232,13 +232,13 @@ void KernelEmitter::choosePoints() {
         continue;
       Value value = op->getResult(0);
       bool forced = false;
-      std::set<int64_t> needs = needsOf(value, forced);
+      std::set<Point> needs = needsOf(value, forced);
       if (needs.empty())
         continue;
       if (isProduct(op)) {
         demand[value] = {pointOf[op]};
         rowsHomes[value] = RowsHome{};
-        storedAt[value] = pointOf[op] - 1;
+        storedAt[value] = pointOf[op] == Point() ? always : Point(pointOf[op].first, pointOf[op].second - 1);
         continue;
       }
       for (auto [i, result] : llvm::enumerate(results)) {
@@ -268,7 +268,7 @@ void KernelEmitter::choosePoints() {
   // A token's result may also be an argument, or the same for all tokens: written in the first pass.
   for (const Result &result : results)
     if (!result.uniform && isa<RowsType>(result.value.getType()) && !pointOf.count(result.value.getDefiningOp()))
-      points.insert(0);
+      points.insert({0, 0});
 }
 
 //===----------------------------------------------------------------------===//
@@ -296,7 +296,7 @@ void KernelEmitter::placeUniform() {
     if (auto rows = dyn_cast<RowsType>(argument.value.getType())) {
       rowsHomes[argument.value] = {
           {Memory::Operand, index}, argument.storage, rows.getRows(), width, !argument.uniform};
-      storedAt[argument.value] = -1;
+      storedAt[argument.value] = always;
     } else if (auto coeffs = dyn_cast<CoeffsType>(argument.value.getType())) {
       if (argument.value.use_empty())
         continue;
@@ -324,7 +324,7 @@ void KernelEmitter::placeUniform() {
     if (auto rows = dyn_cast<RowsType>(value.getType())) {
       rowPartials[op] = allocateRows(Memory::Partial, rows.getRows(), false);
       rowsHomes[value] = allocateRows(Memory::Fixed, rows.getRows(), false);
-      storedAt[value] = -1;
+      storedAt[value] = always;
     } else if (auto weight = dyn_cast<WeightType>(value.getType())) {
       weightPartials[op] = allocateWeight(weight, Memory::Partial);
       weights[value] = allocateWeight(weight);

@@ -47,7 +47,7 @@ bool KernelEmitter::isResult(const RowsHome &home) const {
 
 bool KernelEmitter::isStored(Value rows) {
   auto at = storedAt.find(rows);
-  return rowsHomes.count(rows) && at != storedAt.end() && (at->second < 0 || stored.contains(rows));
+  return rowsHomes.count(rows) && at != storedAt.end() && (at->second == always || stored.contains(rows));
 }
 
 //===----------------------------------------------------------------------===//
@@ -321,7 +321,7 @@ void KernelEmitter::emitUniformRows(Operation *op) {
   RowsHome home = allocateRows(Memory::Fixed, cast<RowsType>(value.getType()).getRows(), /*perToken=*/false);
   if (isProduct(op)) {
     rowsHomes[value] = home;
-    storedAt[value] = -1;
+    storedAt[value] = always;
     return emitProduct(op);
   }
   if (auto weight = dyn_cast<RowsFromWeightOp>(op)) {
@@ -344,7 +344,7 @@ void KernelEmitter::emitUniformRows(Operation *op) {
     emitPass(roots);
   }
   rowsHomes[value] = home;
-  storedAt[value] = -1;
+  storedAt[value] = always;
 }
 
 } // namespace hyperjit::cpu

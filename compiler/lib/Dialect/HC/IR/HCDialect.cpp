@@ -82,6 +82,15 @@ LogicalResult hc::checkSpecialized(FuncOp function, ArrayRef<StringRef> types) {
   return success();
 }
 
+static constexpr StringLiteral beyondLimitsAttrName = "hc.beyond_limits";
+
+InFlightDiagnostic hc::refuseBeyondLimits(FuncOp kernel) {
+  kernel->setAttr(beyondLimitsAttrName, UnitAttr::get(kernel.getContext()));
+  return kernel.emitError();
+}
+
+bool hc::beyondLimits(FuncOp kernel) { return kernel->hasAttr(beyondLimitsAttrName); }
+
 #define GET_TYPEDEF_CLASSES
 #include "hyperjit/Dialect/HC/IR/HCTypes.cpp.inc"
 

@@ -37,6 +37,11 @@ inline constexpr int64_t symbolicWidth = mlir::ShapedType::kDynamic;
 /// hc-specialize gives it.
 llvm::LogicalResult checkSpecialized(FuncOp function, llvm::ArrayRef<llvm::StringRef> types);
 
+/// An error that is no fault of the compiler or of a schedule: what is asked for is more than kernels take. `beyondLimits` tells
+/// later that a kernel had one.
+mlir::InFlightDiagnostic refuseBeyondLimits(FuncOp kernel);
+bool beyondLimits(FuncOp kernel);
+
 /// Which values are the same for all tokens: asked through their operands, and remembered.
 class Uniformity {
 public:
