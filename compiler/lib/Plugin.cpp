@@ -69,21 +69,32 @@ std::string kernelName(const json::Object &request, StringRef role, bool backwar
          digestOf(text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule"));
 }
 
-/// The digest in a CUDA kernel's name is that of the text: requests that end in the same kernel then have equal texts,
+/// The digest in an entry's name is that of what its part says: requests that end in the same part then have equal texts,
 /// which the runtime compiles once.
 void nameByText(cuda::CudaSource &source, StringRef name) {
-  const std::string full = (llvm::Twine(name) + "_" + digestOf(source.text)).str();
-  auto rename = [&](std::string &text) {
-    for (size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + full.size()))
-      text.replace(at, name.size(), full);
-  };
-  rename(source.text);
+  const std::string mark = (llvm::Twine("\n") + cuda::CudaSource::partMark).str();
+  const StringRef text = source.text;
+  size_t begin = text.find(mark);
+  const StringRef common = text.substr(0, begin);
+  std::string named = common.str();
   for (json::Value &launch : source.launches) {
+    const size_t end = text.find(mark, begin + mark.size());
+    const StringRef part = text.slice(begin, end);
+    const std::string full = (llvm::Twine(name) + "_" + digestOf((common + part).str())).str();
+    auto renamed = [&](StringRef text) {
+      std::string result;
+      for (size_t at = text.find(name); at != StringRef::npos; at = text.find(name)) {
+        result += (text.take_front(at) + full).str();
+        text = text.drop_front(at + name.size());
+      }
+      return result + text.str();
+    };
+    named += renamed(part);
     json::Value &entry = (*launch.getAsObject())["entry"];
-    std::string renamed = entry.getAsString()->str();
-    rename(renamed);
-    entry = std::move(renamed);
+    entry = renamed(*entry.getAsString());
+    begin = end;
   }
+  source.text = std::move(named);
 }
 
 json::Array describeOperands(hc::FuncOp kernel) {
@@ -135,6 +146,8 @@ public:
     if (!object)
       return fail("internal", "request", "the request is no JSON object");
     read(*object);
+    if (request.cut != "early" && request.cut != "late" && request.cut != "auto")
+      return fail("user", "request", "unknown cut '" + request.cut + "'; there are early, late and auto");
 
     if (stage == "recipe")
       return reply(json::Object{{"stage", stage}},
@@ -158,7 +171,6 @@ public:
     hc::FuncOp kernel = *module->getOps<hc::FuncOp>().begin();
     if (!markUniformResults(kernel))
       return fail("internal", "hc-form-phases", "a result of a parameter belongs to a token");
-    kernel->setAttr("hc.target", StringAttr::get(&context, request.target));
     kernel->setAttr("hc.bucket", StringAttr::get(&context, request.bucket));
     bool gpu = StringRef(request.target).starts_with("sm_");
     if (listed > 0)
@@ -243,6 +255,11 @@ private:
     return reply(json::Object{{"schedules", std::move(schedules)}}, "");
   }
 
+  /// Whose fault it is that a kernel was refused: a schedule that was given, or more than kernels take, are the caller's.
+  StringRef blame(hc::FuncOp kernel) const {
+    return request.schedule == "auto" && !hc::beyondLimits(kernel) ? "internal" : "user";
+  }
+
   int buildCpu(hc::FuncOp kernel) {
     std::string vector, llvmText, assembly;
     cpu::CpuTexts texts;
@@ -254,7 +271,7 @@ private:
       texts.assembly = &assembly;
     cpu::CpuImage image;
     if (failed(cpu::buildCpuImage(kernel, request.target, request.schedule, image, texts)))
-      return fail(request.schedule == "auto" ? "internal" : "user", "cpu", errors);
+      return fail(blame(kernel), "cpu", errors);
     if (!stage.empty())
       return texts.vector || texts.llvm || texts.assembly
                  ? reply(json::Object{{"stage", stage}}, vector + llvmText + assembly)
@@ -288,7 +305,7 @@ private:
       return reply(json::Object{{"stage", stage}}, printed);
     }
     if (failed(cuda::buildCudaSource(kernel, request.target, request.schedule, result)))
-      return fail(request.schedule == "auto" ? "internal" : "user", "cuda", errors);
+      return fail(blame(kernel), "cuda", errors);
     nameByText(result, request.name);
     if (stage == "cuda")
       return reply(json::Object{{"stage", stage}}, result.text);

@@ -13,9 +13,11 @@
 
 #include "hyperjit/core/Error.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <fmt/format.h>
+#include <set>
 #include <zstd.h>
 
 #define XXH_INLINE_ALL
@@ -57,6 +59,20 @@ XXH128_canonical_t checksumOf(std::span<const std::byte> header, std::span<const
   return canonical;
 }
 } // namespace
+
+std::vector<std::span<const std::byte>> hyperjit::binariesOf(const Artifact &artifact) {
+  const std::span<const std::byte> all = artifact.payload;
+  std::set<size_t> begins{0};
+  if (artifact.kind == PayloadKind::Cubin)
+    for (const LaunchInfo &launch : artifact.meta.launches)
+      begins.insert(std::min(size_t(launch.offset), all.size()));
+  std::vector<std::span<const std::byte>> binaries;
+  for (auto begin = begins.begin(); begin != begins.end(); ++begin) {
+    const auto next = std::next(begin);
+    binaries.push_back(all.subspan(*begin, (next == begins.end() ? all.size() : *next) - *begin));
+  }
+  return binaries;
+}
 
 std::vector<std::byte> hyperjit::encodeEntry(const CacheKey &key, const Artifact &artifact) {
   std::string meta = artifact.meta.json();

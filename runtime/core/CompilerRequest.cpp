@@ -7,7 +7,7 @@
 using namespace hyperjit;
 
 std::string hyperjit::compilerRequest(const ResolvedKernel &kernel, const Target &target, std::string_view stage,
-                                      size_t list) {
+                                      size_t list, std::string_view cut) {
   auto site = [](const std::shared_ptr<const SiteProgram> &program) -> nlohmann::json {
     if (!program)
       return nullptr;
@@ -27,5 +27,7 @@ std::string hyperjit::compilerRequest(const ResolvedKernel &kernel, const Target
                          {"registers", target.registers},      {"processor_threads", target.processorThreads},
                          {"max_cluster", target.maxCluster},   {"copy_gbs", target.copyGBs}};
   }
+  if (!cut.empty())
+    object["cut"] = cut;
   return object.dump();
 }

@@ -24,9 +24,9 @@ struct ResolvedKernel {
 };
 
 /// `stage`: the text of which stage is wanted, empty for the kernel. `list`: how many legal schedules are wanted
-/// instead.
-std::string compilerRequest(const ResolvedKernel &kernel, const Target &target, std::string_view stage,
-                            size_t list = 0);
+/// instead. `cut`: of a boundary's backward, the runtime's if empty.
+std::string compilerRequest(const ResolvedKernel &kernel, const Target &target, std::string_view stage, size_t list = 0,
+                            std::string_view cut = {});
 
 } // namespace hyperjit
 

@@ -17,6 +17,11 @@ public:
     freed.wait(lock, [&] { return places > 0; });
     --places;
   }
+  /// Whether there was a free place; does not wait.
+  bool tryEnter() {
+    std::lock_guard guard(mutex);
+    return places > 0 && places-- > 0;
+  }
   void leave() {
     {
       std::lock_guard guard(mutex);

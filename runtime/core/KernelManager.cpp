@@ -23,8 +23,6 @@
 #include <pthread.h>
 #include <random>
 #include <set>
-#include <system_error>
-#include <thread>
 #include <unistd.h>
 
 using namespace hyperjit;
@@ -201,14 +199,16 @@ Artifact KernelManager::State::compile(const ResolvedKernel &kernel, const Targe
         dump(dumpName + end, program->text.data(), program->text.size());
     dump(dumpName + (target.device == DeviceType::Cuda ? ".cu" : ".image"), reply.payload.data(), reply.payload.size());
   }
-  Artifact artifact = backend.build(ArtifactMeta::parse(reply.json), std::move(reply.payload), target);
+  Artifact artifact = backend.build(ArtifactMeta::parse(reply.json), std::move(reply.payload), target,
+                                    {[&] { return gate->tryEnter(); }, [&] { gate->leave(); }});
   artifact.meta.keyFields = fields.list();
   artifact.meta.compileMilliseconds = millisecondsSince(start);
   if (dumps()) {
     std::string meta = artifact.meta.json();
     dump(dumpName + ".meta.json", meta.data(), meta.size());
     if (artifact.kind == PayloadKind::Cubin)
-      dump(dumpName + ".cubin", artifact.payload.data(), artifact.payload.size());
+      for (int number = 0; std::span<const std::byte> binary : binariesOf(artifact))
+        dump(fmt::format("{}.{}.cubin", dumpName, number++), binary.data(), binary.size());
   }
   ++compiled;
   compileMicroseconds += int64_t(artifact.meta.compileMilliseconds * 1000);
@@ -259,6 +259,7 @@ ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target
       ++diskHits;
       if (options.settings.verify == CacheVerify::Regenerate && options.settings.jit && !noToolchain &&
           result.fields.target == target.text() && result.fields.toolchain == maker->toolchain()) {
+        Passage passage(*gate);
         Artifact again = compile(kernel, target, *maker, result.fields, result.key);
         if (again.payload != found->payload)
           throw InternalError(
@@ -488,32 +489,9 @@ void KernelManager::prepare(std::span<const KernelRequest> requests) {
   std::stable_partition(order.begin(), order.end(),
                         [](auto *request) { return request->spec.bucket == Bucket::Large; });
 
-  std::atomic<size_t> next{0};
-  std::mutex mutex;
-  std::exception_ptr first;
-  auto work = [&] {
-    for (size_t i = next++; i < order.size(); i = next++)
-      try {
-        get(order[i]->spec, order[i]->target, order[i]->schedule);
-      } catch (...) {
-        std::lock_guard guard(mutex);
-        if (!first)
-          first = std::current_exception();
-      }
-  };
-  int jobs = state->jobs();
-  std::vector<std::thread> workers;
-  try {
-    for (size_t i = 1; i < std::min<size_t>(size_t(jobs), order.size()); ++i)
-      workers.emplace_back(work);
-  } catch (const std::system_error &) {
-    // No more threads to be had (a limit of processes or of memory): those that started and this one do the work.
-  }
-  work();
-  for (std::thread &worker : workers)
-    worker.join();
-  if (first)
-    std::rethrow_exception(first);
+  runAll(
+      order.size(), [&](size_t i) { get(order[i]->spec, order[i]->target, order[i]->schedule); },
+      Workers::upTo(state->jobs()));
 }
 
 ResolvedArtifact KernelManager::artifact(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
@@ -528,9 +506,9 @@ KeyFields KernelManager::keyFields(const KernelSpec &spec, const Target &target,
 }
 
 std::string KernelManager::stage(const KernelSpec &spec, const Target &target, std::string_view stage,
-                                 const Schedule &schedule) {
+                                 const Schedule &schedule, std::string_view cut) {
   ResolvedKernel kernel = state->resolve(state->normalise(spec), target, schedule);
-  return state->options.compiler->run(compilerRequest(kernel, target, stage)).payload;
+  return state->options.compiler->run(compilerRequest(kernel, target, stage, 0, cut)).payload;
 }
 
 std::vector<ScheduleCandidate> KernelManager::schedules(const KernelSpec &spec, const Target &target, size_t limit) {

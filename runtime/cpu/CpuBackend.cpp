@@ -94,7 +94,7 @@ std::string CpuBackend::toolchain() const {
 
 std::string CpuBackend::flags(const Target &) const { return "closed-image"; }
 
-Artifact CpuBackend::build(ArtifactMeta meta, std::string payload, const Target &) const {
+Artifact CpuBackend::build(ArtifactMeta meta, std::string payload, const Target &, const Workers &) const {
   Artifact artifact;
   artifact.kind = PayloadKind::Image;
   artifact.meta = std::move(meta);

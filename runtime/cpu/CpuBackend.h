@@ -13,7 +13,7 @@ public:
   DeviceType device() const override { return DeviceType::Cpu; }
   std::string toolchain() const override;
   std::string flags(const Target &target) const override;
-  Artifact build(ArtifactMeta meta, std::string payload, const Target &target) const override;
+  Artifact build(ArtifactMeta meta, std::string payload, const Target &target, const Workers &workers) const override;
   std::shared_ptr<const Kernel> load(std::shared_ptr<const Artifact> artifact) const override;
 };
 

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <numeric>
 
 using namespace hyperjit;
 using namespace hyperjit::cuda;
@@ -170,32 +171,55 @@ std::string CudaBackend::flags(const Target &target) const {
   return fmt::format("{}", fmt::join(options(target), " "));
 }
 
-Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target &target) const {
-  const std::string spec = meta.spec;
-  auto program = compileOnce(flags(target) + "\n" + payload, [&] { return compileProgram(payload, target, spec); });
+Artifact CudaBackend::build(ArtifactMeta meta, std::string payload, const Target &target,
+                            const Workers &workers) const {
+  const std::vector<ProgramText> texts = programsOf(payload);
+  std::vector<std::shared_ptr<const CompiledProgram>> programs(texts.size());
+  std::vector<size_t> longestFirst(texts.size());
+  std::iota(longestFirst.begin(), longestFirst.end(), size_t(0));
+  std::stable_sort(longestFirst.begin(), longestFirst.end(),
+                   [&](size_t a, size_t b) { return texts[a].text.size() > texts[b].text.size(); });
+  runAll(
+      texts.size(),
+      [&](size_t turn) {
+        const size_t i = longestFirst[turn];
+        programs[i] = compileOnce(flags(target) + "\n" + texts[i].text,
+                                  [&] { return compileProgram(texts[i].text, target, meta.spec); });
+      },
+      workers);
   Artifact artifact;
   artifact.kind = PayloadKind::Cubin;
   artifact.meta = std::move(meta);
-  artifact.meta.entries = program->entries;
-  artifact.payload = program->cubin;
+  artifact.meta.entries.clear();
+  for (size_t i = 0; i < texts.size(); ++i) {
+    artifact.payload.resize((artifact.payload.size() + 15) / 16 * 16); // the driver reads numbers where they lie
+    for (LaunchInfo &launch : artifact.meta.launches)
+      if (launch.entry == texts[i].entry)
+        launch.offset = int64_t(artifact.payload.size());
+    artifact.payload.insert(artifact.payload.end(), programs[i]->cubin.begin(), programs[i]->cubin.end());
+    artifact.meta.entries.insert(artifact.meta.entries.end(), programs[i]->entries.begin(), programs[i]->entries.end());
+  }
   return artifact;
 }
 
 std::string CudaBackend::assembly(const std::string &payload, const Target &target) const {
-  ProgramHolder holder{Nvrtc::get()};
   // The virtual architecture of the target: NVRTC stops before ptxas, which therefore has nothing to report.
   std::vector<std::string> flags = options(target);
   for (std::string &flag : flags)
     if (flag == "--gpu-architecture=" + target.isa)
       flag = "--gpu-architecture=compute_" + target.isa.substr(3);
   std::erase(flags, "--ptxas-options=-v");
-  compileText(holder, payload, flags, target, {});
-  size_t size = 0;
-  check(holder.nvrtc.getPtxSize(holder.program, &size), "nvrtcGetPTXSize", {});
-  std::string text(size, '\0');
-  check(holder.nvrtc.getPtx(holder.program, text.data()), "nvrtcGetPTX", {});
-  text.resize(std::strlen(text.c_str()));
-  return text;
+  std::string all;
+  for (const ProgramText &program : programsOf(payload)) {
+    ProgramHolder holder{Nvrtc::get()};
+    compileText(holder, program.text, flags, target, {});
+    size_t size = 0;
+    check(holder.nvrtc.getPtxSize(holder.program, &size), "nvrtcGetPTXSize", {});
+    std::string text(size, '\0');
+    check(holder.nvrtc.getPtx(holder.program, text.data()), "nvrtcGetPTX", {});
+    all += text.c_str();
+  }
+  return all;
 }
 
 std::shared_ptr<const Kernel> CudaBackend::load(std::shared_ptr<const Artifact> artifact) const {
@@ -203,8 +227,6 @@ std::shared_ptr<const Kernel> CudaBackend::load(std::shared_ptr<const Artifact> 
 }
 
 void cuda::addLibraryFolder(const std::string &folder) { Nvrtc::addFolder(folder); }
-
-std::string cuda::nvrtcPath() { return Nvrtc::get().path; }
 
 int cuda::deviceCount() {
   const Driver *driver = Driver::find();

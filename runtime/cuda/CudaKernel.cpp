@@ -1,4 +1,4 @@
-// CudaKernel.cpp - modules per device, and launches on the caller's stream. Nothing is allocated or synchronised;
+// CudaKernel.cpp - modules per device and binary, and launches on the caller's stream. Nothing is allocated or synchronised;
 // modules are never unloaded, because captured graphs keep pointers into them.
 // SPDX-License-Identifier: Apache-2.0
 #include "CudaKernel.h"
@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstring>
 #include <fmt/format.h>
+#include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
@@ -22,6 +23,13 @@ namespace {
 
 constexpr int kMaxDevices = 64;
 constexpr int64_t kMaxGridX = 0x7fffffff, kMaxGridYZ = 65535;
+
+/// Whether a status speaks of the binary (CUDA_ERROR_INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX, UNSUPPORTED_PTX_VERSION,
+/// INVALID_SOURCE), so that another one may be taken. Memory that is short, or a device that has failed, is no reason to
+/// compile.
+bool refusesImage(Status status) {
+  return status == 200 || status == 209 || status == 218 || status == 222 || status == 300;
+}
 
 /// One launch on one device.
 struct LoadedLaunch {
@@ -162,15 +170,31 @@ public:
 private:
   std::unique_ptr<LoadedModule> loadModule(const Driver &driver, int device) const {
     ContextGuard context(driver, device);
-    Module module = nullptr;
-    if (Status status = driver.moduleLoadData(&module, artifact->payload.data())) {
-      const char *text = nullptr;
-      driver.errorString(status, &text);
-      throw InternalError(ErrorId::ImageRejected,
-                          fmt::format("the driver refused the binary of {} for {}: {} ({})", meta().spec, meta().target,
-                                      text ? text : "unknown", status),
-                          meta().spec);
-    }
+    struct Modules {
+      const Driver &driver;
+      std::map<int64_t, Module> byOffset;
+      ~Modules() { // of a kernel that could not be loaded whole: nobody has seen them
+        for (auto [offset, module] : byOffset)
+          if (module)
+            driver.moduleUnload(module);
+      }
+    } modules{driver, {}};
+    auto moduleAt = [&](int64_t offset) {
+      Module &module = modules.byOffset.try_emplace(offset, nullptr).first->second;
+      if (module)
+        return module;
+      const Status status = driver.moduleLoadData(&module, artifact->payload.data() + offset);
+      if (refusesImage(status)) {
+        const char *text = nullptr;
+        driver.errorString(status, &text);
+        throw InternalError(ErrorId::ImageRejected,
+                            fmt::format("the driver refused the binary of {} for {}: {} ({})", meta().spec,
+                                        meta().target, text ? text : "unknown", status),
+                            meta().spec);
+      }
+      driver.check(status, "loading the binary of " + meta().spec);
+      return module;
+    };
     DeviceHandle handle = 0;
     int processors = 1;
     driver.check(driver.deviceGet(&handle, device), "device");
@@ -179,7 +203,7 @@ private:
     for (size_t i = 0; i < meta().launches.size(); ++i) {
       const LaunchInfo &launch = meta().launches[i];
       LoadedLaunch loaded;
-      if (driver.moduleGetFunction(&loaded.function, module, launch.entry.c_str()))
+      if (driver.moduleGetFunction(&loaded.function, moduleAt(launch.offset), launch.entry.c_str()))
         throw InternalError(ErrorId::ImageRejected,
                             fmt::format("the binary of {} has no entry {}", meta().spec, launch.entry), meta().spec);
       if (launch.sharedBytes > 0) // static memory counts, too: the sum may pass what is granted unasked
@@ -209,6 +233,7 @@ private:
       }
       result->launches.push_back(loaded);
     }
+    modules.byOffset.clear();
     return result;
   }
 
@@ -288,27 +313,38 @@ private:
   mutable std::array<std::atomic<const LoadedModule *>, kMaxDevices> modules{};
 };
 
+/// The device that this thread works on; without one (a thread that only compiles), one of the target that the process works
+/// on; else -1.
+int deviceInUse(const Driver &driver, const Target &target) {
+  Context current = nullptr;
+  DeviceHandle mine = -1;
+  const bool works = driver.contextGetCurrent(&current) == 0 && current && driver.contextGetDevice(&mine) == 0;
+  for (int device = 0, count = deviceCount(); device < count; ++device) {
+    DeviceHandle handle = -1;
+    unsigned flags = 0;
+    int active = 0;
+    if (driver.deviceGet(&handle, device) != 0)
+      continue;
+    if (works ? handle == mine
+              : driver.primaryContextState(handle, &flags, &active) == 0 && active && targetOf(device) == target)
+      return device;
+  }
+  return -1;
+}
+
 } // namespace
 
 std::shared_ptr<const Kernel> cuda::loadCudaKernel(std::shared_ptr<const Artifact> artifact) {
   static constexpr unsigned char elf[] = {0x7f, 'E', 'L', 'F'};
-  if (artifact->kind != PayloadKind::Cubin || artifact->payload.size() < sizeof elf ||
-      std::memcmp(artifact->payload.data(), elf, sizeof elf))
+  const auto binaries = binariesOf(*artifact);
+  if (artifact->kind != PayloadKind::Cubin || !std::all_of(binaries.begin(), binaries.end(), [](auto binary) {
+        return binary.size() >= sizeof elf && !std::memcmp(binary.data(), elf, sizeof elf);
+      }))
     throw InternalError(ErrorId::ImageRejected, "what came to the CUDA back end is no cubin: " + artifact->meta.spec,
                         artifact->meta.spec);
   auto kernel = std::make_shared<CudaKernel>(std::move(artifact));
-  // Where this thread works on a device, a refusal shows now, while the caller can still compile anew.
-  const Driver &driver = Driver::get();
-  Context current = nullptr;
-  DeviceHandle handle = 0;
-  int count = 0;
-  if (driver.contextGetCurrent(&current) == 0 && current && driver.contextGetDevice(&handle) == 0 &&
-      driver.deviceGetCount(&count) == 0)
-    for (int device = 0; device < count; ++device) {
-      DeviceHandle candidate = -1;
-      if (driver.deviceGet(&candidate, device) == 0 && candidate == handle)
-        kernel->loaded(device);
-    }
+  if (const int device = deviceInUse(Driver::get(), Target::parse(kernel->meta().target)); device >= 0)
+    kernel->loaded(device); // a refusal shows now, while the caller can still compile anew
   return kernel;
 }
 

@@ -17,10 +17,26 @@ struct Device::State {
   int ordinal = 0;
   DeviceHandle handle = 0;
   Context context = nullptr;
+  bool current = false;
   StreamHandle stream = nullptr;
   EventHandle begin = nullptr, end = nullptr;
   std::vector<DevicePointer> memory;
   std::vector<ExecutableHandle> executables;
+
+  ~State() {
+    for (ExecutableHandle executable : executables)
+      driver.executableDestroy(executable);
+    for (DevicePointer pointer : memory)
+      driver.memoryFree(pointer);
+    for (EventHandle event : {begin, end})
+      if (event)
+        driver.eventDestroy(event);
+    if (stream)
+      driver.streamDestroy(stream);
+    Context ignored;
+    if (current)
+      driver.contextPop(&ignored);
+  }
 };
 
 static DevicePointer address(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer); }
@@ -32,19 +48,13 @@ Device::Device(int ordinal) : state(std::make_unique<State>()) {
   // Retained and kept: kernels that are loaded live in it.
   driver.check(driver.primaryContextRetain(&state->context, state->handle), "retaining a context");
   driver.check(driver.contextPush(state->context), "making a context current");
+  state->current = true;
   driver.check(driver.streamCreate(&state->stream, 1 /* non-blocking */), "a stream");
   driver.check(driver.eventCreate(&state->begin, 0), "an event");
   driver.check(driver.eventCreate(&state->end, 0), "an event");
 }
 
-Device::~Device() {
-  for (ExecutableHandle executable : state->executables)
-    state->driver.executableDestroy(executable);
-  for (DevicePointer pointer : state->memory)
-    state->driver.memoryFree(pointer);
-  Context ignored;
-  state->driver.contextPop(&ignored);
-}
+Device::~Device() = default;
 
 std::string Device::name() const {
   char text[256] = {};

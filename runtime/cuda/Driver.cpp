@@ -46,11 +46,13 @@ struct OpenDriver {
     need("cuDeviceGetName", table.deviceGetName);
     need("cuDeviceGetAttribute", table.deviceGetAttribute);
     need("cuDevicePrimaryCtxRetain", table.primaryContextRetain);
+    need("cuDevicePrimaryCtxGetState", table.primaryContextState);
     need("cuCtxGetCurrent", table.contextGetCurrent);
     need("cuCtxGetDevice", table.contextGetDevice);
     need("cuCtxPushCurrent_v2", table.contextPush);
     need("cuCtxPopCurrent_v2", table.contextPop);
     need("cuModuleLoadData", table.moduleLoadData);
+    need("cuModuleUnload", table.moduleUnload);
     need("cuModuleGetFunction", table.moduleGetFunction);
     need("cuFuncSetAttribute", table.functionSetAttribute);
     need("cuOccupancyMaxActiveBlocksPerMultiprocessor", table.occupancy);
@@ -65,6 +67,7 @@ struct OpenDriver {
     need("cuMemcpyDtoDAsync_v2", table.copyOnDevice);
     need("cuMemsetD8Async", table.fillBytes);
     need("cuStreamCreate", table.streamCreate);
+    need("cuStreamDestroy_v2", table.streamDestroy);
     need("cuStreamSynchronize", table.streamSynchronize);
     need("cuStreamBeginCapture_v2", table.beginCapture);
     need("cuStreamEndCapture", table.endCapture);
@@ -73,6 +76,7 @@ struct OpenDriver {
     need("cuGraphDestroy", table.graphDestroy);
     need("cuGraphExecDestroy", table.executableDestroy);
     need("cuEventCreate", table.eventCreate);
+    need("cuEventDestroy_v2", table.eventDestroy);
     need("cuEventRecord", table.eventRecord);
     need("cuEventSynchronize", table.eventSynchronize);
     need("cuEventElapsedTime", table.eventElapsed);
@@ -231,8 +235,7 @@ struct OpenNvrtc {
     }
     Dl_info info{};
     dladdr(reinterpret_cast<const void *>(table.version), &info);
-    table.path = info.dli_fname ? info.dli_fname : "";
-    loadBuiltins(std::filesystem::path(table.path).parent_path());
+    loadBuiltins(std::filesystem::path(info.dli_fname ? info.dli_fname : "").parent_path());
     int major = 0, minor = 0;
     table.version(&major, &minor);
     table.identity =

@@ -65,11 +65,13 @@ struct Driver {
   Status (*deviceGetName)(char *, int, DeviceHandle);
   Status (*deviceGetAttribute)(int *, int, DeviceHandle);
   Status (*primaryContextRetain)(Context *, DeviceHandle);
+  Status (*primaryContextState)(DeviceHandle, unsigned *, int *);
   Status (*contextGetCurrent)(Context *);
   Status (*contextGetDevice)(DeviceHandle *);
   Status (*contextPush)(Context);
   Status (*contextPop)(Context *);
   Status (*moduleLoadData)(Module *, const void *);
+  Status (*moduleUnload)(Module);
   Status (*moduleGetFunction)(Function *, Module, const char *);
   Status (*functionSetAttribute)(Function, int, int);
   Status (*occupancy)(int *, Function, int, size_t);
@@ -85,6 +87,7 @@ struct Driver {
   Status (*copyOnDevice)(DevicePointer, DevicePointer, size_t, StreamHandle);
   Status (*fillBytes)(DevicePointer, unsigned char, size_t, StreamHandle);
   Status (*streamCreate)(StreamHandle *, unsigned);
+  Status (*streamDestroy)(StreamHandle);
   Status (*streamSynchronize)(StreamHandle);
   Status (*beginCapture)(StreamHandle, int);
   Status (*endCapture)(StreamHandle, GraphHandle *);
@@ -93,6 +96,7 @@ struct Driver {
   Status (*graphDestroy)(GraphHandle);
   Status (*executableDestroy)(ExecutableHandle);
   Status (*eventCreate)(EventHandle *, unsigned);
+  Status (*eventDestroy)(EventHandle);
   Status (*eventRecord)(EventHandle, StreamHandle);
   Status (*eventSynchronize)(EventHandle);
   Status (*eventElapsed)(float *, EventHandle, EventHandle);
@@ -121,7 +125,6 @@ struct Nvrtc {
   int (*getPtx)(Program, char *);
   int (*getLogSize)(Program, size_t *);
   int (*getLog)(Program, char *);
-  std::string path;     ///< the file that was opened
   std::string identity; ///< "nvrtc 13.0 <build id>", without paths
 
   /// Opens libnvrtc once: HYPERJIT_NVRTC_PATH, what the process has loaded, added folders, nvidia/cu13/lib beside a

@@ -41,6 +41,23 @@ Programs &programsOfThisProcess() {
 
 } // namespace
 
+std::vector<ProgramText> cuda::programsOf(std::string_view text) {
+  constexpr std::string_view mark = "\n//===- ";
+  size_t begin = text.find(mark);
+  if (begin == text.npos)
+    return {{"", std::string(text)}};
+  const std::string_view common = text.substr(0, begin);
+  std::vector<ProgramText> programs;
+  while (begin != text.npos) {
+    const size_t end = text.find(mark, begin + mark.size());
+    const std::string_view part = text.substr(begin, end == text.npos ? end : end - begin);
+    const std::string_view entry = part.substr(mark.size(), part.find('\n', 1) - mark.size());
+    programs.push_back({std::string(entry), std::string(common).append(part)});
+    begin = end;
+  }
+  return programs;
+}
+
 ProgramPointer cuda::compileOnce(const std::string &source, const std::function<CompiledProgram()> &compile) {
   Programs &programs = programsOfThisProcess();
   const std::string digest = digestText(source);

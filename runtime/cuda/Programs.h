@@ -1,5 +1,6 @@
-// Programs.h - the texts that this process has compiled. Kernels of several keys often have one text: with and without
-// what backward needs, recipes that end alike; few tokens and many, where launches of few do not overlap.
+// Programs.h - a kernel's text as programs, one a launch, and the programs that this process has compiled. Kernels of
+// several keys often have some in common: with and without what backward needs, recipes that end alike, few tokens and
+// many, schedules that differ in one launch.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CUDA_PROGRAMS_H
 #define HYPERJIT_CUDA_PROGRAMS_H
@@ -9,8 +10,19 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace hyperjit::cuda {
+
+/// What NVRTC is given at a time. A compiler's time grows faster than a text, and programs are compiled side by side.
+struct ProgramText {
+  std::string entry; ///< empty where the text is not divided
+  std::string text;
+};
+
+/// The programs of a kernel's text: lines "//===- ENTRY" divide it, and what stands before the first belongs to all.
+std::vector<ProgramText> programsOf(std::string_view text);
 
 struct CompiledProgram {
   std::vector<std::byte> cubin;

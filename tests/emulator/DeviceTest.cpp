@@ -87,15 +87,17 @@ TEST(Graphs, P36_AnUnpreparedLaunchIsRefusedAndTheCaptureGoesOn) {
   void *stream = device.stream();
   std::shared_ptr<const Kernel> cold;
   {
-    // Made on a thread without a context, so nothing is loaded on the device yet.
+    // Made on a thread without a context and for another profile than the device's, so nothing is loaded there yet.
+    const Target own = cuda::targetOf(0);
+    const Target other = Target::parse(own.isa + (own.text().ends_with("/h200") ? "/h100" : "/h200"));
     std::exception_ptr failure;
     std::thread([&] {
       try {
         KernelManager manager;
         ProgramSource &programs = ProgramSource::global();
         SiteSpec site = programs.normalise(SiteSpec::parse("static:n=3,d=32,dtype=fp32"));
-        cold = manager.get(trainingKernel(programs, site, site, Role::Before, Direction::Forward, Bucket::Small),
-                           cuda::targetOf(0));
+        cold =
+            manager.get(trainingKernel(programs, site, site, Role::Before, Direction::Forward, Bucket::Small), other);
       } catch (...) {
         failure = std::current_exception();
       }
@@ -141,6 +143,51 @@ TEST(Graphs, AReplayGivesTheBitsOfALaunch) {
   EXPECT_THROW(prepared.device.record([] { throw std::runtime_error("no"); }), std::runtime_error);
   prepared.launch();
   EXPECT_EQ(prepared.takeOutputs(), eager);
+}
+
+/// Whoever asks first: also a thread that only fetches kernels, as `prepare` has them, learns whether the driver takes them.
+// Seen to fail where a thread without a context loaded nothing.
+TEST(Device, P07_ARefusedBinaryIsCompiledOnceMore) {
+  if (call("emulatorRefuseLoads", 0, 0) != 0)
+    GTEST_SKIP() << "this driver refuses nothing on demand";
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("hyperjit-p07-" + std::to_string(getpid()));
+  setenv("HYPERJIT_CACHE", "rw", 1);
+  setenv("HYPERJIT_CACHE_DIR", folder.c_str(), 1);
+  cuda::Device device(0);
+  const Target target = cuda::targetOf(0);
+  const KernelSpec spec = kernelsOf("static:n=2,d=16,dtype=fp32").front();
+  EXPECT_EQ(KernelManager().artifact(spec, target).origin, Origin::Compiled);
+  auto getOnAnotherThread = [&](KernelManager &manager) {
+    std::string error;
+    std::thread([&] {
+      try {
+        manager.get(spec, target);
+      } catch (const Error &refused) {
+        error = name(refused.id());
+      }
+    }).join();
+    return error;
+  };
+  {
+    KernelManager manager;
+    call("emulatorRefuseLoads", 209 /* CUDA_ERROR_NO_BINARY_FOR_GPU */, 1);
+    EXPECT_EQ(getOnAnotherThread(manager), "");
+    EXPECT_EQ(manager.statistics().rejected, 1);
+    EXPECT_EQ(manager.statistics().compiled, 1);
+    EXPECT_NO_THROW(cuda::prepare(*manager.get(spec, target), 0));
+  }
+  {
+    // No memory is no reason to compile, nor a bug; later there may be some.
+    KernelManager manager;
+    call("emulatorRefuseLoads", 2 /* CUDA_ERROR_OUT_OF_MEMORY */, 1);
+    EXPECT_EQ(getOnAnotherThread(manager), name(ErrorId::DeviceFailure));
+    EXPECT_EQ(manager.statistics().rejected, 0);
+    EXPECT_EQ(getOnAnotherThread(manager), "");
+    EXPECT_EQ(manager.statistics().compiled, 0);
+  }
+  setenv("HYPERJIT_CACHE", "off", 1);
+  std::filesystem::remove_all(folder);
 }
 
 // Seen to fail with another profile in the target that is precompiled for.

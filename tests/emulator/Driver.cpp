@@ -4,6 +4,7 @@
 // HYPERJIT_EMULATOR_SEED: of the order in which warps go on. A launch that fails is refused with its reason on stderr.
 #include "Machine.h"
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -55,6 +56,8 @@ struct Graph {
 constexpr int processors = 3, clusters = 2, parameterBytes = 4096;
 constexpr int captureInvalid = 901, captureUnsupported = 900;
 thread_local int current = 0; ///< contexts pushed
+std::atomic<bool> retained{false};
+std::atomic<int> refusal{0}, refusals{0}; ///< what the next loads answer, and how many of them
 uint64_t launches = 0;
 Graph *captured = nullptr;  ///< of a stream that is being captured
 bool captureBroken = false; ///< by a call that may not be made meanwhile
@@ -107,7 +110,13 @@ EXPORT cuDeviceGetAttribute(int *value, int attribute, int) {
   return 0;
 }
 EXPORT cuDevicePrimaryCtxRetain(void **context, int) {
+  retained = true;
   *context = &launches;
+  return 0;
+}
+EXPORT cuDevicePrimaryCtxGetState(int, unsigned *flags, int *active) {
+  *flags = 0;
+  *active = retained;
   return 0;
 }
 EXPORT cuCtxGetCurrent(void **context) {
@@ -127,10 +136,19 @@ EXPORT cuCtxPopCurrent_v2(void **) {
   return 0;
 }
 
+/// For tests: the next `times` loads answer `status`.
+EXPORT emulatorRefuseLoads(int status, int times) {
+  refusal = status;
+  refusals = times;
+  return 0;
+}
+EXPORT cuModuleUnload(void *module) { return dlclose(module); }
 /// A "cubin" is a shared object, whose length is in its own header.
 EXPORT cuModuleLoadData(void **module, const void *image) {
   if (int status = notInCapture())
     return status;
+  if (refusals > 0 && refusals-- > 0)
+    return refusal;
   const auto *header = static_cast<const Elf64_Ehdr *>(image);
   if (std::memcmp(header->e_ident, ELFMAG, SELFMAG) || header->e_machine != EM_X86_64)
     return 209; // no binary for this device
@@ -258,6 +276,7 @@ EXPORT cuStreamCreate(void **stream, unsigned) {
   *stream = &launches;
   return 0;
 }
+EXPORT cuStreamDestroy_v2(void *) { return 0; }
 EXPORT cuStreamSynchronize(void *) { return notInCapture(); }
 EXPORT cuStreamIsCapturing(void *, int *status) {
   *status = captured != nullptr;
@@ -266,6 +285,10 @@ EXPORT cuStreamIsCapturing(void *, int *status) {
 
 EXPORT cuEventCreate(void **event, unsigned) {
   *event = new timespec{};
+  return 0;
+}
+EXPORT cuEventDestroy_v2(void *event) {
+  delete static_cast<timespec *>(event);
   return 0;
 }
 EXPORT cuEventRecord(void *event, void *) { return clock_gettime(CLOCK_MONOTONIC, static_cast<timespec *>(event)); }

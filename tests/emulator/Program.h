@@ -41,7 +41,7 @@ public:
             "  float *out = static_cast<float *>(launch.operands[0]);\n  unsigned char *memory = dynamicShared();\n"
             "  const int self = threadIdx.x;\n" +
             body + "}\n",
-        Target::parse("sm_90a"))));
+        Target::parse("sm_90a"), {})));
     data = static_cast<float *>(device.allocate(size_t(floats) * 4));
   }
   float *run() {

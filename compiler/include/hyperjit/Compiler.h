@@ -20,7 +20,9 @@
  *               runtime's Target has them
  *   stage       "" for a kernel, else recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|vector|llvm|asm
  *
- * Reply of a success: artifact meta JSON and a closed CPU image or CUDA C++ text; for a stage {"stage": ...} and its text.
+ * Reply of a success: artifact meta JSON and a closed CPU image or CUDA C++ text; for a stage {"stage": ...} and its
+ * text. Lines "//===- ENTRY" divide CUDA text into what all launches need and a part for each; the first with any other
+ * makes a translation unit.
  * The meta's "schedule" is the one that was used, complete: given back, it makes the same kernel.
  * Reply to list: {"schedules": [{"schedule": text, "cost": ns a token}, ...]}, complete texts, best first by the cost model; the
  * first is what "auto" uses.

@@ -181,6 +181,8 @@ private:
       if (depth == 0 && (c == ',' || c == '}'))
         break;
       depth += c == '<' || c == '[' || c == '(' || c == '{' ? 1 : 0;
+      if (depth > 64) // the compiler's own reader goes down a level by a call
+        failAt(line(), "an attribute is nested more than 64 deep");
       depth -= c == '>' || c == ']' || c == ')' || c == '}' ? 1 : 0;
     }
     std::string_view value = text.substr(begin, at - begin);

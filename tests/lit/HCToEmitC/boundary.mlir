@@ -6,9 +6,11 @@
 
 // CHECK: #include "hyperjit/row_reduced.cuh"
 // CHECK: using Space = Workspace<float, {{[0-9]+}}, 0, {{[0-9]+}}>;
+// CHECK: //===- boundary_prologue0{{$}}
 // CHECK: class Prologue0 {
 // CHECK:   packProjection<ProjectionPlanes<Space::Fixed<0>, 4, 20, 64, 8>, 8>
 // CHECK: __launch_bounds__(256, 1) boundary_prologue0(const __grid_constant__ Launch<6> launch)
+// CHECK: //===- boundary_main{{$}}
 // CHECK: class Coefficients0 {
 // CHECK:   loadCoefficients<Operand<1, float, 16>, 16>
 // CHECK:   writeRecord<[[H:[0-9]+]]>
@@ -26,6 +28,7 @@
 // CHECK: rowReduced<Main, Nothing,
 // CHECK:   Stage<Coefficients0, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>,
 // CHECK:   Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>>(launch);
+// CHECK: //===- boundary_tail{{$}}
 // CHECK: class Tail {
 // CHECK:   sinkhorn<SinkhornOptions<4, 20, SinkhornStart::Exp, false, SinkhornPlace::None, false>>({{.*}}, 0.0, 1.0)
 // CHECK:   storeCoefficients<Operand<5, float, 16>>

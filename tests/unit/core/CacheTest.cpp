@@ -459,7 +459,7 @@ TEST_F(CacheTest, ManifestsNameToolchains) {
   writeFile(shipped + "/manifest.json", R"({"toolchains": ["nvrtc 13.0 abc", 3, "nvrtc 13.0 abc"]})");
   writeFile(broken + "/manifest.json", "{\"toolchains\": [");
   settings.cachePath = {broken, shipped};
-  EXPECT_EQ(KernelCache(settings).manifestToolchains(), (std::vector<std::string>{"nvrtc 13.0 abc"}));
+  EXPECT_EQ(KernelCache(settings).shipped().toolchains, (std::vector<std::string>{"nvrtc 13.0 abc"}));
 }
 
 } // namespace

@@ -96,7 +96,7 @@ public:
     return "fake toolchain";
   }
   std::string flags(const Target &) const override { return "-O"; }
-  Artifact build(ArtifactMeta meta, std::string payload, const Target &) const override {
+  Artifact build(ArtifactMeta meta, std::string payload, const Target &, const Workers &) const override {
     Artifact artifact;
     artifact.meta = std::move(meta);
     for (char c : payload)

@@ -113,7 +113,7 @@ TEST(Nvrtc, MissingLibraryIsNamed) {
                            "(nvidia/cu13/lib) or the CUDA toolkit, or name it in HYPERJIT_NVRTC_PATH. Tried: " +
                            (folder / "libnvrtc.so.13") + ": no such file";
     Caught toolchain = caught([&] { backend->toolchain(); });
-    Caught build = caught([&] { backend->build({}, "int x;", Target::parse("sm_80")); });
+    Caught build = caught([&] { backend->build({}, "int x;", Target::parse("sm_80"), {}); });
     return toolchain.id == "library-missing" && toolchain.text == expected && build.id == "library-missing";
   }));
 }

@@ -26,12 +26,10 @@ TEST(Targets, TheTableMakesSense) {
   for (const Target &target : Target::table()) {
     SCOPED_TRACE(target.text());
     EXPECT_GT(target.registers, 0);
-    EXPECT_GT(target.vectorBits, 0);
     EXPECT_GT(target.copyGBs, 0);
-    EXPECT_GE(target.partials, 1);
     if (target.device == DeviceType::Cuda) {
       EXPECT_GE(target.computeCapability(), 80);
-      EXPECT_LT(target.sharedBytes, target.processorSharedBytes);
+      EXPECT_GT(target.sharedBytes, 48 * 1024);
       EXPECT_GT(target.processors, 1);
       EXPECT_EQ(target.maxCluster > 1, target.computeCapability() >= 90);
     } else {

@@ -25,7 +25,7 @@ std::string nvrtcMissing() {
 
 Compiled compileCuda(const std::string &text, const std::string &target) {
   try {
-    Artifact artifact = Backend::find(DeviceType::Cuda)->build(ArtifactMeta{}, text, Target::parse(target));
+    Artifact artifact = Backend::find(DeviceType::Cuda)->build(ArtifactMeta{}, text, Target::parse(target), {});
     return {"", artifact.meta.entries};
   } catch (const Error &error) {
     return {error.what(), {}};

@@ -22,10 +22,13 @@ int compiles() {
   return count();
 }
 
-Artifact build(const std::string &text, const std::string &spec = "spec", const std::string &target = "sm_90a") {
+Artifact build(const std::string &text, const std::string &spec = "spec", const std::string &target = "sm_90a",
+               const std::vector<std::string> &launches = {}) {
   ArtifactMeta meta;
   meta.spec = spec;
-  return Backend::find(DeviceType::Cuda)->build(meta, text, Target::parse(target));
+  for (const std::string &entry : launches)
+    meta.launches.emplace_back().entry = entry;
+  return Backend::find(DeviceType::Cuda)->build(meta, text, Target::parse(target), {});
 }
 
 std::string bytes(const Artifact &artifact) {
@@ -63,6 +66,29 @@ TEST_F(Share, AtTheSameTime) {
     thread.join();
   EXPECT_EQ(since(), 1);
   EXPECT_EQ(made, std::vector<std::string>(8, "together"));
+}
+
+/// A launch's part with what all parts need is a program, which another kernel may have too.
+TEST_F(Share, LaunchesArePrograms) {
+  const std::string common = "// for all", head = "\n//===- k_head\nhead", main = "\n//===- k_main\nmain",
+                    other = "\n//===- k_main\nother";
+  const Artifact one = build(common + head + main, "spec", "sm_90a", {"k_head", "k_main"});
+  EXPECT_EQ(since(), 2);
+  const auto binaries = binariesOf(one);
+  ASSERT_EQ(binaries.size(), 2u);
+  auto begins = [](std::span<const std::byte> binary, const std::string &text) {
+    return std::string(reinterpret_cast<const char *>(binary.data()), binary.size()).rfind(text, 0) == 0;
+  };
+  EXPECT_TRUE(begins(binaries[0], common + head));
+  EXPECT_TRUE(begins(binaries[1], common + main));
+  EXPECT_EQ(one.meta.launches[0].offset, 0);
+  EXPECT_EQ(one.meta.launches[1].offset, binaries[1].data() - one.payload.data());
+  EXPECT_EQ(one.meta.launches[1].offset % 16, 0);
+  EXPECT_EQ(one.meta.entries.size(), 2u);
+  build(common + head + other, "spec", "sm_90a", {"k_head", "k_main"});
+  EXPECT_EQ(since(), 3);
+  build("// for others" + head + other, "spec", "sm_90a", {"k_head", "k_main"});
+  EXPECT_EQ(since(), 5);
 }
 
 TEST_F(Share, OtherTextsAndTargetsAreTheirOwn) {

@@ -20,8 +20,10 @@
 namespace hyperjit::cuda {
 
 struct CudaSource {
-  /// The translation unit.
+  /// A translation unit in as many parts as there are launches, in their order. A line of `partMark` and the launch's
+  /// entry begins each; behind what stands before the first, each is a translation unit by itself.
   std::string text;
+  static constexpr llvm::StringLiteral partMark = "//===- ";
   /// In order; keys as in the artifact's meta, and for grids of more than one
   /// axis "grid_y", "grid_z" (numbers, or "chunks"), for persistent ones
   /// "tokens_per_block" and, where a cluster's sums are a chunk's, "clusters_are_chunks";

@@ -57,12 +57,6 @@ struct StagePlan {
   std::vector<SweepPass> passes;
 };
 
-/// A part of a column sum that one lane keeps in registers.
-struct ColumnPart {
-  mlir::Operation *op;
-  int64_t begin, count, columnBegin, columns;
-};
-
 class KernelPlan {
 public:
   KernelPlan(hc::FuncOp kernel, int64_t maxSlots);

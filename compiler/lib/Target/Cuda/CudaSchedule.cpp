@@ -128,6 +128,22 @@ static Choice chooseSchedule(hc::FuncOp kernel, StringRef target) {
   return choice;
 }
 
+/// A warp makes a Sinkhorn, a line of its matrix a lane.
+static LogicalResult checkSinkhorns(hc::FuncOp kernel) {
+  constexpr int64_t most = 32;
+  auto result = kernel.walk([&](Operation *op) {
+    if (!isa<hc::SinkhornOp, hc::SinkhornAdjointOp>(op))
+      return WalkResult::advance();
+    const int64_t n = cast<hc::CoeffsType>(op->getResult(0).getType()).getShape()[0];
+    if (n <= most)
+      return WalkResult::advance();
+    hc::refuseBeyondLimits(kernel) << "a Sinkhorn normalisation of " << n << " x " << n
+                                   << "; CUDA kernels have them up to " << most << " x " << most;
+    return WalkResult::interrupt();
+  });
+  return failure(result.wasInterrupted());
+}
+
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
                                             CudaSource &result) {
   kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
@@ -140,11 +156,13 @@ OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target,
     kernel.emitError() << "target '" << target << "' is no CUDA target";
     return nullptr;
   }
+  if (failed(checkSinkhorns(kernel)))
+    return nullptr;
   OwningOpRef<ModuleOp> module = SourceBuilder(kernel, target, choice, result).run();
   if (int64_t needs = sharedNeeded(result), has = sharedOf(target); module && needs > has) {
-    kernel.emitError() << "schedule: '" << result.schedule << "' needs " << needs
-                       << " bytes of shared memory, and a block of " << target << " has " << has
-                       << "; fewer streams, or tokens=1 without planes, need less";
+    hc::refuseBeyondLimits(kernel) << "schedule: '" << result.schedule << "' needs " << needs
+                                   << " bytes of shared memory, and a block of " << target << " has " << has
+                                   << "; fewer streams or iterations, or tokens=1 without planes, need less";
     return nullptr;
   }
   return module;

@@ -208,6 +208,14 @@ void SourceBuilder::placePlanes() {
   int64_t chunks = llvm::divideCeil(plan.width, 4 * mainShape.vector);
   auto place = [&](Value weight, StringRef kind, bool expands, llvm::DenseMap<Value, std::string> &planes) {
     auto type = cast<hc::WeightType>(weight.getType());
+    const int64_t bytes = type.getRows() * chunks * planesOfChunk(type, expands);
+    if (bytes / 8 > std::numeric_limits<int32_t>::max()) { // templates count them by an int
+      hc::refuseBeyondLimits(kernel) << "a weight of " << type.getRows() << " x " << plan.width << " x "
+                                     << type.getColumns() << " needs " << bytes
+                                     << " bytes packed for tensor cores; at most 16 GiB are supported: "
+                                     << "fewer streams or channels need less";
+      failed = true;
+    }
     if (choice.columns && !expands && isDirect(weight)) {
       columns.packed.insert(weight);
       planes[weight] = formatv("{0}<Nothing, {1}, {2}, {3}, {4}>", kind, type.getRows(), type.getColumns(), plan.width,
@@ -215,7 +223,7 @@ void SourceBuilder::placePlanes() {
       return;
     }
     int64_t offset = plan.fixedBytes;
-    plan.fixedBytes += llvm::alignTo(type.getRows() * chunks * planesOfChunk(type, expands), 256);
+    plan.fixedBytes += llvm::alignTo(bytes, 256);
     planes[weight] = formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}>", kind, offset, type.getRows(),
                              type.getColumns(), plan.width, mainShape.vector);
     plan.prologueStores.push_back({weight, planes[weight], true});

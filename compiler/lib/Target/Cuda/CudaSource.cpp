@@ -67,6 +67,12 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
 void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int64_t minBlocks, json::Object launch,
                           int64_t cluster) {
   std::string entryName = name + "_" + suffix.str();
+  OpBuilder builder(kernel.getContext());
+  if (lastOfPart)
+    builder.setInsertionPointAfter(lastOfPart);
+  else
+    builder.setInsertionPointToStart(module->getBody());
+  emitc::VerbatimOp::create(builder, kernel.getLoc(), (CudaSource::partMark + entryName).str());
   size_t operands = kernel.getNumArguments() + kernel.getNumResults();
   std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
   // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is
@@ -76,6 +82,7 @@ void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int
               "launch) {{\n{4}  {3}(launch);\n}",
               bounds, entryName, operands, call, waits && !itself ? "  waitForLaunchesBefore();\n" : "")
           .str());
+  lastOfPart = &module->getBody()->back();
   // Few tokens take no longer than a launch. (Where every processor has work, blocks that wait are in the way of
   // clusters that begin: four streams of 4096 channels forward 246 us instead of 230, backward 537 instead of 518.)
   if (waits && few)
@@ -293,6 +300,7 @@ std::function<void()> SourceBuilder::emitTokenwise(const std::vector<Store> &sto
     if (Operation *op = store.value.getDefiningOp(); op && !isReduction(op) && !plan.isUniform(store.value))
       places.memory.erase(store.value);
   std::string className = ofTail ? "Tail" : "Head";
+  Operation *before = module->getBody()->empty() ? nullptr : &module->getBody()->back();
   BodyEmitter emitter = body(className, BodyEmitter::Kind::Coefficients, places);
   for (const Store &store : stores)
     emitter.loadSources(store.value);
@@ -329,7 +337,12 @@ std::function<void()> SourceBuilder::emitTokenwise(const std::vector<Store> &sto
                    shape(numbers), className);
     launch["more_blocks"] = blocks;
   }
-  return [this, phase, call, threads = 32 * numbers.warps, launch = json::Value(std::move(launch))] {
+  llvm::SmallVector<Operation *> ownBody;
+  for (Operation *op = before ? before->getNextNode() : &module->getBody()->front(); op; op = op->getNextNode())
+    ownBody.push_back(op);
+  return [this, phase, call, ownBody, threads = 32 * numbers.warps, launch = json::Value(std::move(launch))] {
+    for (Operation *op : ownBody) // other launches may have come between
+      op->moveBefore(module->getBody(), module->getBody()->end());
     entry(phase, call, threads, 1, *launch.getAsObject());
   };
 }

@@ -213,8 +213,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   }
   shared += llvm::alignTo(numbers.uniform, 4);
   if (shared * plan.elementBytes > room) {
-    kernel.emitError() << "sums over tokens need " << shared * plan.elementBytes
-                       << " bytes of shared memory; a block has " << room;
+    hc::refuseBeyondLimits(kernel) << "sums over tokens need " << shared * plan.elementBytes
+                                   << " bytes of shared memory; a block has " << room;
     failed = true;
   }
   entry(

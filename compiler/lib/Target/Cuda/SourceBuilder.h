@@ -229,6 +229,7 @@ private:
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
   } columns;
   OwningOpRef<ModuleOp> module;
+  Operation *lastOfPart = nullptr; ///< of the launch before
   SmallVector<std::string> tables;
   bool failed = false;
 };

@@ -53,7 +53,7 @@ struct LaunchInfo {
   int block = 1;           ///< CUDA: threads
   int cluster = 1;         ///< CUDA: blocks of a cluster
   int64_t sharedBytes = 0; ///< CUDA: dynamic shared memory
-  int64_t offset = 0;      ///< CPU: of the entry in the image
+  int64_t offset = 0;      ///< of the entry in the image; CUDA: in the payload, of the cubin that has it
   std::string extra;       ///< JSON object of further keys, kept as they are; may be empty
 };
 
@@ -106,6 +106,9 @@ struct Artifact {
   ArtifactMeta meta;
   std::vector<std::byte> payload;
 };
+
+/// The binaries of a payload: by the offsets of launches, CUDA's cubins; else all of it.
+HYPERJIT_EXPORT std::vector<std::span<const std::byte>> binariesOf(const Artifact &artifact);
 
 /// An entry larger than this is neither written nor read.
 inline constexpr size_t kMaxEntryBytes = size_t(64) << 20;

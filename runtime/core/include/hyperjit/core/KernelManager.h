@@ -87,9 +87,10 @@ public:
   ResolvedArtifact artifact(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
   /// The key without compiling.
   KeyFields keyFields(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
-  /// Text of a compiler stage: recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|llvm|asm.
-  std::string stage(const KernelSpec &spec, const Target &target, std::string_view stage,
-                    const Schedule &schedule = {});
+  /// Text of a compiler stage: recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|vector|llvm|asm.
+  /// `cut`: early|late|auto, where a boundary's backward is cut in two; empty: early, which is what runs.
+  std::string stage(const KernelSpec &spec, const Target &target, std::string_view stage, const Schedule &schedule = {},
+                    std::string_view cut = {});
 
   /// At most `limit` legal schedules, best first by the cost model; the first is what auto uses. Needs the compiler, no
   /// device.

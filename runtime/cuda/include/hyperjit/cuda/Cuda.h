@@ -25,9 +25,6 @@ HYPERJIT_EXPORT Target targetOf(int device);
 /// left alone. Throws UserError (DeviceFailure) and InternalError (ImageRejected).
 HYPERJIT_EXPORT void prepare(const Kernel &kernel, int device);
 
-/// The libnvrtc in use, for `hyperjit doctor`. Throws UserError (LibraryMissing) that lists what was tried.
-HYPERJIT_EXPORT std::string nvrtcPath();
-
 } // namespace hyperjit::cuda
 
 #endif // HYPERJIT_CUDA_CUDA_H
