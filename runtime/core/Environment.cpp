@@ -33,7 +33,7 @@ static constexpr EnvironmentVariable kTable[] = {
      "CUDA kernels whose warps wait ten seconds for one another at most, then say so and trap: to find out why one "
      "hangs"},
     {"HYPERJIT_COMPILER_PATH", "beside libhyperjit.so", "file or folder", "libhyperjit-compiler.so"},
-    {"HYPERJIT_COMPILE_JOBS", "min(4, CPUs)", "number", "kernels compiled at a time"},
+    {"HYPERJIT_COMPILE_JOBS", "min(4, CPUs)", "number from 1 to 1024", "kernels compiled at a time"},
     {"HYPERJIT_DUMP", "", "folder", "writes program, request, generated code and binary of each compiled kernel there"},
     {"HYPERJIT_EXPLAIN_MISS", "0", "0|1", "logs key fields of every miss"},
     {"HYPERJIT_JIT", "on", "on|off", "off: a kernel that no cache holds is an error"},
@@ -41,7 +41,8 @@ static constexpr EnvironmentVariable kTable[] = {
      "most memory of freed CPU results of 4 MiB and more that is kept for the next ones; 0: none"},
     {"HYPERJIT_LIBTORCH", "the torch wheel in .venv", "folder",
      "LibTorch to build against; read by CMake and scripts/setup"},
-    {"HYPERJIT_LOCK_TIMEOUT", "30", "seconds", "longest wait for another process that compiles the same kernel"},
+    {"HYPERJIT_LOCK_TIMEOUT", "30", "seconds, up to 86400",
+     "longest wait for another process that compiles the same kernel"},
     {"HYPERJIT_LOG", "warn", "warn|info|debug", "what is said on stderr"},
     {"HYPERJIT_NVRTC_PATH", "the torch wheel's, else the loader's", "file", "libnvrtc to load"},
     {"HYPERJIT_RECORD", "", "file",
@@ -72,7 +73,10 @@ std::vector<std::pair<std::string, std::string>> hyperjit::unknownEnvironment() 
   for (char **entry = environ; entry && *entry; ++entry) {
     std::string_view text(*entry);
     std::string name(text.substr(0, text.find('=')));
-    if (name.starts_with("HYPERJIT_") && std::find(names.begin(), names.end(), name) == names.end())
+    // Of scripts/ and tests/.
+    const bool elsewhere = name == "HYPERJIT_JOBS" || name == "HYPERJIT_PRESET" || name.starts_with("HYPERJIT_TEST_") ||
+                           name.starts_with("HYPERJIT_EMULAT");
+    if (name.starts_with("HYPERJIT_") && !elsewhere && std::find(names.begin(), names.end(), name) == names.end())
       unknown.emplace_back(name, nearestWord(name, names));
   }
   std::sort(unknown.begin(), unknown.end());
@@ -177,7 +181,6 @@ Settings Settings::fromEnvironment() {
   settings.explainMiss = choice<bool>("HYPERJIT_EXPLAIN_MISS", {{"1", true}, {"0", false}}, false);
   choice<bool>("HYPERJIT_CHECK_WAITS", {{"1", true}, {"0", false}}, false); // the CUDA back end reads it with its flags
   choice<int>("HYPERJIT_LOG", {{"warn", 0}, {"info", 1}, {"debug", 2}}, 0);
-  settings.dumpDirectory = environment("HYPERJIT_DUMP").value_or("");
   settings.recordFile = environment("HYPERJIT_RECORD").value_or("");
   settings.tuningPath = folders("HYPERJIT_TUNING_PATH");
   return settings;

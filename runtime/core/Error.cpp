@@ -101,9 +101,9 @@ std::string hyperjit::nearestWord(std::string_view word, const std::vector<std::
   size_t bestDistance = std::max<size_t>(1, word.size() / 3) + 1;
   for (const std::string &candidate : words) {
     size_t between = distance(word, candidate);
-    // A beginning of at least three letters is meant, however long the rest.
+    // A beginning of at least three letters is meant, however long the rest, before words with another letter.
     if (word.size() >= 3 && candidate.starts_with(word))
-      between = std::min<size_t>(between, 1);
+      between = 0;
     if (between < bestDistance) {
       bestDistance = between;
       best = candidate;

@@ -1,40 +1,39 @@
-// Schedule.cpp - text of a schedule and the bounds of its numbers.
+// Schedule.cpp - text of a schedule, and which of its numbers order sums.
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/Schedule.h"
 
 #include "Text.h"
 #include "hyperjit/core/Error.h"
-#include "hyperjit/core/Target.h"
 
 #include <algorithm>
 #include <fmt/format.h>
 
 using namespace hyperjit;
 
-/// Of all skeletons: `blocks` on the CPU, `rows` and `columns` on CUDA. What is legal on a target is the compiler's to
-/// say.
-static constexpr ScheduleParameter kKnown[] = {
-    {"ahead", "whether rows of the next tokens are fetched meanwhile", 0, 1},
-    {"blocks", "blocks of an SM", 1, 8},
-    {"chunks",
-     "most chunks of tokens, each with its own partial sums (and at most one cluster, where sweeps make them)", 1, 256},
-    {"cluster", "blocks of a cluster that share a token", 1, 16, true},
-    {"columns", "columns of a projection in registers", 1, 6},
-    {"lag", "tiles between the stages of a kernel", 1, 8},
-    {"parts", "clusters that share the channels of a token", 1, 8, true},
-    {"planes", "bf16 planes a weight is split into for tensor cores, 0 without them", 0, 2, true},
-    {"preparers", "warps for the maths before the first stage", 1, 12},
-    {"ring", "most tiles fetched ahead into shared memory", 2, 32},
-    {"slots", "sums of one sweep", 32, 96},
-    {"stream", "MiB of a launch's rows from which on its results are stored past the cache", 0, 65536},
-    {"sums", "sums of one pass over channels", 1, 28},
-    {"tokens", "tokens of a block or tile", 1, 64, true},
-    {"unroll", "vectors of channels of a product in registers", 1, 6},
-    {"vector", "CPU: bytes of a vector; CUDA: numbers of one load", 1, 64, true},
-    {"warps", "compute warps of a block", 1, 16, true},
+/// Of all skeletons, `blocks` on the CPU, `rows` and `columns` on CUDA; what is legal is the compiler's to say.
+struct Number {
+  std::string_view name;
+  bool orders = false; ///< it decides the order in which a token's numbers are summed, so their last bits
 };
-
-std::span<const ScheduleParameter> Schedule::known() { return kKnown; }
+static constexpr Number kNumbers[] = {
+    {"ahead"},         // whether rows of the next tokens are fetched meanwhile
+    {"blocks"},        // blocks of an SM
+    {"chunks"},        // most chunks of tokens with partial sums of their own
+    {"cluster", true}, // blocks of a cluster that share a token
+    {"columns"},       // columns of a projection in registers
+    {"lag"},           // tiles between the stages of a kernel
+    {"parts", true},   // clusters that share the channels of a token
+    {"planes", true},  // bf16 planes a weight is split into for tensor cores, 0 without them
+    {"preparers"},     // warps for the maths before the first stage
+    {"ring"},          // most tiles fetched ahead into shared memory
+    {"slots"},         // sums of one sweep
+    {"stream"},        // MiB of a launch's rows from which on its results are stored past the cache
+    {"sums"},          // sums of one pass over channels
+    {"tokens", true},  // tokens of a block or tile
+    {"unroll"},        // vectors of channels of a product in registers
+    {"vector", true},  // CPU: bytes of a vector; CUDA: numbers of one load
+    {"warps", true},   // compute warps of a block
+};
 
 std::optional<int64_t> Schedule::parameter(std::string_view wanted) const {
   for (const auto &[key, value] : parameters)
@@ -98,26 +97,11 @@ std::string Schedule::order() const {
   Schedule ordering;
   ordering.skeleton = skeleton;
   for (const auto &[key, value] : parameters) {
-    const auto *row =
-        std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
+    const Number *number =
+        std::find_if(std::begin(kNumbers), std::end(kNumbers), [&](const Number &each) { return each.name == key; });
     // A number that nobody knows may order anything.
-    if (row == std::end(kKnown) || row->orders)
+    if (number == std::end(kNumbers) || number->orders)
       ordering.set(key, value);
   }
   return ordering.text();
-}
-
-void Schedule::check(const Target &target) const {
-  for (const auto &[key, value] : parameters) {
-    const auto *row =
-        std::find_if(std::begin(kKnown), std::end(kKnown), [&](const auto &row) { return row.name == key; });
-    if (row == std::end(kKnown))
-      continue; // The skeleton's own; the compiler knows it.
-    if (value < row->least || value > row->most)
-      throw UserError(ErrorId::InvalidSchedule, fmt::format("schedule '{}': {}={}, {}, is from {} to {}", text(), key,
-                                                            value, row->meaning, row->least, row->most));
-    if (key == "cluster" && value > target.maxCluster)
-      throw UserError(ErrorId::InvalidSchedule, fmt::format("schedule '{}': {} has clusters of at most {} blocks",
-                                                            text(), target.text(), target.maxCluster));
-  }
 }

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/SpecList.h"
 
+#include "Text.h"
 #include "hyperjit/core/Error.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <string>
 
@@ -78,9 +80,18 @@ std::vector<KernelSpec> hyperjit::allKernels(ProgramSource &programs, const Site
   return kernels;
 }
 
-std::vector<KernelSpec> hyperjit::kernelsOf(std::string_view line, ProgramSource &programs) {
-  if (isKernelText(line))
-    return {normalise(KernelSpec::parse(line), programs)};
+std::vector<SpecLine> hyperjit::specLines(std::istream &file) {
+  std::vector<SpecLine> lines;
+  int number = 0;
+  for (std::string line; std::getline(file, line);) {
+    ++number;
+    if (std::string_view text = text::trim(std::string_view(line).substr(0, line.find('#'))); !text.empty())
+      lines.push_back({number, std::string(text)});
+  }
+  return lines;
+}
+
+std::pair<SiteSpec, SiteSpec> hyperjit::sitesOf(std::string_view line, ProgramSource &programs) {
   auto site = [&](std::string_view text) {
     SiteSpec spec = programs.normalise(SiteSpec::parse(text));
     spec.validate();
@@ -88,11 +99,22 @@ std::vector<KernelSpec> hyperjit::kernelsOf(std::string_view line, ProgramSource
   };
   if (!line.starts_with("boundary(") || !line.ends_with(")")) {
     SiteSpec only = site(line);
-    return allKernels(programs, only, only);
+    return {only, only};
   }
+  const auto bars = std::count(line.begin(), line.end(), '|');
+  if (bars != 1)
+    throw UserError(ErrorId::InvalidSpec, fmt::format("'{}' names {} site{}; a boundary is written boundary(spec|spec)",
+                                                      line, bars ? std::to_string(bars + 1) : "one", bars ? "s" : ""));
   size_t bar = line.find('|');
-  if (bar == std::string_view::npos)
-    throw UserError(ErrorId::InvalidSpec,
-                    fmt::format("'{}' names one site; a boundary is written boundary(spec|spec)", line));
-  return allKernels(programs, site(line.substr(9, bar - 9)), site(line.substr(bar + 1, line.size() - bar - 2)));
+  std::pair<SiteSpec, SiteSpec> sites{site(line.substr(9, bar - 9)), site(line.substr(bar + 1, line.size() - bar - 2))};
+  KernelSpec::boundaryForward(sites.first, sites.second, /*save=*/false, Bucket::Large)
+      .validate(); // they fit each other
+  return sites;
+}
+
+std::vector<KernelSpec> hyperjit::kernelsOf(std::string_view line, ProgramSource &programs) {
+  if (isKernelText(line))
+    return {normalise(KernelSpec::parse(line), programs)};
+  const auto [after, before] = sitesOf(line, programs);
+  return allKernels(programs, after, before);
 }

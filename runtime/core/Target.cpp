@@ -15,55 +15,44 @@
 
 using namespace hyperjit;
 
-static constexpr int64_t KiB = 1024, MiB = 1024 * KiB;
+static constexpr int64_t KiB = 1024;
 
 static Target gpu(std::string isa, std::string profile, int processors, int64_t sharedKiB, int threads, int maxCluster,
-                  int64_t cacheMiB, int vectorBits, double copyGBs) {
+                  double copyGBs) {
   Target target;
   target.device = DeviceType::Cuda;
   target.isa = std::move(isa);
   target.profile = std::move(profile);
   target.processors = processors;
-  target.processorSharedBytes = sharedKiB * KiB;
   target.sharedBytes = (sharedKiB - 1) * KiB; // the driver keeps 1 KiB of each block
   target.registers = 65536;
   target.processorThreads = threads;
   target.maxCluster = maxCluster;
-  target.cacheBytes = cacheMiB * MiB;
-  target.vectorBits = vectorBits;
-  target.partials = processors;
   target.copyGBs = copyGBs;
   return target;
 }
 
-static Target processor(std::string isa, std::string name, std::string features, int registers, int vectorBits) {
+static Target processor(std::string isa, std::string name, std::string features, int registers) {
   Target target;
   target.isa = std::move(isa);
   target.cpu = std::move(name);
   target.features = std::move(features);
   target.registers = registers;
-  target.vectorBits = vectorBits;
-  target.cacheBytes = MiB;
-  // As many chunks of tokens as a large host has cores; fixed, so that sums keep their order on every host.
-  target.partials = 64;
   target.copyGBs = 20;
   return target;
 }
 
-/// SMs, shared memory KiB an SM, threads an SM, cluster, L2 MiB, bits a load, GB/s of a copy. H100 and H200: measured;
+/// SMs, shared memory KiB an SM, threads an SM, cluster, GB/s of a copy. H100 and H200: measured;
 /// others: 0.88 of the data sheet's memory rate, as measured on those two.
 static const std::vector<Target> &shipped() {
   static const std::vector<Target> table = {
-      gpu("sm_80", "", 108, 164, 2048, 1, 40, 128, 1370), // A100 40 GB
-      gpu("sm_86", "", 84, 100, 1536, 1, 6, 128, 610),    // A40, RTX 3090
-      gpu("sm_89", "", 142, 100, 1536, 1, 96, 128, 760),  // L40S; RTX 4090 is close
-      gpu("sm_90a", "", 132, 228, 2048, 8, 50, 128, 3000),
-      gpu("sm_90a", "h100", 132, 228, 2048, 8, 50, 128, 3020), // SXM5, HBM3
-      gpu("sm_90a", "h200", 132, 228, 2048, 8, 60, 128, 4252),
-      gpu("sm_100a", "", 148, 228, 2048, 8, 126, 256, 6800), // B200
-      gpu("sm_120", "", 170, 100, 1536, 8, 96, 128, 1570),   // RTX 5090
-      processor("x86-64-v3", "x86-64-v3", "", 16, 256),
-      processor("x86-64-v4", "x86-64-v4", "", 32, 512),
+      gpu("sm_80", "", 108, 164, 2048, 1, 1370), // A100 40 GB
+      gpu("sm_86", "", 84, 100, 1536, 1, 610),   // A40, RTX 3090
+      gpu("sm_89", "", 142, 100, 1536, 1, 760),  // L40S; RTX 4090 is close
+      gpu("sm_90a", "", 132, 228, 2048, 8, 3000),     gpu("sm_90a", "h100", 132, 228, 2048, 8, 3020), // SXM5, HBM3
+      gpu("sm_90a", "h200", 132, 228, 2048, 8, 4252), gpu("sm_100a", "", 148, 228, 2048, 8, 6800),    // B200
+      gpu("sm_120", "", 170, 100, 1536, 8, 1570),                                                     // RTX 5090
+      processor("x86-64-v3", "x86-64-v3", "", 16),    processor("x86-64-v4", "x86-64-v4", "", 32),
   };
   return table;
 }
@@ -118,10 +107,7 @@ Target Target::parse(std::string_view whole) {
     bool wide = pieces[1] == "x86-64-v4";
     bool avx = wide || pieces[1] == "x86-64-v3";
     if (sound && (avx || pieces[1] == "x86-64-v2" || pieces[1] == "x86-64"))
-      return processor(std::string(pieces[0]), std::string(pieces[1]), std::string(pieces[2]), wide ? 32 : 16,
-                       wide  ? 512
-                       : avx ? 256
-                             : 128);
+      return processor(std::string(pieces[0]), std::string(pieces[1]), std::string(pieces[2]), wide ? 32 : 16);
   }
   throw UserError(ErrorId::UnknownTarget, unknownWord("target", whole, names()));
 }
@@ -198,10 +184,7 @@ const Host &host() {
 
 Target Target::native() {
   const Host &found = host();
-  return processor("x86_64-unknown-linux-gnu", found.level(), found.features(), found.v4() ? 32 : 16,
-                   found.v4()   ? 512
-                   : found.v3() ? 256
-                                : 128);
+  return processor("x86_64-unknown-linux-gnu", found.level(), found.features(), found.v4() ? 32 : 16);
 }
 
 Target Target::hostLevel() {

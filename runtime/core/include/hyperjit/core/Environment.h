@@ -47,7 +47,6 @@ struct HYPERJIT_EXPORT Settings {
   int64_t keepMemoryBytes = int64_t(1) << 30; ///< of freed CPU results
   bool jit = true;
   bool explainMiss = false;
-  std::string dumpDirectory;           ///< empty: no dump
   std::string recordFile;              ///< empty: no record
   std::vector<std::string> tuningPath; ///< read-only tuning files, or folders of them
 

@@ -26,7 +26,7 @@ enum class ErrorId : uint16_t {
   Unsupported = 107,     ///< understood, but not offered
   InvalidOperand = 108,  ///< shape, dtype, layout or device of a tensor
   InvalidRecipe = 109,   ///< a recipe's equations do not fit together
-  InvalidSchedule = 110, ///< a schedule that the target cannot run
+  InvalidSchedule = 110, ///< text that is no schedule; one that the target cannot run is Unsupported
   InvalidSetting = 120,  ///< a HYPERJIT_* variable has a value that means nothing
   MissingKernel = 121,   ///< HYPERJIT_JIT=off and no cache holds the kernel
   NotPrepared = 122,     ///< not in memory while a graph is captured

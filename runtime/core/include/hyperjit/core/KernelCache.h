@@ -112,7 +112,6 @@ public:
   std::optional<NearestEntry> nearest(const KeyFields &fields) const;
   /// What the layers' manifests name, merged, read once.
   const ManifestHead &shipped() const;
-  const std::vector<std::string> &manifestToolchains() const { return shipped().toolchains; }
   /// The file an entry of the writable layer has; empty when there is no such layer.
   std::string pathOf(const CacheKey &key) const;
 

@@ -3,8 +3,7 @@
 //   schedule ::= "auto" | skeleton [":" name "=" integer {"," name "=" integer}]       rows:cluster=2,stages=3,tokens=8
 //
 // Names are kept sorted, so that equal schedules have equal texts. Which names a skeleton takes, and which numbers are
-// legal, is the compiler's knowledge; it refuses others by name. Known names with their bounds are listed here so that
-// a tuner and `hyperjit autotune --list` can print them.
+// legal, is the compiler's knowledge; it refuses others by name. What the names mean: Schedule.cpp.
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_SCHEDULE_H
 #define HYPERJIT_CORE_SCHEDULE_H
@@ -13,24 +12,12 @@
 
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 namespace hyperjit {
-
-struct Target;
-
-/// One number a schedule may hold.
-struct ScheduleParameter {
-  std::string_view name;
-  std::string_view meaning;
-  int64_t least;
-  int64_t most;
-  bool orders = false; ///< it decides the order in which a token's numbers are summed, so their last bits
-};
 
 struct HYPERJIT_EXPORT Schedule {
   std::string skeleton;                                    ///< empty: auto
@@ -46,10 +33,6 @@ struct HYPERJIT_EXPORT Schedule {
   std::string text() const;
   /// The text with only the numbers that order a token's sums. Two schedules with the same give a token the same bits.
   std::string order() const;
-  /// Throws UserError (InvalidSchedule) where a known number is out of bounds or above what the target has.
-  void check(const Target &target) const;
-  /// The names that `check` knows.
-  static std::span<const ScheduleParameter> known();
 
   bool operator==(const Schedule &) const = default;
 };

@@ -1,4 +1,5 @@
 // SpecList.h - from the text of a spec list to kernels: what `hyperjit precompile`, `cache explain` and `prepare` read.
+// White space around a line and what follows a # are no part of it; empty lines are none.
 //
 //   line ::= site                          every kernel that training and inference of the site ask for, in a chain that begins with
 //                                         it (`begin`; the operator `before` by itself has a backward of its own)
@@ -12,10 +13,23 @@
 #include "hyperjit/core/KernelSpec.h"
 #include "hyperjit/core/ProgramSource.h"
 
+#include <istream>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace hyperjit {
+
+struct SpecLine {
+  int number; ///< of its file, from 1
+  std::string text;
+};
+HYPERJIT_EXPORT std::vector<SpecLine> specLines(std::istream &file);
+
+/// The two sites of a boundary, or a site twice, normalised. Throws UserError: InvalidSpec, UnknownRecipe, ...
+HYPERJIT_EXPORT std::pair<SiteSpec, SiteSpec> sitesOf(std::string_view line,
+                                                      ProgramSource &programs = ProgramSource::global());
 
 /// True for the text of one kernel, false for a site or a boundary of two.
 HYPERJIT_EXPORT bool isKernelText(std::string_view text);

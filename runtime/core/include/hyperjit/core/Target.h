@@ -27,20 +27,16 @@ HYPERJIT_EXPORT std::string_view name(DeviceType device); ///< cpu | cuda
 
 struct HYPERJIT_EXPORT Target {
   DeviceType device = DeviceType::Cpu;
-  std::string isa;                  ///< sm_90a | x86-64-v3 | host triple
-  std::string profile;              ///< h100, or empty for the generic profile of the ISA
-  std::string cpu;                  ///< CPU only: LLVM's -mcpu
-  std::string features;             ///< CPU only: LLVM's -mattr beyond `cpu`, sorted; "" for the named levels
-  int processors = 1;               ///< SMs; CPU: 1, the thread count never shapes code
-  int64_t sharedBytes = 0;          ///< dynamic shared memory a block may ask for
-  int64_t processorSharedBytes = 0; ///< shared memory of one SM
-  int registers = 0;                ///< 32-bit registers of one SM; CPU: vector registers
-  int processorThreads = 0;         ///< resident threads of one SM
-  int maxCluster = 1;               ///< blocks of a cluster; 1 where there are none
-  int64_t cacheBytes = 0;           ///< L2 of the device; CPU: L2 of a core
-  int vectorBits = 128;             ///< widest load or SIMD register
-  int partials = 1;                 ///< partial sums of a weight gradient; fixed, so that sums keep their order
-  double copyGBs = 0;               ///< copy bandwidth, read plus write, for the cost model
+  std::string isa;          ///< sm_90a | x86-64-v3 | host triple
+  std::string profile;      ///< h100, or empty for the generic profile of the ISA
+  std::string cpu;          ///< CPU only: LLVM's -mcpu
+  std::string features;     ///< CPU only: LLVM's -mattr beyond `cpu`, sorted; "" for the named levels
+  int processors = 1;       ///< SMs; CPU: 1, the thread count never shapes code
+  int64_t sharedBytes = 0;  ///< dynamic shared memory a block may ask for
+  int registers = 0;        ///< 32-bit registers of one SM; CPU: vector registers
+  int processorThreads = 0; ///< resident threads of one SM
+  int maxCluster = 1;       ///< blocks of a cluster; 1 where there are none
+  double copyGBs = 0;       ///< copy bandwidth, read plus write, for the cost model
 
   /// Canonical text; parse(text()) == *this. This text is what the key and the compiler plugin get.
   std::string text() const;
