@@ -68,7 +68,12 @@ private:
   c10::SmallVector<at::Tensor, 4> copies;
 };
 
-/// Without tokens there is nothing to launch: what belongs to tokens is empty, what is summed over them is zero.
+/// Without tokens, what belongs to them is empty and what is summed over them is zero. That is all, but for sites that hand on
+/// numbers of their parameters alone.
+bool handsOnParameters(const OpPlan &plan) {
+  return std::any_of(plan.outputs.begin(), plan.outputs.end(), [](const Slot &slot) { return !slot.token; });
+}
+
 at::Tensor allocate(const Slot &slot, const at::Tensor &x, int64_t tokens) {
   const auto sizes = slot.sizes<int64_t>(OpPlan::lead(x.sizes()));
   if (tokens == 0 && !slot.token)
@@ -90,7 +95,7 @@ List runForward(const OpPlan &plan, const Operands &operands, bool save) {
     outputs.push_back(allocate(slot, x, tokens));
   if (save)
     outputs.push_back(allocate(*plan.saved, x, tokens));
-  if (tokens == 0)
+  if (tokens == 0 && !handsOnParameters(plan))
     return outputs;
   const Kernel &kernel = plan.forward(save, tokens, device);
   PointerTable table;
@@ -114,7 +119,7 @@ std::vector<at::Tensor> runBackward(const OpPlan &plan, const Operands &operands
   for (const Slot &slot : plan.inputs)
     if (want.find(slot.group) != std::string_view::npos)
       gradients.push_back(allocate(slot, x, tokens));
-  if (tokens == 0)
+  if (tokens == 0 && !(handsOnParameters(plan) && given.find('c') != given.npos))
     return gradients;
   const Kernel &kernel = plan.backward(given, want, tokens, device);
   PointerTable table;

@@ -12,6 +12,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <exception>
 #include <fstream>
+#include <functional>
 #include <optional>
 
 namespace hyperjit {
@@ -44,8 +45,17 @@ void prepare(const std::vector<std::string> &specs, const std::vector<at::Device
     }
   }
   std::exception_ptr first;
-  for (const auto &[target, ordinal] : places)
+  auto tried = [&](const std::function<void()> &part) {
     try {
+      part();
+    } catch (...) {
+      if (!first)
+        first = std::current_exception();
+    }
+  };
+  for (const Place &place : places)
+    tried([&] {
+      const auto &[target, ordinal] = place;
       // A binary is loaded where the thread that got it works: not on a GPU of another kind.
       std::optional<c10::DeviceGuard> guard;
       if (ordinal >= 0)
@@ -53,14 +63,11 @@ void prepare(const std::vector<std::string> &specs, const std::vector<at::Device
       std::vector<KernelRequest> requests;
       for (const KernelSpec &kernel : kernels)
         requests.push_back({kernel, target, {}});
-      manager.prepare(requests);
+      tried([&] { manager.prepare(requests); });
       if (ordinal >= 0)
         for (const KernelSpec &kernel : kernels)
-          cuda::prepare(*manager.get(kernel, target), ordinal);
-    } catch (...) {
-      if (!first)
-        first = std::current_exception();
-    }
+          tried([&] { cuda::prepare(*manager.get(kernel, target), ordinal); });
+    });
   if (first)
     std::rethrow_exception(first);
 }
@@ -70,13 +77,8 @@ void prepareFile(const std::string &path, const std::vector<at::Device> &devices
   if (!file)
     throw UserError(ErrorId::InvalidFile, path + " cannot be read");
   std::vector<std::string> specs;
-  for (std::string line; std::getline(file, line);) {
-    line.erase(std::min(line.find('#'), line.size()));
-    line.erase(line.find_last_not_of(" \t\r") + 1);
-    line.erase(0, line.find_first_not_of(" \t"));
-    if (!line.empty())
-      specs.push_back(std::move(line));
-  }
+  for (SpecLine &line : specLines(file))
+    specs.push_back(std::move(line.text));
   prepare(specs, devices);
 }
 

@@ -232,6 +232,35 @@ TEST(OddInput, NoTokens) {
   }
 }
 
+/// What a site hands on of its parameters alone is there without tokens, too, and has gradients.
+TEST(OddInput, NoTokensButParameters) {
+  nn::Connection layer = makeLayer("static:n=3,d=6");
+  std::vector<std::vector<at::Tensor>> gradients;
+  std::vector<at::Tensor> ofOne;
+  for (int64_t tokens : {1, 0}) {
+    layer->zero_grad();
+    const auto made = ops::before(at::ones({tokens, 3, 6}), layer->siteParameters(), {}, layer->spec().text());
+    ASSERT_GT(made.size(), 1u);
+    at::Tensor loss = at::zeros({});
+    for (size_t i = 1; i < made.size(); ++i) {
+      ASSERT_NE(made[i].size(0), tokens) << "output " << i << " belongs to tokens";
+      if (tokens == 1)
+        ofOne.push_back(made[i].detach());
+      else
+        EXPECT_TRUE(at::equal(made[i], ofOne[i - 1])) << "output " << i;
+      loss = loss + (made[i] * random(made[i].sizes(), int(i))).sum();
+    }
+    loss.backward();
+    gradients.emplace_back();
+    for (const at::Tensor &parameter : layer->siteParameters())
+      gradients.back().push_back(parameter.grad().clone());
+  }
+  for (size_t i = 0; i < gradients[0].size(); ++i) {
+    EXPECT_GT(gradients[0][i].abs().max().item<double>(), 0) << i;
+    EXPECT_TRUE(at::equal(gradients[0][i], gradients[1][i])) << i;
+  }
+}
+
 TEST(OddInput, NotFinite) {
   for (const std::string &spec : smallSites())
     for (double poison : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -1e38}) {

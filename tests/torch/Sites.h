@@ -9,8 +9,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
+#include <torch/serialize.h>
 
 #include <functional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -48,6 +50,21 @@ inline void randomise(nn::ConnectionImpl &layer, uint64_t seed) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
   for (const at::Tensor &parameter : layer.siteParameters())
     at::Tensor(parameter).normal_(0.2, 0.4, generator);
+}
+
+/// What was written, as it is read from a file.
+inline torch::serialize::InputArchive readBack(torch::serialize::OutputArchive &out) {
+  std::stringstream file;
+  out.save_to(file);
+  torch::serialize::InputArchive in;
+  in.load_from(file);
+  return in;
+}
+
+inline torch::serialize::InputArchive saved(const torch::nn::Module &module) {
+  torch::serialize::OutputArchive out;
+  module.save(out);
+  return readBack(out);
 }
 
 inline nn::Connection makeLayer(const std::string &spec, uint64_t seed = 1) {
