@@ -20,7 +20,7 @@
 
 namespace hyperjit::tools {
 
-std::vector<KernelSpec> kernelsOf(const SiteSpec &given, Bucket bucket) {
+std::vector<KernelSpec> trainingKernels(const SiteSpec &given, Bucket bucket) {
   ProgramSource &programs = ProgramSource::global();
   const SiteSpec site = programs.normalise(given);
   std::vector<KernelSpec> kernels;

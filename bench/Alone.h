@@ -19,7 +19,7 @@ struct AloneTiming {
 };
 
 /// The kernels that a layer of this site needs in training: of the site alone, and of its boundary with a site like it.
-std::vector<KernelSpec> kernelsOf(const SiteSpec &site, Bucket bucket);
+std::vector<KernelSpec> trainingKernels(const SiteSpec &site, Bucket bucket);
 
 /// Each kernel launched again and again on random operands, in turn on as many sets as keep them out of the last cache
 /// (at most 1024; parameters are the same in all). On a GPU by replays of a graph, so of few tokens, too, it is the

@@ -95,7 +95,7 @@ struct Chain {
 CountedTraffic countTraffic(const SiteSpec &given, int64_t sites, int64_t tokens, const Target &target) {
   KernelManager &manager = KernelManager::global();
   CountedTraffic counted;
-  for (const KernelSpec &kernel : kernelsOf(given, bucketOf(tokens))) {
+  for (const KernelSpec &kernel : trainingKernels(given, bucketOf(tokens))) {
     const TrafficInfo traffic = manager.artifact(kernel, target).artifact->meta.traffic;
     const double times = kernel.role == Role::Boundary ? double(sites - 1) : 1;
     (kernel.direction == Direction::Forward ? counted.forward : counted.backward) +=
@@ -251,7 +251,10 @@ LaunchCost launchCost(const SiteSpec &given) {
        std::initializer_list<const std::vector<at::Tensor> *>{&coefficients, &parameters, &carries, &results})
     for (const at::Tensor &tensor : *list)
       pointers.push_back(tensor.data_ptr());
-  std::vector<char> workspace(kernel->workspaceBytes(1) + 64);
+  std::vector<char> workspaceMemory(kernel->workspaceBytes(1) + 64);
+  void *workspace = workspaceMemory.data();
+  size_t room = workspaceMemory.size();
+  std::align(64, workspaceMemory.size() - 64, workspace, room);
   const auto doNothing =
       c10::Dispatcher::singleton().findSchemaOrThrow("hyperjit_bench::nothing", "").typed<decltype(nothing)>();
 
@@ -279,7 +282,7 @@ LaunchCost launchCost(const SiteSpec &given) {
     for (const at::Tensor &result : results)
       list.emplace_back(at::detail::empty_cpu(result.sizes(), result.scalar_type(), false));
   });
-  auto launch = [&](int64_t tokens) { return aRun([&] { kernel->launch(pointers, workspace.data(), tokens, {}); }); };
+  auto launch = [&](int64_t tokens) { return aRun([&] { kernel->launch(pointers, workspace, tokens, {}); }); };
   // Without tokens all is done but the work; where some of it is the call's, not a token's, the checks of pointers
   // count as work.
   const std::vector<LaunchInfo> &launches = kernel->meta().launches;
@@ -384,8 +387,9 @@ int bench(const BenchOptions &options) {
       const double bytes = bytesOf(spec, tokens);
       std::vector<AloneTiming> kernels;
       if (alone)
-        kernels = timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : kernelsOf(spec, bucketOf(tokens)),
-                            tokens, device, target, options.repeats);
+        kernels =
+            timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : trainingKernels(spec, bucketOf(tokens)),
+                      tokens, device, target, options.repeats);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
       if (chains && !interrupted()) {

@@ -204,8 +204,8 @@ void Run::tune(const Task &task, size_t index, size_t count) {
       Schedule leader = candidates.front().schedule;
       for (const TuningRecord &record : earlier)
         if (record.decides() && record.spec == large.text() && record.target == blank.target &&
-            record.compiler == blank.compiler && !record.schedule.isAuto())
-          leader = record.schedule;
+            record.compiler == blank.compiler && record.after == blank.after && record.before == blank.before)
+          leader = record.schedule.isAuto() ? record.base : record.schedule;
       std::string order = leader.order();
       // The default leads the list, whether or not the large bucket left its order.
       std::erase_if(candidates, [&, first = candidates.front().schedule](const ScheduleCandidate &candidate) {
@@ -398,12 +398,13 @@ int checkFile(const Options &options) {
       skip("the default stays");
       continue;
     }
-    Target target = Target::parse(record.target);
-    if (record.compiler != tuningCompiler(target.device)) {
-      skip("of another compiler");
-      continue;
-    }
     try {
+      const Target target = Target::parse(record.target);
+      if (record.compiler != tuningCompiler(target.device)) {
+        skip("of another compiler");
+        continue;
+      }
+      const MachineLock lock(manager().settings().cacheDirectory, target);
       OpenedKernel opened = worker.open(KernelSpec::parse(record.spec), target, record.tokens);
       answer["device"] = opened.device;
       Trial tuned = worker.attempt(record.schedule, 3, INFINITY), base;
@@ -411,10 +412,10 @@ int checkFile(const Options &options) {
       if (tuned.good())
         if (auto times = worker.duel({record.schedule, opened.base}, 32); times.size() == 2)
           tuned.us = times[0], base.us = times[1];
-      bool wins = tuned.good() && beats(tuned, base);
+      const bool compared = !base.us.empty(), wins = tuned.good() && compared && beats(tuned, base);
       if (!wins)
         code = exitProblem;
-      std::string verdict = wins ? "wins" : !tuned.good() ? tuned.status : "no longer wins";
+      std::string verdict = wins ? "wins" : !tuned.good() ? tuned.status : compared ? "no longer wins" : "crash";
       answer["checked"].push_back({{"spec", record.spec},
                                    {"tokens", record.tokens},
                                    {"target", record.target},
@@ -424,13 +425,17 @@ int checkFile(const Options &options) {
                                    {"wins", wins},
                                    {"verdict", verdict}});
       table.add({label(KernelSpec::parse(record.spec)), fmt::format("{}", record.tokens),
-                 fmt::format("{:.1f}", base.median()), fmt::format("{:.1f}", tuned.median()),
-                 fmt::format("{:.2f}", base.median() / tuned.median()),
+                 compared ? fmt::format("{:.1f}", base.median()) : "-",
+                 tuned.us.empty() ? "-" : fmt::format("{:.1f}", tuned.median()),
+                 compared ? fmt::format("{:.2f}", base.median() / tuned.median()) : "-",
                  fmt::format("{:.2f}", record.baseUs / record.us), verdict});
     } catch (const Interrupted &) {
       break;
     } catch (const EnvironmentProblem &problem) {
       skip(problem.what());
+    } catch (const std::exception &problem) { // a target or a recipe that is not known here, a default that crashes
+      skip(problem.what());
+      code = exitProblem;
     }
   }
   progress.finish();
@@ -499,6 +504,7 @@ void addAutotune(CLI::App &app, int &exit) {
       ->check(CLI::IsMember({"forward", "backward"}));
   command->add_option("--tokens", options->tokens, "tokens to measure with: one count up to 64, one above, or both")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(aboveZero())
       ->capture_default_str();
   command->add_option("--target", options->target,

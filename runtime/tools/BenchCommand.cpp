@@ -4,6 +4,7 @@
 #include "TorchTools.h"
 
 #include <algorithm>
+#include <fmt/format.h>
 
 namespace hyperjit::tools {
 
@@ -16,10 +17,12 @@ void addBench(CLI::App &app, int &exit) {
   command->get_option("SPEC")->description("recipe:key=value,...; with --mode alone also a kernel's text");
   command->add_option("--tokens", options->tokens, "comma list of token counts")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(aboveZero())
       ->capture_default_str();
   command->add_option("--against", options->against, "comma list: eager (plain ATen formulas); none")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::IsMember({"eager", "none"}))
       ->capture_default_str();
   command
@@ -27,6 +30,7 @@ void addBench(CLI::App &app, int &exit) {
                    "comma list: chain (sites of a chain), alone (each kernel by itself), decode (a boundary of few "
                    "tokens without gradients)")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(CLI::IsMember({"chain", "alone", "decode"}))
       ->capture_default_str();
   command->add_option("--sites", options->sites, "sites of a chain")->check(aboveZero())->capture_default_str();
@@ -43,8 +47,6 @@ void addBench(CLI::App &app, int &exit) {
       ->capture_default_str();
   writes(command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth"));
   addJson(*command, options->json);
-  command->get_option("--json")->type_name("[FILE]")->description(
-      "print JSON, or write it to FILE: the next word, or --json=FILE");
   command->footer(
       examples("bench manifold:n=4,d=512 --tokens 4096 --sites 4",
                "bench --specs specs.txt --device cuda --tokens 8192 --mode chain,alone,decode --json bench.json"));
@@ -52,6 +54,8 @@ void addBench(CLI::App &app, int &exit) {
     if (!options->plot.empty() &&
         std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
       throw UsageError("--plot shows chains, and --mode names none; add chain to --mode or leave --plot out");
+    if (!options->plot.empty() && options->plot == options->json)
+      throw UsageError(fmt::format("--plot and --json both name '{}'", options->plot));
     specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())
       options->specs = {"static:n=4,d=512", "dynamic:n=4,d=512", "frac:n=1,m=4,d=512", "manifold:n=4,d=512"};

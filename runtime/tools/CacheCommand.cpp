@@ -295,7 +295,12 @@ int unpack(const Options &options) {
   // All of the pack is checked before the first kernel is stored; each is stored whole or not at all.
   PackReader reader;
   reader.entry = [&](const ManifestEntry &entry, std::span<const std::byte> bytes) {
-    if (interrupted() || !cache.publishEntry(*CacheKey::fromHex(entry.key), bytes))
+    const CacheKey key = *CacheKey::fromHex(entry.key);
+    // A file that is no whole entry of this key is no other's either: it makes room.
+    if (const DecodedEntry there = KernelCache::inspect(cache.pathOf(key));
+        there.fault == EntryFault::Damaged || (there.key && there.key->hex() != entry.key))
+      cache.discard(key);
+    if (interrupted() || !cache.publishEntry(key, bytes))
       ++failed;
   };
   reader.tuning = [&](const ManifestFile &file, std::span<const std::byte> bytes) { storeTuning(root, file, bytes); };
@@ -306,7 +311,7 @@ int unpack(const Options &options) {
                     "command goes on",
                     failed, manifest.entries.size(), root));
   // Of everything in the folder: packs add up.
-  writeManifest(root, CacheManifest::of(root));
+  const std::vector<std::string> skipped = writeManifest(root);
   bool runs = manifest.head.targets.empty();
   for (const std::string &name : manifest.head.targets)
     try {
@@ -326,11 +331,12 @@ int unpack(const Options &options) {
   answer["tuning"] = manifest.tuning.size();
   answer["targets"] = manifest.head.targets;
   answer["runs_here"] = runs;
+  answer["skipped"] = skipped;
   if (options.json.empty())
     fmt::print("{}: {} kernels for {}, {} new{}\n", root, manifest.entries.size(),
                fmt::join(manifest.head.targets, ", "), counted.published, tuningText(manifest));
   writeJson(answer, options.json);
-  return exitOk;
+  return skipped.empty() ? exitOk : exitProblem;
 }
 
 int diff(const Options &options) {
@@ -384,7 +390,7 @@ int missing(const Options &options) {
   std::ifstream file;
   if (options.log != "-") {
     file.open(options.log);
-    if (!file)
+    if (std::error_code error; !file || fs::is_directory(options.log, error))
       throw UsageError(fmt::format("--log {}: the file cannot be read", options.log));
   }
   std::istream &in = options.log == "-" ? std::cin : file;

@@ -23,33 +23,61 @@ Json jsonHead(std::string_view command, std::string_view device) {
   return {{"schema", fmt::format("hyperjit.{}/1", command)}, {"version", version()}, {"device", device}};
 }
 
-void writeFileWhole(const std::filesystem::path &path, std::string_view content) {
-  std::filesystem::path temporary = path;
-  temporary += fmt::format(".{}.tmp", ::getpid());
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  file.write(content.data(), std::streamsize(content.size()));
-  file.close();
+OutputFile::OutputFile(const std::filesystem::path &path) : path(path) {
   std::error_code error;
-  if (file)
-    std::filesystem::rename(temporary, path, error);
-  if (!file || error) {
-    std::error_code ignored;
+  const std::filesystem::file_status there = std::filesystem::status(path, error);
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) { // a device, a pipe
+    stream.open(path, std::ios::binary);
+    return;
+  }
+  target = std::filesystem::is_symlink(path, error) ? std::filesystem::weakly_canonical(path, error) : path;
+  temporary = target;
+  temporary += fmt::format(".{}.tmp", ::getpid());
+  stream.open(temporary, std::ios::binary | std::ios::trunc);
+}
+
+OutputFile::~OutputFile() {
+  stream.close();
+  std::error_code ignored;
+  if (!temporary.empty())
     std::filesystem::remove(temporary, ignored);
+}
+
+void OutputFile::finish() {
+  stream.close();
+  std::error_code error;
+  if (stream && !temporary.empty())
+    std::filesystem::rename(temporary, target, error);
+  if (!stream || error)
     throw EnvironmentProblem(fmt::format("cannot write '{}'{}", path.string(),
                                          error ? ": " + error.message() : "; is its folder there and writable?"));
-  }
+  temporary.clear();
+}
+
+void writeFileWhole(const std::filesystem::path &path, std::string_view content) {
+  OutputFile file(path);
+  file.stream.write(content.data(), std::streamsize(content.size()));
+  file.finish();
 }
 
 void checkDestination(const std::filesystem::path &path) {
-  if (path.empty() || path == "-" || path == "none")
+  if (path.empty())
     return;
+  auto refuse = [&](const std::string &why) {
+    throw EnvironmentProblem(fmt::format("cannot write '{}': {}", path.string(), why));
+  };
   std::error_code error;
-  if (std::filesystem::is_directory(path, error))
-    throw EnvironmentProblem(fmt::format("cannot write '{}': it is a folder", path.string()));
+  const std::filesystem::file_status there = std::filesystem::status(path, error);
+  if (std::filesystem::is_directory(there))
+    refuse("it is a folder");
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
+    if (::access(path.c_str(), W_OK) != 0)
+      refuse(std::strerror(errno));
+    return;
+  }
   const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
   if (::access(folder.c_str(), W_OK | X_OK) != 0)
-    throw EnvironmentProblem(
-        fmt::format("cannot write '{}': {}: {}", path.string(), folder.string(), std::strerror(errno)));
+    refuse(fmt::format("{}: {}", folder.string(), std::strerror(errno)));
 }
 
 void writeJson(const Json &value, const std::string &destination) {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -37,7 +38,20 @@ Json jsonHead(std::string_view command, std::string_view device);
 /// Where JSON goes: nowhere (not asked for), stdout ("-"), or a file.
 void writeJson(const Json &value, const std::string &destination);
 
-/// Writes a file through a temporary name beside it, so that an interrupted run leaves no half of it.
+/// A file that is written through a temporary name beside it, so that an interrupted run leaves no half of it: it takes its name
+/// in `finish`, or never. Links keep pointing to their file; what is no file, a device or a pipe, gets the bytes as they come.
+class OutputFile {
+public:
+  explicit OutputFile(const std::filesystem::path &path);
+  ~OutputFile();
+  OutputFile(const OutputFile &) = delete;
+  std::ofstream stream;
+  /// Throws EnvironmentProblem where not all of it was written.
+  void finish();
+
+private:
+  std::filesystem::path path, target, temporary; ///< no temporary: written as it is, or finished
+};
 void writeFileWhole(const std::filesystem::path &path, std::string_view content);
 
 /// A file that is written when work is done has a folder that can be written before it begins. "-" and "none" are no

@@ -3,7 +3,10 @@
 #include "Tool.h"
 #include "TorchTools.h"
 
+#include <charconv>
+#include <cstdint>
 #include <cstdlib>
+#include <fmt/format.h>
 
 namespace hyperjit::tools {
 
@@ -35,13 +38,26 @@ void addDemo(CLI::App &app, int &exit) {
   command->add_option("--device", options->device, "auto|cpu|cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "of weights, data order and sampled text")->capture_default_str();
+  command->add_option("--seed", options->seed, "of weights, data order and sampled text")
+      ->check(CLI::Validator(
+          [](std::string &word) {
+            uint64_t seed = 0;
+            const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), seed);
+            return error == std::errc() && end == word.data() + word.size()
+                       ? std::string()
+                       : fmt::format("{} is no whole number from 0 to {}", word, UINT64_MAX);
+          },
+          "UINT"))
+      ->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the losses; none: no plot")->capture_default_str();
   command->add_option("--json", options->json, "results as JSON; -: stdout, none: no JSON")->capture_default_str();
   command->footer(examples("demo", "demo --variants plain,manifold --steps 500 --text book.txt --plot loss.svg"));
   command->callback([options, &exit] {
-    checkDestination(options->plot);
-    checkDestination(options->json);
+    for (const std::string *path : {&options->plot, &options->json})
+      if (*path == "-" ? path == &options->plot : *path != "none")
+        checkDestination(*path);
+    if (options->plot == options->json && options->plot != "none")
+      throw UsageError(fmt::format("--plot and --json both name '{}'", options->plot));
     // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower.
     // Read by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
     ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);

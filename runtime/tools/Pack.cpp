@@ -91,6 +91,8 @@ uint64_t octal(const std::string &file, const char *text, size_t length) {
 /// Calls `member` for each; the content is in memory while it runs.
 void walk(const std::string &path, const std::function<void(const std::string &, std::span<const std::byte>)> &member) {
   std::ifstream file(path, std::ios::binary);
+  if (std::error_code error; fs::is_directory(path, error))
+    throw UsageError(fmt::format("{} is a folder; a pack is one file, written by hyperjit cache pack", path));
   if (!file)
     throw UsageError(fmt::format("{} cannot be opened: {}", path, std::strerror(errno)));
   Block block;
@@ -123,8 +125,8 @@ void walk(const std::string &path, const std::function<void(const std::string &,
 
 void writePack(const std::string &path, const std::string &root, const CacheManifest &manifest,
                const std::function<bool()> &stop) {
-  std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
+  OutputFile output(path);
+  std::ofstream &file = output.stream;
   auto add = [&](const std::string &name, std::span<const std::byte> bytes) {
     static constexpr Block zeros{};
     Block head = header(name, bytes.size());
@@ -134,36 +136,24 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
     if (!file)
       throw EnvironmentProblem(fmt::format("cannot write '{}': {}", path, std::strerror(errno ? errno : EIO)));
   };
-  try {
-    add(kSumsName, bytesOf(manifest.sums()));
-    add(kManifestName, bytesOf(manifest.text()));
-    auto addFrom = [&](const std::string &name, const std::string &sha256) {
-      if (stop())
-        throw EnvironmentProblem(fmt::format("interrupted: '{}' was not written", path));
-      std::vector<std::byte> bytes = readFile(root + "/" + name);
-      if (sha256Text(bytes) != sha256)
-        throw UserError(ErrorId::InvalidFile, fmt::format("{}/{} changed while it was packed", root, name));
-      add(name, bytes);
-    };
-    for (const ManifestFile &each : manifest.tuning)
-      addFrom(each.file, each.sha256);
-    for (const ManifestEntry &entry : manifest.entries)
-      addFrom(entry.file, entry.sha256);
-    Block zeros{};
-    file.write(zeros.data(), kBlock);
-    file.write(zeros.data(), kBlock);
-    file.close();
-    std::error_code error;
-    if (file)
-      fs::rename(temporary, path, error);
-    if (!file || error)
-      throw EnvironmentProblem(
-          fmt::format("cannot write '{}': {}", path, error ? error.message() : std::strerror(errno ? errno : EIO)));
-  } catch (...) {
-    file.close();
-    ::unlink(temporary.c_str());
-    throw;
-  }
+  add(kSumsName, bytesOf(manifest.sums()));
+  add(kManifestName, bytesOf(manifest.text()));
+  auto addFrom = [&](const std::string &name, const std::string &sha256) {
+    if (stop())
+      throw EnvironmentProblem(fmt::format("interrupted: '{}' was not written", path));
+    std::vector<std::byte> bytes = readFile(root + "/" + name);
+    if (sha256Text(bytes) != sha256)
+      throw UserError(ErrorId::InvalidFile, fmt::format("{}/{} changed while it was packed", root, name));
+    add(name, bytes);
+  };
+  for (const ManifestFile &each : manifest.tuning)
+    addFrom(each.file, each.sha256);
+  for (const ManifestEntry &entry : manifest.entries)
+    addFrom(entry.file, entry.sha256);
+  Block zeros{};
+  file.write(zeros.data(), kBlock);
+  file.write(zeros.data(), kBlock);
+  output.finish();
 }
 
 namespace {
@@ -231,9 +221,14 @@ CacheManifest readPack(const std::string &path, const PackReader *reader) {
   return manifest;
 }
 
-void writeManifest(const std::string &root, const CacheManifest &manifest) {
+std::vector<std::string> writeManifest(const std::string &root) {
+  std::vector<std::string> skipped;
+  const CacheManifest manifest = CacheManifest::of(root, &skipped);
+  for (const std::string &file : skipped)
+    fmt::print(stderr, "hyperjit: left out of the manifest: {}\n", file);
   writeFileWhole(fs::path(root) / kSumsName, manifest.sums());
   writeFileWhole(fs::path(root) / kManifestName, manifest.text());
+  return skipped;
 }
 
 CacheManifest manifestOf(const std::string &place) {

@@ -27,7 +27,8 @@ struct PackReader {
 CacheManifest readPack(const std::string &file, const PackReader *reader);
 
 /// manifest.json and SHA256SUMS of a folder, each written whole or not at all.
-void writeManifest(const std::string &root, const CacheManifest &manifest);
+/// Of all that a folder holds. What is left out of it (CacheManifest::of) is returned and named on stderr.
+std::vector<std::string> writeManifest(const std::string &root);
 
 /// The manifest of a folder (as its entries are now) or of a pack.
 CacheManifest manifestOf(const std::string &place);

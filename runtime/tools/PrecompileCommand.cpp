@@ -9,13 +9,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
+#include <cerrno>
 #include <mutex>
 #include <numeric>
 #include <set>
 #include <system_error>
 #include <thread>
 #include <tuple>
+#include <unistd.h>
 
 namespace hyperjit::tools {
 
@@ -133,57 +134,56 @@ int run(const Options &options) {
     throw EnvironmentProblem(
         "there is no writable cache to fill: name a folder with --out DIR or HYPERJIT_CACHE_DIR, and "
         "leave HYPERJIT_CACHE at rw");
+  if (!options.out.empty()) { // before anything is compiled for it
+    std::error_code error;
+    std::filesystem::create_directories(root, error);
+    if (!error && ::access(root.c_str(), W_OK | X_OK) != 0)
+      error = std::error_code(errno, std::generic_category());
+    if (error)
+      throw EnvironmentProblem(fmt::format("--out {}: {}", options.out, error.message()));
+  }
 
   Progress progress("precompile", int64_t(work.requests.size()));
-  std::atomic<size_t> next{0};
   std::mutex mutex;
   int64_t compiled = 0, cached = 0, done = 0;
   std::vector<Json> entries(work.requests.size());
   const std::vector<size_t> order = orderOfWork(work.requests);
-  auto compile = [&] {
-    for (size_t turn = next++; turn < order.size() && !interrupted(); turn = next++) {
-      const size_t i = order[turn];
-      const KernelRequest &request = work.requests[i];
-      std::string spec = request.spec.text(), target = request.target.text();
-      try {
-        ResolvedArtifact resolved = manager.artifact(request.spec, request.target);
-        // Publishing is best effort inside the cache; for this command it is the whole point.
-        std::error_code error;
-        std::string path = manager.cache().pathOf(resolved.key);
-        uint64_t bytes = std::filesystem::file_size(path, error);
-        std::lock_guard lock(mutex);
-        if (error && resolved.origin == Origin::Compiled) {
-          fail(work, spec, target, fmt::format("compiled, but '{}' could not be written", path), exitEnvironment);
-        } else {
-          ++(resolved.origin == Origin::Compiled ? compiled : cached);
-          entries[i] = {{"spec", spec},
-                        {"target", target},
-                        {"key", resolved.key.hex()},
-                        {"bytes", error ? 0 : bytes},
-                        {"ms", resolved.milliseconds}};
-        }
-      } catch (const std::exception &error) {
-        std::lock_guard lock(mutex);
-        fail(work, spec, target, error.what(), std::max<int>(exitProblem, exitCodeOf(error)));
-      }
+  auto compile = [&](size_t turn) {
+    if (interrupted())
+      return;
+    const size_t i = order[turn];
+    const KernelRequest &request = work.requests[i];
+    std::string spec = request.spec.text(), target = request.target.text();
+    try {
+      ResolvedArtifact resolved = manager.artifact(request.spec, request.target);
+      // Publishing is best effort inside the cache; for this command it is the whole point.
+      std::error_code error;
+      std::string path = manager.cache().pathOf(resolved.key);
+      uint64_t bytes = std::filesystem::file_size(path, error);
       std::lock_guard lock(mutex);
-      progress.advance(++done, spec);
+      if (error && resolved.origin == Origin::Compiled) {
+        fail(work, spec, target, fmt::format("compiled, but '{}' could not be written", path), exitEnvironment);
+      } else {
+        ++(resolved.origin == Origin::Compiled ? compiled : cached);
+        entries[i] = {{"spec", spec},
+                      {"target", target},
+                      {"key", resolved.key.hex()},
+                      {"bytes", error ? 0 : bytes},
+                      {"ms", resolved.milliseconds}};
+      }
+    } catch (const std::exception &error) {
+      std::lock_guard lock(mutex);
+      fail(work, spec, target, error.what(), std::max<int>(exitProblem, exitCodeOf(error)));
     }
+    std::lock_guard lock(mutex);
+    progress.advance(++done, spec);
   };
-  std::vector<std::thread> threads;
-  try {
-    for (int i = 1; i < std::min<int>(jobs, int(work.requests.size())); ++i)
-      threads.emplace_back(compile);
-  } catch (const std::system_error &) {
-    // No more threads to be had (a limit of processes or of memory): those that started and this one do the work.
-  }
-  compile();
-  for (std::thread &thread : threads)
-    thread.join();
+  runAll(order.size(), compile, Workers::upTo(jobs));
   progress.finish();
   // Also after Ctrl-C: what is there can be shipped.
+  std::vector<std::string> skipped;
   if (!options.out.empty() && compiled + cached > 0)
-    writeManifest(root, CacheManifest::of(root));
+    skipped = writeManifest(root);
 
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   Json answer = jsonHead("precompile", "none");
@@ -207,7 +207,7 @@ int run(const Options &options) {
   writeJson(answer, options.json);
   if (interrupted())
     return exitProblem;
-  return work.failed.empty() ? exitOk : std::max<int>(work.worst, exitProblem);
+  return work.failed.empty() && skipped.empty() ? exitOk : std::max<int>(work.worst, exitProblem);
 }
 
 } // namespace

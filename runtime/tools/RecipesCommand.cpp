@@ -85,7 +85,8 @@ int run(const Options &options) {
   }
   if (options.json.empty())
     fmt::print("\nShapes are those of n=4,m=1,d=512 (n=1,m=4,d=512 where there is one stream; a recorded program has "
-               "its own n and m). Every recipe takes n, m, d, dtype, branch, weight: manifold:n=4,d=4096,dtype=bf16\n");
+               "its own n and m). Every recipe takes n, m, d, dtype, branch, branch_in, branch_out, "
+               "weight: manifold:n=4,d=4096,dtype=bf16\n");
   writeJson(answer, options.json);
   return exitOk;
 }

@@ -30,7 +30,7 @@ std::string recorded(const KernelSpec &kernel) {
 
 struct Options {
   SpecArguments specs;
-  std::string stage, role, direction, tokens = "large", target, json;
+  std::string stage, role, direction, tokens, target, cut, json; ///< tokens: large if empty
   bool traffic = false;
 };
 
@@ -43,13 +43,13 @@ struct Traffic {
 };
 
 /// The compiler ends with CUDA C++; its PTX is the back end's.
-std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &target) {
+std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &target, const std::string &cut) {
   std::shared_ptr<const Backend> backend = Backend::find(target.device);
   if (!backend || target.device != DeviceType::Cuda)
     throw UsageError(fmt::format(
         "--stage ptx needs a CUDA target that this build has, for example --target sm_90a, not {}", target.text()));
   backend->toolchain(); // where NVRTC is missing, that is the answer
-  return backend->assembly(manager.stage(kernel, target, "cuda"), target);
+  return backend->assembly(manager.stage(kernel, target, "cuda", {}, cut), target);
 }
 
 std::string disassemble(const ResolvedArtifact &resolved) {
@@ -59,14 +59,15 @@ std::string disassemble(const ResolvedArtifact &resolved) {
     throw EnvironmentProblem("nvdisasm is not on PATH; it comes with the CUDA toolkit (package cuda-nvdisasm-13-0). "
                              "--stage cuda shows the source");
   std::string path = fmt::format("{}/hyperjit-{}.cubin", std::filesystem::temp_directory_path().string(), ::getpid());
-  writeFileWhole(
-      path, {reinterpret_cast<const char *>(resolved.artifact->payload.data()), resolved.artifact->payload.size()});
   std::string text;
-  if (FILE *pipe = ::popen(fmt::format("nvdisasm -c '{}'", path).c_str(), "r")) {
-    char block[4096];
-    while (size_t count = std::fread(block, 1, sizeof block, pipe))
-      text.append(block, count);
-    ::pclose(pipe);
+  for (std::span<const std::byte> binary : binariesOf(*resolved.artifact)) {
+    writeFileWhole(path, {reinterpret_cast<const char *>(binary.data()), binary.size()});
+    if (FILE *pipe = ::popen(fmt::format("nvdisasm -c '{}'", path).c_str(), "r")) {
+      char block[4096];
+      while (size_t count = std::fread(block, 1, sizeof block, pipe))
+        text.append(block, count);
+      ::pclose(pipe);
+    }
   }
   std::filesystem::remove(path);
   return text;
@@ -84,13 +85,18 @@ KernelSpec kernelOf(const Options &options, const std::string &text) {
 int showStage(const Options &options, const std::string &text) {
   KernelManager &manager = KernelManager::global();
   KernelSpec kernel = kernelOf(options, text);
+  if (!options.cut.empty() && (kernel.role != Role::Boundary || kernel.direction != Direction::Backward ||
+                               options.stage == "recipe" || options.stage == "sass"))
+    throw UsageError(
+        "--cut is of the backward of a boundary, in the stages of the compiler: --role boundary --direction "
+        "backward --stage phases, for example");
   // A CUDA stage without a target means the newest table entry that most people have.
   bool cuda = options.stage == "cuda" || options.stage == "emitc" || options.stage == "ptx" || options.stage == "sass";
   Target target = targetOf(options.target.empty() && cuda ? "sm_90a" : options.target);
   std::string content = options.stage == "recipe" ? recorded(kernel)
-                        : options.stage == "ptx"  ? ptx(manager, kernel, target)
+                        : options.stage == "ptx"  ? ptx(manager, kernel, target, options.cut)
                         : options.stage == "sass" ? disassemble(manager.artifact(kernel, target))
-                                                  : manager.stage(kernel, target, options.stage);
+                                                  : manager.stage(kernel, target, options.stage, {}, options.cut);
   if (options.json.empty()) {
     std::cout << content;
     if (content.empty() || content.back() != '\n')
@@ -211,6 +217,13 @@ int showSummary(const Options &options, const std::string &text) {
 
 int run(const Options &options) {
   std::string text = options.specs.read().front();
+  if (isKernelText(text) && !(options.role + options.direction + options.tokens).empty())
+    throw UsageError(fmt::format(
+        "'{}' is a kernel, which says itself what --role, --direction and --tokens say; leave them out", text));
+  if (!options.cut.empty() && options.stage.empty())
+    throw UsageError("--cut needs --stage: what runs is cut early");
+  if (options.traffic && !options.stage.empty())
+    throw UsageError("--traffic and --stage show different things; give one");
   if (options.stage.empty())
     return showSummary(options, text);
   if (std::find(stages.begin(), stages.end(), options.stage) == stages.end())
@@ -230,11 +243,15 @@ void addShow(CLI::App &app, int &exit) {
       ->check(CLI::IsMember({"before", "boundary", "after"}));
   command->add_option("--direction", options->direction, "forward|backward (with --stage: forward)")
       ->check(CLI::IsMember({"forward", "backward"}));
-  command->add_option("--tokens", options->tokens, "small|large: the token count the kernel is made for")
-      ->check(CLI::IsMember({"small", "large"}))
-      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "small|large: the token count the kernel is made for (large)")
+      ->check(CLI::IsMember({"small", "large"}));
   command->add_option("--target", options->target,
                       "native, x86-64-v3, sm_90a/h100, ... (native; sm_90a for a CUDA stage)");
+  command
+      ->add_option(
+          "--cut", options->cut,
+          "early|late|auto: with --stage, which of the two equal cuts of a boundary's backward (early: what runs)")
+      ->check(CLI::IsMember({"early", "late", "auto"}));
   command->add_flag("--traffic", options->traffic, "only the wide traffic of a site, in u");
   addJson(*command, options->json);
   command->footer(examples("show manifold:n=4,d=4096,dtype=bf16 --traffic",

@@ -31,11 +31,12 @@ void SpecArguments::add(CLI::App &command, bool many) {
 }
 
 void SpecArguments::addRecipes(CLI::App &command) {
-  command.add_option("--load", libraries, "library that calls hyperjit::define, opened first");
+  command.add_option("--load", libraries, "library that calls hyperjit::define, opened first")->allow_extra_args(false);
   command
       .add_option("--recipe", programs,
                   "FILE.hc, a recorded program (show SPEC --stage recipe): the recipe FILE of specs")
-      ->type_name("FILE.hc");
+      ->type_name("FILE.hc")
+      ->allow_extra_args(false);
 }
 
 /// What is no text is said before a reader complains of its first line.
@@ -122,15 +123,8 @@ std::vector<SpecArguments::Text> SpecArguments::readWithPlaces() const {
     all.push_back({spec, ""});
   if (!specsFile.empty()) {
     std::istringstream file(readText("--specs", specsFile, "a spec a line"));
-    int number = 0;
-    for (std::string line; std::getline(file, line);) {
-      ++number;
-      line.erase(std::min(line.find('#'), line.size()));
-      line.erase(line.find_last_not_of(" \t\r") + 1);
-      line.erase(0, line.find_first_not_of(" \t"));
-      if (!line.empty())
-        all.push_back({line, fmt::format("{}, line {}", specsFile, number)});
-    }
+    for (const auto &[number, line] : specLines(file))
+      all.push_back({line, fmt::format("{}, line {}", specsFile, number)});
   }
   return all;
 }
@@ -139,25 +133,9 @@ std::string Part::text() const {
   return pair ? fmt::format("boundary({}|{})", after.text(), before.text()) : before.text();
 }
 
-static SiteSpec parseSite(const std::string &text) {
-  SiteSpec spec = ProgramSource::global().normalise(SiteSpec::parse(text));
-  spec.validate();
-  return spec;
-}
-
 Part parsePart(const std::string &text) {
-  Part part;
-  if (text.starts_with("boundary(") && text.ends_with(")")) {
-    size_t bar = text.find('|');
-    if (bar == std::string::npos)
-      throw UsageError(fmt::format("'{}' names one site; a boundary is written boundary(spec|spec)", text));
-    part.after = parseSite(text.substr(9, bar - 9));
-    part.before = parseSite(text.substr(bar + 1, text.size() - bar - 2));
-    part.pair = true;
-  } else {
-    part.after = part.before = parseSite(text);
-  }
-  return part;
+  auto [after, before] = sitesOf(text);
+  return {std::move(after), std::move(before), text.starts_with("boundary(")};
 }
 
 KernelSpec parseKernel(const std::string &text) { return kernelsOf(text).at(0); }
@@ -188,7 +166,12 @@ void addJson(CLI::App &command, std::string &destination) {
 }
 
 CLI::Option *writes(CLI::Option *option) {
-  return option->each([](const std::string &path) { checkDestination(path); });
+  return option->each([option](const std::string &path) {
+    if (path == "-" && !option->check_lname("json"))
+      throw UsageError(fmt::format("{} -: only JSON goes to the standard output; name a file", option->get_name()));
+    if (path != "-")
+      checkDestination(path);
+  });
 }
 
 CLI::Validator aboveZero() {

@@ -3,7 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Tool.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <fmt/format.h>
+#include <iostream>
 
 using namespace hyperjit::tools;
 
@@ -84,9 +88,15 @@ int main(int argc, char **argv) {
     checkWords(app, argc, argv);
     app.parse(argc, settleJson(app, argc, argv).data());
   } catch (const CLI::ParseError &error) {
-    return app.exit(error) == 0 ? exitOk : exitUsage;
+    exit = app.exit(error) == 0 ? exitOk : exitUsage;
   } catch (const std::exception &error) {
-    return report(error);
+    exit = report(error);
+  }
+  // What did not arrive is no success: a full disk, a closed descriptor.
+  errno = 0;
+  if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout)) {
+    fmt::print(stderr, "hyperjit: cannot write to the standard output: {}\n", std::strerror(errno ? errno : EIO));
+    return exit == exitOk ? exitEnvironment : exit;
   }
   return exit;
 }

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import unittest
 
-from case import Case, LLVM_AS, OPT, RECIPE, RECIPES, needs_compiler
+from case import COMMAND, Case, LLVM_AS, OPT, RECIPE, RECIPES, needs_compiler
 
 
 class Usage(Case):
@@ -33,6 +33,7 @@ class Usage(Case):
             ("unknown value of option 'norm' 'layernrom'; did you mean 'layernorm'?", ["show", "dynamic:norm=layernrom"]),
             ("unknown value of dtype 'bf61'; did you mean 'bf16'?", ["show", "static:dtype=bf61"]),
             ("unknown target 'sm_90/h100'; did you mean 'sm_90a/h100'?", ["show", "static", "--target", "sm_90/h100"]),
+            ("unknown target 'sm_90'; did you mean 'sm_90a'?", ["show", "static", "--target", "sm_90"]),
             ("unknown target 'sm_777'", ["precompile", "static", "--target", "native,sm_777"]),
         ]:
             with self.subTest(arguments):
@@ -47,6 +48,7 @@ class Usage(Case):
             ("is not key=value; a spec is recipe[:key=value,...]", "static:n"),
             ("does not start with a recipe's name", ":n=4"),
             ("names one site; a boundary is written boundary(spec|spec)", "boundary(static)"),
+            ("names 3 sites; a boundary is written boundary(spec|spec)", "boundary(static|static|static)"),
             ("the sites of a boundary share their streams", "boundary(static:n=2|static:n=4)"),
             ("takes letters of 'x' for after", "after(static):backward:given=u:want=x:tokens=large"),
         ]:
@@ -73,14 +75,60 @@ class Usage(Case):
             with self.subTest(arguments):
                 self.fails(2, message, *arguments)
         self.fails(2, "no entry's key starts with 'zz'", "cache", "show", "zz")
+        self.fails(2, "--seed: -1 is no whole number from 0 to", "demo", "--seed", "-1")
+        self.fails(2, "--seed: 99999999999999999999 is no whole number", "demo", "--seed", "99999999999999999999")
+        self.fails(2, f"{self.folder} is a folder; a pack is one file", "cache", "unpack", self.folder)
+        self.fails(2, f"--log {self.folder}: the file cannot be read", "cache", "missing", "--log", self.folder)
+
+    def test_words_that_contradict_each_other(self):
+        kernel = "before(static:n=2,d=8):forward:infer:tokens=large"
+        for message, arguments in [("which says itself what --role, --direction and --tokens say", ["show", kernel, "--tokens", "small"]),
+                                   ("--traffic and --stage show different things", ["show", "static", "--traffic", "--stage", "hc"]),
+                                   ("--cut needs --stage", ["show", "static", "--cut", "late"]),
+                                   ("--cut is of the backward of a boundary", ["show", "static", "--cut", "late", "--stage", "phases"]),
+                                   ("--plot and --json both name 'a.json'", ["bench", "static", "--plot", "a.json", "--json", "a.json"]),
+                                   ("--plot and --json both name 'a.json'", ["demo", "--plot", "a.json", "--json", "a.json"]),
+                                   ("--plot -: only JSON goes to the standard output", ["bench", "static", "--plot", "-"])]:
+            with self.subTest(arguments):
+                self.fails(2, message, *arguments)
+
+    def test_an_option_takes_one_word(self):
+        (self.folder / "mine.hc").write_text(self.good("show", "static:n=2,d=8", "--stage", "recipe"))
+        self.good("show", "--recipe", "mine.hc", "mine:n=2,d=8", "--traffic")
+        self.fails(2, "unknown recipe 'manifol'", "bench", "--tokens", "10,20", "manifol")
+        self.fails(2, "unknown recipe 'manifol'", "bench", "--mode", "alone", "--json", "manifol")
+        self.fails(2, "unknown recipe 'manifol'", "autotune", "--tokens", "64", "manifol")
+
+    def test_output_goes_where_it_is_told(self):
+        os.mkfifo(self.folder / "pipe")
+        reader = subprocess.Popen(["cat", "pipe"], stdout=subprocess.PIPE, text=True, cwd=self.folder)
+        self.good("env", "--json=pipe")
+        self.assertIn("hyperjit.env/1", reader.communicate(timeout=60)[0])
+        self.assertTrue((self.folder / "pipe").is_fifo())
+        (self.folder / "file").write_text("old")
+        (self.folder / "link").symlink_to("file")
+        self.good("env", "--json=link")
+        self.assertTrue((self.folder / "link").is_symlink())
+        self.assertIn("hyperjit.env/1", (self.folder / "file").read_text())
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["file", "link", "pipe"])
+
+    def test_an_output_that_is_lost_is_no_success(self):
+        for arguments in (["env"], ["show", "static", "--stage", "recipe"], ["recipes", "--json"], ["--help"]):
+            with self.subTest(arguments), open("/dev/full", "w") as full:
+                done = subprocess.run([COMMAND, *arguments], env=self.environment(), stdout=full, stderr=subprocess.PIPE, text=True,
+                                      cwd=self.folder)
+                self.assertEqual(done.returncode, 3, done.stderr)
+                self.assertIn("cannot write to the standard output: No space left on device", done.stderr)
 
     def test_what_cannot_be_written_is_refused_before_the_work(self):
         (self.folder / "folder.json").mkdir()
+        (self.folder / "folder.json/file").write_text("")
         for message, arguments in [("cannot write 'absent/a.json': absent: No such file or directory", ["precompile", "static", "--json", "absent/a.json"]),
                                    ("cannot write 'folder.json': it is a folder", ["recipes", "--json", "folder.json"]),
                                    ("cannot write 'absent/a.svg'", ["bench", "static", "--plot", "absent/a.svg"]),
                                    ("cannot write 'absent/a.svg'", ["demo", "--plot", "absent/a.svg"]),
                                    ("cannot write 'absent/a.json'", ["demo", "--json", "absent/a.json"]),
+                                   ("--out folder.json/file: Not a directory", ["precompile", "static", "--out", "folder.json/file"]),
                                    ("HYPERJIT_CACHE=ro keeps the cache folder as it is", ["autotune", "static:n=2,d=32"])]:
             with self.subTest(arguments):
                 done = self.fails(3, message, *arguments, HYPERJIT_CACHE="ro" if "HYPERJIT_CACHE" in message else "rw")
@@ -137,11 +185,13 @@ class Environment(Case):
         self.fails(1, "HYPERJIT_CACHE_DRI is set but means nothing; did you mean HYPERJIT_CACHE_DIR?", "env",
                    HYPERJIT_CACHE_DRI="/x")
         self.assertEqual(self.json("env", code=1, HYPERJIT_LOGG="x")["unknown"], [{"name": "HYPERJIT_LOGG", "nearest": "HYPERJIT_LOG"}])
+        self.good("env", HYPERJIT_JOBS="2", HYPERJIT_PRESET="release", HYPERJIT_TEST_SEED="1")  # of scripts and tests
 
     def test_values_without_meaning(self):
         for command in (["env"], ["cache", "ls"], ["show", "static"], ["doctor"]):
             with self.subTest(command):
                 self.fails(3, "HYPERJIT_CACHE=readonly: it takes rw|ro|off|refresh", *command, HYPERJIT_CACHE="readonly")
+        self.fails(3, "HYPERJIT_COMPILE_JOBS=0: it takes number from 1 to 1024", "env", HYPERJIT_COMPILE_JOBS="0")
 
     def test_no_compiler(self):
         done = self.fails(3, "the compiler plugin cannot be opened:\n  /absent.so: no such file\n", "show", "static",
@@ -281,6 +331,22 @@ class Show(Case):
         text = self.good("show", "static:n=2,d=64,dtype=bf16", "--stage", "llvm", "--direction", "backward")
         done = subprocess.run([LLVM_AS, "-o", os.devnull, "-"], input=text, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_both_cuts(self):
+        def text(*cut):
+            return self.good("show", "manifold:n=2,d=64", "--direction", "backward", "--stage", "phases", *cut)
+
+        self.assertEqual(text(), text("--cut", "early"))
+        self.assertNotEqual(text(), text("--cut", "late"))
+        self.assertIn(text("--cut", "auto"), [text(), text("--cut", "late")])
+
+    def test_more_than_kernels_take(self):
+        for message, arguments in [("bytes of scratch a thread; at most 4294967296 are supported", ["manifold:n=8,d=16777216", "--target", "x86-64-v3"]),
+                                   ("bytes packed for tensor cores; at most 16 GiB", ["manifold:n=32,d=1048576", "--target", "sm_90a"]),
+                                   ("bytes of shared memory, and a block of sm_90a has", ["manifold:n=16,d=512,iterations=1000", "--target", "sm_90a"])]:
+            with self.subTest(arguments):
+                done = self.fails(2, message, "show", *arguments)
+                self.assertNotIn("bug", done.stderr)
 
     def test_stages_of_the_other_target(self):
         self.fails(2, "stage \"cuda\" does not exist for target x86-64-v3; there are recipe, hc,", "show", "static", "--stage", "cuda",

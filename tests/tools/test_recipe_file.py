@@ -49,11 +49,13 @@ class Files(Recorded):
         self.record("boundary(static:n=2,d=8|dynamic:n=2,d=8)", "two.hc")
         text = (self.folder / "static.hc").read_text()
         (self.folder / "cut.hc").write_text(text[: len(text) // 2])
+        (self.folder / "deep.hc").write_text(text.replace("hc.operand = ", "hc.deep = " + "[" * 10000 + "]" * 10000 + ", hc.operand = ", 1))
         for file, message in [("absent.hc", "the file cannot be read"), ("folder.hc", "the file cannot be read"),
                               ("empty.hc", "the file is empty"),
                               ("binary.hc", "the file looks binary (byte 2 is 0x00); the text of a recorded program is wanted"),
                               ("prose.hc", "line 2: 'hc.func' is expected, found 'Once'; a recorded program is what"),
                               ("two.hc", ": a second program begins; one file holds one"), ("cut.hc", "line "),
+                              ("deep.hc", "an attribute is nested more than 64 deep"),
                               ("Upper.hc", "'Upper' is no name of a recipe; a name has lower case letters"),
                               ("static.hc", "there is a recipe 'static' already; a recipe is called as its file is, so give the file")]:
             with self.subTest(file):

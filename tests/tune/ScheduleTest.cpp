@@ -60,7 +60,6 @@ TEST(CpuSchedules, GivenBackMakeTheSameKernel) {
         Schedule used = Schedule::parse(chosen.artifact->meta.schedule);
         EXPECT_EQ(used.skeleton, "blocks");
         EXPECT_EQ(used.text(), chosen.artifact->meta.schedule);
-        used.check(target);
         ResolvedArtifact again = manager().artifact(spec, target, used);
         EXPECT_EQ(again.artifact->meta.schedule, used.text());
         EXPECT_TRUE(again.artifact->payload == chosen.artifact->payload);

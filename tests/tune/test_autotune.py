@@ -203,6 +203,11 @@ class Results(Case):
         self.assertEqual(self.lines(merged), [newer, foreign])
         self.run_command("autotune", "prune", merged)
         self.assertEqual(self.lines(merged), [newer])
+        notes = self.folder / "notes.md"
+        notes.write_text("# Notes\nnot ours\n")
+        done = self.run_command("autotune", "prune", notes, code=2)
+        self.assertIn("notes.md holds no result of a search; it is left as it is", done.stderr)
+        self.assertEqual(notes.read_text(), "# Notes\nnot ours\n")
         b.write_text("broken\n")
         done = self.run_command("autotune", "merge", a, b, "--out", merged, code=1)
         self.assertIn("b.jsonl, line 1: it is no JSON object; it is dropped", done.stderr)
@@ -227,6 +232,17 @@ class Results(Case):
         self.assertEqual([s["why"] for s in answer["skipped"]], ["the default stays", "of another compiler"])
         path.write_text("".join(json.dumps(each) + "\n" for each in others))
         self.run_command("autotune", "--check", path)
+        # What cannot be opened here keeps nothing else from being checked.
+        unknown = [{**line, "key": {**line["key"], "target": "sm_777"}},
+                   {**line, "key": {**line["key"], "spec": line["key"]["spec"].replace("static", "nobodys")}}]
+        path.write_text("".join(json.dumps(each) + "\n" for each in [*unknown, *others]))
+        done = subprocess.run([COMMAND, "autotune", "--check", str(path), "--json"], env=self.environment(),
+                              capture_output=True, text=True, timeout=300, cwd=self.folder)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        reasons = [s["why"] for s in json.loads(done.stdout)["skipped"]]
+        self.assertEqual(len(reasons), 4, reasons)
+        self.assertIn("unknown target 'sm_777'", reasons[0])
+        self.assertIn("unknown recipe 'nobodys'", reasons[1])
 
 
 class Usage(Case):

@@ -12,6 +12,7 @@
 #include <ctime>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <thread>
 #include <unistd.h>
 
@@ -24,13 +25,15 @@ static void makeFolderOf(const std::string &path) {
   std::error_code error;
   if (fs::path folder = fs::path(path).parent_path(); !folder.empty())
     fs::create_directories(folder, error);
+  if (error)
+    throw EnvironmentProblem(fmt::format("{}: its folder cannot be made: {}", path, error.message()));
 }
 
 std::vector<TuningRecord> prepareOut(const std::string &path) {
   makeFolderOf(path);
   int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
   if (file < 0)
-    throw EnvironmentProblem(fmt::format("--out {}: {}", path, std::strerror(errno)));
+    throw EnvironmentProblem(fmt::format("results cannot be kept in {}: {}", path, std::strerror(errno)));
   // A line that a full disk or a kill cut off must not swallow the next one.
   char last = '\n';
   off_t size = ::lseek(file, 0, SEEK_END);
@@ -44,17 +47,38 @@ std::vector<TuningRecord> prepareOut(const std::string &path) {
   return content.records;
 }
 
-void appendRecord(const std::string &path, const TuningRecord &record) {
-  std::string line = record.json() + "\n";
-  int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  bool written = false;
-  if (file >= 0) {
-    (void)::flock(file, LOCK_EX); // where locks do not work, one write of one line is what there is
-    written = ::write(file, line.data(), line.size()) == ssize_t(line.size());
+/// A file of results that nobody else changes meanwhile: who waited for one that was replaced takes the new one. Where locks
+/// do not work, one write of one line is what there is.
+class LockedFile {
+public:
+  LockedFile(const std::string &path, int flags) {
+    for (int tries = 0; tries < 10; ++tries) {
+      if (file >= 0)
+        ::close(file);
+      file = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+      struct stat held, named;
+      if (file < 0 || ::flock(file, LOCK_EX) != 0 || ::fstat(file, &held) != 0 ||
+          (::stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino && held.st_dev == named.st_dev))
+        return;
+    }
   }
-  int cause = errno;
-  if (file >= 0)
-    ::close(file);
+  ~LockedFile() {
+    if (file >= 0)
+      ::close(file);
+  }
+  LockedFile(const LockedFile &) = delete;
+  bool write(const std::string &text) {
+    return file >= 0 && ::write(file, text.data(), text.size()) == ssize_t(text.size());
+  }
+
+private:
+  int file = -1;
+};
+
+void appendRecord(const std::string &path, const TuningRecord &record) {
+  LockedFile file(path, O_WRONLY | O_CREAT | O_APPEND);
+  const bool written = file.write(record.json() + "\n");
+  const int cause = errno;
   if (!written)
     throw EnvironmentProblem(fmt::format("--out {}: {}", path, std::strerror(cause)));
 }
@@ -95,7 +119,11 @@ int editFiles(const std::vector<std::string> &words, const std::string &out, con
     write(out, compacted(all), all.size());
   } else {
     for (const std::string &path : files) {
+      const LockedFile file(path, O_RDONLY); // a search may be running
       std::vector<TuningRecord> records = read(path), kept = compacted(records);
+      std::error_code error;
+      if (records.empty() && fs::file_size(path, error) > 0 && !error)
+        throw UsageError(fmt::format("{} holds no result of a search; it is left as it is", path));
       std::erase_if(kept, [](const TuningRecord &record) {
         return record.compiler != tuningCompiler(record.target.starts_with("sm_") ? DeviceType::Cuda : DeviceType::Cpu);
       });

@@ -78,7 +78,6 @@ Worker::Answer Worker::ask(const Json &request) {
   Answer answer;
   auto lose = [&](const char *failure, std::string detail) {
     stop();
-    ++losses;
     answer.failure = failure;
     answer.detail = std::move(detail);
     return answer;
@@ -201,8 +200,12 @@ std::vector<std::vector<double>> Worker::duel(const std::vector<Schedule> &sched
   for (const Schedule &schedule : schedules)
     texts.push_back(schedule.text());
   Answer answer = ask({{"op", "duel"}, {"schedules", texts}, {"samples", samples}});
-  if (!answer.failure.empty() || answer.json.contains("failed"))
+  if (!answer.failure.empty())
     return {};
+  if (answer.json.contains("failed")) { // a device that reported a failure goes on doing so
+    stop();
+    return {};
+  }
   return answer.json.value("us", std::vector<std::vector<double>>());
 }
 
@@ -231,7 +234,11 @@ public:
       if (!machine || !(wanted == target)) {
         machine = nullptr;
         target = wanted;
-        machine = machineFor(target);
+        try {
+          machine = machineFor(target);
+        } catch (const std::exception &error) { // no other kernel will fare better
+          return {{"failed", error.what()}, {"code", exitCodeOf(error)}};
+        }
       }
       Json reply;
       if (request.value("copy", false)) // before the operands, which then lie in the memory of the copy
@@ -297,7 +304,7 @@ int serveTuning(int channel) {
       try {
         reply = server.answer(Json::parse(received.substr(0, newline)));
       } catch (const std::exception &error) {
-        reply = {{"failed", error.what()}, {"code", exitCodeOf(error)}};
+        reply = {{"failed", error.what()}};
       }
       std::string line = reply.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
       for (size_t sent = 0; sent < line.size();) {

@@ -40,7 +40,6 @@ public:
   std::vector<std::vector<double>> duel(const std::vector<Schedule> &schedules, int samples);
   /// The next request goes to a fresh process.
   void renew() { stop(); }
-  int lost() const { return losses; } ///< processes that crashed or were ended
 
 private:
   struct Answer {
@@ -61,7 +60,6 @@ private:
   Json opening; ///< sent again to a new process
   bool opened = false;
   double copyGBs = 0;
-  int losses = 0;
 };
 
 /// The other end: answers requests on a descriptor until it is closed. The exit code of the process.
