@@ -100,7 +100,7 @@ Value BodyEmitter::convertCoefficients(Operation *op) {
       .Case<hc::HeavisideOp>([&](auto) { return local("heaviside"); })
       .Case<hc::ReshapeOp>([&](auto) { return operand(0); })
       .Case<hc::ConstantOp>([&](hc::ConstantOp constant) {
-        auto values = llvm::to_vector(cast<DenseElementsAttr>(constant.getValue()).getValues<APFloat>());
+        auto values = llvm::to_vector(constant.getValue().getValues<APFloat>());
         auto text = [](const APFloat &value) {
           APFloat wide = value;
           bool lost;

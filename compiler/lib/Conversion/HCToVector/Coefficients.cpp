@@ -74,7 +74,7 @@ CoeffsView KernelEmitter::view(Value value) {
   CoeffsView view;
   view.shape.assign(shapeOf(value).begin(), shapeOf(value).end());
   view.strides = rowMajor(view.shape);
-  auto elements = cast<DenseElementsAttr>(constant.getValue());
+  DenseElementsAttr elements = constant.getValue();
   SmallVector<APFloat> numbers;
   for (APFloat number : elements.getValues<APFloat>()) {
     bool lost;

@@ -129,7 +129,7 @@ void HCDialect::initialize() {
 }
 
 Operation *HCDialect::materializeConstant(OpBuilder &builder, Attribute value, Type type, Location loc) {
-  auto elements = dyn_cast<ElementsAttr>(value);
+  auto elements = dyn_cast<DenseElementsAttr>(value);
   return elements && isa<CoeffsType>(type) ? ConstantOp::create(builder, loc, type, elements) : nullptr;
 }
 

@@ -157,8 +157,8 @@ LogicalResult NormOp::verify() {
 //===----------------------------------------------------------------------===//
 
 LogicalResult ConstantOp::verify() {
-  auto type = dyn_cast<ShapedType>(getValue().getType());
-  if (!type || !type.hasStaticShape() || !isa<Float64Type>(type.getElementType()))
+  ShapedType type = getValue().getType();
+  if (!isa<RankedTensorType>(type) || !isa<Float64Type>(type.getElementType()))
     return emitOpError("value is a tensor of f64 with a static shape");
   return expectShape(*this, "result", getResult().getType(), type.getShape());
 }

@@ -321,14 +321,22 @@ def HC_HeavisideOp : HC_Unary<"heaviside", "1 where a >= 0, else 0; its adjoint 
 // C: coefficient maths
 //===----------------------------------------------------------------------===//
 
+/// Sparse elements and resources are ElementsAttr too, but folders and both exits read the numbers themselves.
+def HC_DenseElementsAttr : Attr<CPred<"::llvm::isa<::mlir::DenseElementsAttr>($_self)">, "numbers written out: dense<...>"> {
+  let storageType = "::mlir::DenseElementsAttr";
+  let returnType = "::mlir::DenseElementsAttr";
+  let convertFromStorage = "$_self";
+}
+
 def HC_ConstantOp : HC_Op<"constant", [Pure, ConstantLike]> {
   let summary = "Constant coefficients";
   let description = [{
+    All numbers are in the text (`dense`): neither `sparse` nor `dense_resource`.
     ```mlir
     %c = hc.constant {value = dense<[0.5, 1.0]> : tensor<2xf64>} : () -> !hc.coeffs<2>
     ```
   }];
-  let arguments = (ins ElementsAttr:$value);
+  let arguments = (ins HC_DenseElementsAttr:$value);
   let results = (outs HC_Coeffs:$result);
   let assemblyFormat = "attr-dict `:` functional-type(operands, results)";
   let hasFolder = 1;
