@@ -41,9 +41,6 @@ static ParseResult parseShape(AsmParser &parser, SmallVector<int64_t> &shape) {
 }
 static void printShape(AsmPrinter &printer, ArrayRef<int64_t> shape) { llvm::interleaveComma(shape, printer); }
 
-/// No token has so many; text that somebody wrote may ask for more than there is memory.
-static constexpr int64_t mostCoefficients = 1 << 20;
-
 static LogicalResult verifySizes(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width) {
   if (rows < 1)
     return emitError() << "needs at least one row, got " << rows;
@@ -68,8 +65,8 @@ LogicalResult CoeffsType::verify(function_ref<InFlightDiagnostic()> emitError, A
     return emitError() << "coefficients have positive sizes";
   int64_t count = 1;
   for (int64_t size : shape)
-    if (size > mostCoefficients / count)
-      return emitError() << "coefficients are at most " << mostCoefficients << " numbers";
+    if (size > mostElements / count)
+      return emitError() << "coefficients are at most " << mostElements << " numbers";
     else
       count *= size;
   return success();
@@ -134,6 +131,107 @@ Operation *HCDialect::materializeConstant(OpBuilder &builder, Attribute value, T
 }
 
 //===----------------------------------------------------------------------===//
+// Attributes of functions, arguments and results
+//===----------------------------------------------------------------------===//
+
+bool hc::isStorage(Type type) { return isa<BFloat16Type, Float16Type, Float32Type, Float64Type>(type); }
+bool hc::isCompute(Type type) { return isa<Float32Type, Float64Type>(type); }
+
+namespace {
+/// What an attribute may be. Passes cast without asking, so the verifier asks once for all of them.
+enum class Form { Unit, Text, Role, Operand, Storage, Compute, Positive, Saved, Count };
+
+struct KnownAttribute {
+  StringLiteral name;
+  Form form;
+};
+constexpr KnownAttribute ofFunctions[] = {
+    {"hc.role", Form::Role},       {"hc.m", Form::Positive},         {"hc.saved", Form::Saved},
+    {"hc.compute", Form::Compute}, {"hc.branch_in", Form::Storage},  {"hc.branch_out", Form::Storage},
+    {"hc.adjoint", Form::Unit},    {"hc.reads_u", Form::Count},      {"hc.writes_u", Form::Count},
+    {"hc.saved_u", Form::Count},   {"hc.narrow_bytes", Form::Count}, {"hc.exposed", Form::Count},
+    {"hc.stages", Form::Count},    {"hc.target", Form::Text},        {"hc.bucket", Form::Text}};
+constexpr KnownAttribute ofValues[] = {{HCDialect::operandAttrName, Form::Operand},
+                                       {HCDialect::nameAttrName, Form::Text},
+                                       {HCDialect::dtypeAttrName, Form::Storage},
+                                       {HCDialect::uniformAttrName, Form::Unit}};
+
+constexpr StringLiteral roles[] = {"before", "after", "boundary"};
+constexpr StringLiteral operandWords[] = {"streams",      "branch",  "branch_input", "parameter", "carry",
+                                          "coefficients", "uniform", "channels",     "saved"};
+
+std::string listed(ArrayRef<StringLiteral> words) {
+  std::string list;
+  for (auto [i, word] : llvm::enumerate(words))
+    list += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + word.str();
+  return list;
+}
+
+/// What the attribute should be, or nothing if it is.
+std::string wanted(Form form, Attribute value) {
+  auto word = dyn_cast<StringAttr>(value);
+  auto type = dyn_cast<TypeAttr>(value);
+  auto isInteger = [&](int64_t least, int64_t most) {
+    auto integer = dyn_cast<IntegerAttr>(value);
+    return integer && integer.getType().isSignlessInteger(64) && integer.getInt() >= least && integer.getInt() <= most;
+  };
+  constexpr int64_t any = std::numeric_limits<int64_t>::max();
+  switch (form) {
+  case Form::Unit:
+    return isa<UnitAttr>(value) ? "" : "no value";
+  case Form::Text:
+    return word ? "" : "a string";
+  case Form::Role:
+    return word && llvm::is_contained(roles, word.getValue()) ? "" : listed(roles);
+  case Form::Operand: {
+    StringRef name = word ? word.getValue() : "";
+    name.consume_front("d_");
+    return llvm::is_contained(operandWords, name) ? "" : listed(operandWords) + ", or d_ and one of these";
+  }
+  case Form::Storage:
+    return type && isStorage(type.getValue()) ? "" : "bf16, f16, f32 or f64";
+  case Form::Compute:
+    return type && isCompute(type.getValue()) ? "" : "f32 or f64";
+  case Form::Positive:
+    return isInteger(1, CoeffsType::mostElements) ? "" : "an i64 from 1 to 2^20";
+  case Form::Saved:
+    return isInteger(0, CoeffsType::mostElements) ? "" : "an i64 from 0 to 2^20";
+  case Form::Count:
+    return isInteger(0, any) ? "" : "an i64 of 0 at least";
+  }
+  llvm_unreachable("a form without a rule");
+}
+
+/// `what` names the bearer: "", "argument 2: ", "result 0: ".
+LogicalResult verifyAttribute(Operation *op, const Twine &what, NamedAttribute attribute,
+                              ArrayRef<KnownAttribute> known, StringRef bearers) {
+  const auto *found =
+      llvm::find_if(known, [&](const KnownAttribute &one) { return one.name == attribute.getName().getValue(); });
+  if (found == known.end())
+    return op->emitOpError() << what << attribute.getName().getValue() << " is no attribute of " << bearers;
+  if (std::string expected = wanted(found->form, attribute.getValue()); !expected.empty())
+    return op->emitOpError() << what << attribute.getName().getValue() << " is " << attribute.getValue()
+                             << ", expected " << expected;
+  return success();
+}
+} // namespace
+
+LogicalResult HCDialect::verifyOperationAttribute(Operation *op, NamedAttribute attribute) {
+  if (!isa<FuncOp>(op))
+    return op->emitOpError() << attribute.getName().getValue()
+                             << " is an attribute of hc.func, its arguments or its results only";
+  return verifyAttribute(op, "", attribute, ofFunctions, "a function");
+}
+LogicalResult HCDialect::verifyRegionArgAttribute(Operation *op, unsigned, unsigned argument,
+                                                  NamedAttribute attribute) {
+  return verifyAttribute(op, "argument " + Twine(argument) + ": ", attribute, ofValues, "arguments and results");
+}
+LogicalResult HCDialect::verifyRegionResultAttribute(Operation *op, unsigned, unsigned result,
+                                                     NamedAttribute attribute) {
+  return verifyAttribute(op, "result " + Twine(result) + ": ", attribute, ofValues, "arguments and results");
+}
+
+//===----------------------------------------------------------------------===//
 // Uniformity
 //===----------------------------------------------------------------------===//
 
@@ -183,6 +281,17 @@ ParseResult FuncOp::parse(OpAsmParser &parser, OperationState &result) {
 void FuncOp::print(OpAsmPrinter &printer) {
   function_interface_impl::printFunctionOp(printer, *this, /*isVariadic=*/false, getFunctionTypeAttrName(),
                                            getArgAttrsAttrName(), getResAttrsAttrName());
+}
+
+LogicalResult FuncOp::verifyType() {
+  auto isValue = [](Type type) { return isa<RowsType, CoeffsType, WeightType>(type); };
+  for (auto [i, type] : llvm::enumerate(getArgumentTypes()))
+    if (!isValue(type))
+      return emitOpError() << "argument " << i << " is " << type << ", expected rows, coefficients or a weight";
+  for (auto [i, type] : llvm::enumerate(getResultTypes()))
+    if (!isValue(type))
+      return emitOpError() << "result " << i << " is " << type << ", expected rows, coefficients or a weight";
+  return success();
 }
 
 LogicalResult ReturnOp::verify() {

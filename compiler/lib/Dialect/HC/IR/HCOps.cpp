@@ -109,6 +109,8 @@ LogicalResult RoundOp::verify() {
     return emitOpError("has either an edge (before hc-specialize) or a type (after it)");
   if (getEdge() && *getEdge() != "streams" && *getEdge() != "branch_input")
     return emitOpError() << "edge is \"" << *getEdge() << "\", expected \"streams\" or \"branch_input\"";
+  if (getType() && !isStorage(*getType()))
+    return emitOpError() << "type is " << *getType() << ", expected bf16, f16, f32 or f64";
   return success();
 }
 

@@ -33,6 +33,12 @@ namespace hyperjit::hc {
 /// Width of rows and weights before hc-specialize binds it; printed as `d`.
 inline constexpr int64_t symbolicWidth = mlir::ShapedType::kDynamic;
 
+/// Types that streams, branch values and parameters are stored in: bf16, f16, f32, f64. Both exits convert from and to
+/// these and no others.
+bool isStorage(mlir::Type type);
+/// Types that a kernel computes in: f32, f64.
+bool isCompute(mlir::Type type);
+
 /// An error where a function lacks one of the storage types (hc.compute, hc.branch_in, hc.branch_out) that
 /// hc-specialize gives it.
 llvm::LogicalResult checkSpecialized(FuncOp function, llvm::ArrayRef<llvm::StringRef> types);

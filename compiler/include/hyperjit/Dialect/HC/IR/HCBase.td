@@ -25,6 +25,9 @@ def HC_Dialect : Dialect {
   let cppNamespace = "::hyperjit::hc";
   let useDefaultTypePrinterParser = 1;
   let hasConstantMaterializer = 1;
+  let hasOperationAttrVerify = 1;
+  let hasRegionArgAttrVerify = 1;
+  let hasRegionResultAttrVerify = 1;
   let extraClassDeclaration = [{
     static constexpr ::llvm::StringLiteral uniformAttrName = "hc.uniform";
     static constexpr ::llvm::StringLiteral operandAttrName = "hc.operand";
@@ -53,6 +56,8 @@ def HC_CoeffsType : HC_Type<"Coeffs", "coeffs"> {
   let parameters = (ins ArrayRefParameter<"int64_t">:$shape);
   let assemblyFormat = "`<` custom<Shape>($shape) `>`";
   let extraClassDeclaration = [{
+    /// No token has so many; text that somebody wrote may ask for more than there is memory.
+    static constexpr int64_t mostElements = 1 << 20;
     int64_t getNumElements() const {
       int64_t count = 1;
       for (int64_t size : getShape())

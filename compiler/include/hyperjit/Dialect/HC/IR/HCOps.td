@@ -56,6 +56,7 @@ def HC_FuncOp : HC_Op<"func", [FunctionOpInterface, IsolatedFromAbove, OpAsmOpIn
     ::mlir::Region *getCallableRegion() { return &getBody(); }
     ::llvm::ArrayRef<::mlir::Type> getArgumentTypes() { return getFunctionType().getInputs(); }
     ::llvm::ArrayRef<::mlir::Type> getResultTypes() { return getFunctionType().getResults(); }
+    ::llvm::LogicalResult verifyType(); // of FunctionOpInterface
     ::mlir::Block &getEntry() { return getBody().front(); }
     ::mlir::Operation *getReturn() { return getEntry().getTerminator(); }
   }];
