@@ -38,6 +38,12 @@ LogicalResult expectType(Operation *op, StringRef what, Type found, Type wanted)
     return success();
   return op->emitOpError() << what << " is " << found << ", expected " << wanted;
 }
+/// The rule of an eps, as the DSL has it.
+LogicalResult verifyAtLeastZero(Operation *op, StringRef what, const APFloat &value) {
+  if (value.convertToDouble() >= 0) // not where it is no number
+    return success();
+  return op->emitOpError() << what << " is " << value.convertToDouble() << ", expected at least 0";
+}
 RowsType rows(MLIRContext *context, int64_t count, int64_t width) { return RowsType::get(context, count, width); }
 } // namespace
 
@@ -148,10 +154,12 @@ LogicalResult NormOp::verify() {
     auto type = cast<RowsType>(operand.getType());
     if (type.getRows() != group && type.getRows() != 1)
       return emitOpError() << name << " has " << type.getRows() << " rows, expected 1 or " << group;
+    if (type.getWidth() != getInput().getType().getWidth())
+      return emitOpError() << name << " is " << type << ", which has another width than " << getInput().getType();
   }
   if (getBias() && getKind() != "layernorm")
     return emitOpError("only layernorm has a bias");
-  return success();
+  return verifyAtLeastZero(*this, "eps", getEps());
 }
 
 //===----------------------------------------------------------------------===//
@@ -272,7 +280,9 @@ template <typename Op> static LogicalResult verifySinkhorn(Op op, CoeffsType typ
     return op.emitOpError() << "place is \"" << op.getPlace() << "\", expected none, clamp or add";
   if (op.getLogDomain() && (op.getPlace() != "none" || op.getStart() == "softmax_eps"))
     return op.emitOpError("the log domain knows no eps");
-  return success();
+  if (double tau = op.getTau().convertToDouble(); !(tau > 0)) // nor where it is no number
+    return op.emitOpError() << "tau is " << tau << ", expected above 0";
+  return verifyAtLeastZero(op, "eps", op.getEps());
 }
 LogicalResult SinkhornOp::verify() { return verifySinkhorn(*this, getInput().getType()); }
 LogicalResult SinkhornAdjointOp::verify() { return verifySinkhorn(*this, getLogits().getType()); }
