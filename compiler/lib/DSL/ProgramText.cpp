@@ -273,6 +273,14 @@ private:
   }
 };
 
+/// What the functions of DSL.h record, without "hc.". The dialect has more: sums over tokens, and what adjoints are made
+/// of. The signature of a program that holds them would be wrong.
+constexpr std::string_view recordable =
+    " mix scale_rows gather_rows scatter_rows fill_rows expand round norm dot dot_rows row_sum project"
+    " add sub mul div max neg exp log tanh sigmoid sqrt rsqrt reciprocal"
+    " constant reshape transpose slice concat broadcast reduce_sum matmul softmax sinkhorn permutation_mix"
+    " scale_weight concat_weights slice_weight weight_from_rows rows_from_weight ";
+
 /// The values of a text while it is recorded again.
 class Replay {
 public:
@@ -347,6 +355,9 @@ private:
   }
 
   void record(const TextOperation &operation) {
+    if (recordable.find(" " + operation.name.substr(3) + " ") == std::string_view::npos)
+      failAt(operation.line, join(operation.name, " is no operation of a recorded program: no function of "
+                                                  "hyperjit/DSL.h records it"));
     if (operation.results.size() != 1)
       failAt(operation.line,
              join(operation.name, " has ", operation.results.size(), " results; only hc.branch has several"));

@@ -407,6 +407,9 @@ TEST(ProgramText, WhatIsWrongIsNamedWithItsLine) {
   EXPECT_NE(with("hc.norm %x", "hc.norm %y").find("%y is used before it is defined"), std::string::npos);
   EXPECT_NE(with("hc.norm %x", "llvm.norm %x").find("operation 'llvm.norm' is not of the hc dialect"),
             std::string::npos);
+  EXPECT_NE(with("hc.tanh", "hc.token_sum")
+                .find("hc.token_sum is no operation of a recorded program: no function of hyperjit/DSL.h records it"),
+            std::string::npos);
   EXPECT_NE(with("group = 1", "group = 0").find("hc.norm: its group divides its rows"), std::string::npos);
   EXPECT_NE(with("edge = \"branch_input\"", "edge = \"streams\"").find("is not rounded; at this edge"),
             std::string::npos);
