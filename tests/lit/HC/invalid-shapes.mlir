@@ -352,7 +352,7 @@ hc.func @coefficients(%c: !hc.coeffs<2, 0>) -> !hc.coeffs<2, 0> {
 
 // -----
 
-// expected-error @below {{needs at least one column, got 0}}
+// expected-error @below {{needs at least one column and at most 1048576, got 0}}
 hc.func @weight(%w: !hc.weight<2, d, 0>) -> !hc.weight<2, d, 0> {
   hc.return %w : !hc.weight<2, d, 0>
 }

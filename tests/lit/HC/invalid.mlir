@@ -72,7 +72,7 @@ hc.func @round(%x: !hc.rows<4, d>) -> !hc.rows<4, d> {
 
 // -----
 
-// expected-error @below {{needs at least one row, got 0}}
+// expected-error @below {{needs at least one row and at most 1048576, got 0}}
 hc.func @rows(%x: !hc.rows<0, d>) -> !hc.rows<0, d> {
   hc.return %x : !hc.rows<0, d>
 }

@@ -62,3 +62,16 @@ hc.func @after(%x: !hc.rows<1, 8> {hc.operand = "streams"}, %y: !hc.rows<1, 8> {
   %1 = hc.scale_rows %0, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
   hc.return %1 : !hc.rows<1, 8>
 }
+
+// -----
+
+// Where no caller has said how much room there is, as much is kept as coefficients may be.
+// CHECK-LABEL: hc.func @most(
+// CHECK-SAME: !hc.coeffs<1048576> {hc.dtype = f32, hc.name = "saved", hc.operand = "saved"}
+hc.func @most(%x: !hc.rows<1024, 8> {hc.operand = "streams"}, %y: !hc.rows<1024, 8> {hc.operand = "branch"})
+    -> (!hc.coeffs<1024, 1024> {hc.operand = "coefficients"}) attributes {hc.compute = f32} {
+  %0 = hc.dot %x, %x : (!hc.rows<1024, 8>, !hc.rows<1024, 8>) -> !hc.coeffs<1024, 1024>
+  %1 = hc.dot %x, %y : (!hc.rows<1024, 8>, !hc.rows<1024, 8>) -> !hc.coeffs<1024, 1024>
+  %2 = hc.mul %0, %1 : (!hc.coeffs<1024, 1024>, !hc.coeffs<1024, 1024>) -> !hc.coeffs<1024, 1024>
+  hc.return %2 : !hc.coeffs<1024, 1024>
+}

@@ -44,3 +44,13 @@ hc.func @holes(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> !hc.rows<1, d> {
   %z = hc.branch %y : (!hc.rows<1, d>) -> !hc.rows<1, d>
   hc.return %z : !hc.rows<1, d>
 }
+
+// -----
+
+hc.func @many(%x: !hc.rows<1, d> {hc.operand = "streams"}, %c: !hc.coeffs<1048576> {hc.operand = "carry"})
+    -> !hc.rows<1, d> {
+  // expected-error @below {{more than 1048576 coefficients cross the hole, which travel in one tensor}}
+  %y, %a, %b = hc.branch %x, %c, %c : (!hc.rows<1, d>, !hc.coeffs<1048576>, !hc.coeffs<1048576>)
+      -> (!hc.rows<1, d>, !hc.coeffs<1048576>, !hc.coeffs<1048576>)
+  hc.return %y : !hc.rows<1, d>
+}

@@ -41,22 +41,31 @@ static ParseResult parseShape(AsmParser &parser, SmallVector<int64_t> &shape) {
 }
 static void printShape(AsmPrinter &printer, ArrayRef<int64_t> shape) { llvm::interleaveComma(shape, printer); }
 
-static LogicalResult verifySizes(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width) {
-  if (rows < 1)
-    return emitError() << "needs at least one row, got " << rows;
-  if (width != symbolicWidth && width < 1)
+/// Numbers of rows or of a weight: their bytes, and those of a block of tokens, are counted in 64 bits.
+static constexpr int64_t mostWide = int64_t(1) << 48;
+
+static LogicalResult verifySizes(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width,
+                                 int64_t columns) {
+  if (rows < 1 || rows > RowsType::mostRows)
+    return emitError() << "needs at least one row and at most " << RowsType::mostRows << ", got " << rows;
+  if (columns < 1 || columns > RowsType::mostRows)
+    return emitError() << "needs at least one column and at most " << RowsType::mostRows << ", got " << columns;
+  if (width == symbolicWidth)
+    return success();
+  if (width < 1)
     return emitError() << "needs a width of at least one channel, got " << width;
+  if (width > mostWide / (rows * columns))
+    return emitError() << "has " << rows << " rows of " << width << " channels and " << columns
+                       << " columns; a value has at most 2^48 numbers";
   return success();
 }
 
 LogicalResult RowsType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width) {
-  return verifySizes(emitError, rows, width);
+  return verifySizes(emitError, rows, width, /*columns=*/1);
 }
 LogicalResult WeightType::verify(function_ref<InFlightDiagnostic()> emitError, int64_t rows, int64_t width,
                                  int64_t columns) {
-  if (columns < 1)
-    return emitError() << "needs at least one column, got " << columns;
-  return verifySizes(emitError, rows, width);
+  return verifySizes(emitError, rows, width, columns);
 }
 LogicalResult CoeffsType::verify(function_ref<InFlightDiagnostic()> emitError, ArrayRef<int64_t> shape) {
   if (shape.empty())

@@ -9,6 +9,7 @@
 #include "hyperjit/Dialect/HC/IR/HCBuilder.h"
 
 #include "mlir/IR/Matchers.h"
+#include "llvm/Support/MathExtras.h"
 
 using namespace mlir;
 using namespace hyperjit;
@@ -330,6 +331,8 @@ LogicalResult ConcatWeightsOp::verify() {
       return emitOpError("operands differ in rows or width");
     columns += type.getColumns();
   }
+  if (columns > RowsType::mostRows)
+    return emitOpError() << "joins " << columns << " columns, a weight has at most " << RowsType::mostRows;
   return expectType(*this, "result", getResult().getType(),
                     WeightType::get(getContext(), first.getRows(), first.getWidth(), columns));
 }
@@ -342,15 +345,18 @@ LogicalResult SliceWeightOp::verify() {
     return emitOpError() << to.getColumns() << " columns from " << offset << " are outside 0 .. " << from.getColumns();
   return success();
 }
+/// weight<R, d, K> as rows<K*R, d>. The product may be more than rows can be.
+static LogicalResult verifyOutputFirst(Operation *op, StringRef what, RowsType found, WeightType weight) {
+  int64_t count = 0;
+  if (llvm::MulOverflow(weight.getRows(), weight.getColumns(), count) || count > RowsType::mostRows)
+    return op->emitOpError() << weight << " is more than " << RowsType::mostRows << " rows output first";
+  return expectType(op, what, found, rows(op->getContext(), count, weight.getWidth()));
+}
 LogicalResult WeightFromRowsOp::verify() {
-  WeightType weight = getResult().getType();
-  return expectType(*this, "operand", getInput().getType(),
-                    rows(getContext(), weight.getRows() * weight.getColumns(), weight.getWidth()));
+  return verifyOutputFirst(*this, "operand", getInput().getType(), getResult().getType());
 }
 LogicalResult RowsFromWeightOp::verify() {
-  WeightType weight = getInput().getType();
-  return expectType(*this, "result", getResult().getType(),
-                    rows(getContext(), weight.getRows() * weight.getColumns(), weight.getWidth()));
+  return verifyOutputFirst(*this, "result", getResult().getType(), getInput().getType());
 }
 
 //===----------------------------------------------------------------------===//

@@ -45,7 +45,7 @@ private:
       if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op) && !uniformity.isUniform(op.getResult(0))) {
         Value value = shrunk(op.getResult(0));
         int64_t size = elementCount(value.getType());
-        if (room && count + size > room.getInt())
+        if (count + size > (room ? room.getInt() : CoeffsType::mostElements))
           continue;
         reductions.push_back(value);
         count += size;

@@ -181,15 +181,28 @@ struct SpecializePass : hyperjit::hc::impl::SpecializeBase<SpecializePass> {
       return signalPassFailure();
     }
     AttrTypeReplacer replacer;
+    // The width is the first to say how large a type is: it may be more than a value can have.
+    bool fits = true;
+    int64_t channels = width;
+    auto emitError = [&] { return getOperation().emitError("hc-specialize with width ") << channels << ": "; };
+    auto kept = [&](Type bound, Type type) {
+      fits &= static_cast<bool>(bound);
+      return bound ? bound : type;
+    };
     replacer.addReplacement([&](RowsType type) -> Type {
-      return type.getWidth() == symbolicWidth ? RowsType::get(context, type.getRows(), width) : type;
+      if (type.getWidth() != symbolicWidth)
+        return type;
+      return kept(RowsType::getChecked(emitError, context, type.getRows(), channels), type);
     });
     replacer.addReplacement([&](WeightType type) -> Type {
-      return type.getWidth() == symbolicWidth ? WeightType::get(context, type.getRows(), width, type.getColumns())
-                                              : type;
+      if (type.getWidth() != symbolicWidth)
+        return type;
+      return kept(WeightType::getChecked(emitError, context, type.getRows(), channels, type.getColumns()), type);
     });
     replacer.recursivelyReplaceElementsIn(getOperation(), /*replaceAttrs=*/true, /*replaceLocs=*/false,
                                           /*replaceTypes=*/true);
+    if (!fits)
+      return signalPassFailure();
 
     Type compute = isa<Float64Type>(streamType) ? Type(Float64Type::get(context)) : Float32Type::get(context);
     for (FuncOp function : getOperation().getOps<FuncOp>()) {

@@ -65,6 +65,9 @@ private:
       Kind kind = rows ? Channels : uniform ? Uniform : Coefficients;
       places.push_back({kind, sizes[kind]});
       sizes[kind] += rows ? cast<RowsType>(value.getType()).getRows() : elementCount(value.getType());
+      if (sizes[kind] > CoeffsType::mostElements)
+        return branch.emitOpError() << "more than " << CoeffsType::mostElements << " " << kindNames[kind]
+                                    << " cross the hole, which travel in one tensor";
     }
     return success();
   }

@@ -49,6 +49,10 @@ def HC_RowsType : HC_Type<"Rows", "rows"> {
   }];
   let parameters = (ins "int64_t":$rows, "int64_t":$width);
   let assemblyFormat = "`<` $rows `,` custom<Width>($width) `>`";
+  let extraClassDeclaration = [{
+    /// Also of a weight, and of its columns: as many as a recorded program may ask for.
+    static constexpr int64_t mostRows = 1 << 20;
+  }];
 }
 
 def HC_CoeffsType : HC_Type<"Coeffs", "coeffs"> {
