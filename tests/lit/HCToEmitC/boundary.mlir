@@ -1,5 +1,5 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=rows %s | FileCheck %s
-// RUN: hc-translate --hc-to-emitc --target=sm_90a %s | FileCheck %s --check-prefix=EMITC
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=rows | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-emitc --target=sm_90a | FileCheck %s --check-prefix=EMITC
 
 // A row dependency: next streams, a projection of them, and a mix that needs it. Sinkhorn feeds an output alone, so it
 // leaves for the tail; the second stage reads the streams that the first one stored.

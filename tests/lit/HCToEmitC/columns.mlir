@@ -1,13 +1,13 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 %s | FileCheck %s
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,warps=2 %s | FileCheck %s --check-prefix=SLOT
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,parts=2,vector=4 %s | FileCheck %s --check-prefix=SHARE
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=1 %s 2>&1 | FileCheck %s --check-prefix=ONE
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 %s 2>&1 | FileCheck %s --check-prefix=PARTS
-// RUN: not hc-translate --hc-to-cuda --target=sm_80 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=TARGET
-// RUN: not hc-translate --hc-to-cuda --target=sm_90 --schedule=columns:cluster=2 %s 2>&1 | FileCheck %s --check-prefix=SPECIFIC
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=12 %s 2>&1 | FileCheck %s --check-prefix=MULTIPLE
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,tokens=4 %s 2>&1 | FileCheck %s --check-prefix=EIGHTS
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:blocks=2 %s 2>&1 | FileCheck %s --check-prefix=NAME
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,warps=2 | FileCheck %s --check-prefix=SLOT
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,parts=2,vector=4 | FileCheck %s --check-prefix=SHARE
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=1 2>&1 | FileCheck %s --check-prefix=ONE
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 2>&1 | FileCheck %s --check-prefix=PARTS
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_80 --schedule=columns:cluster=2 2>&1 | FileCheck %s --check-prefix=TARGET
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90 --schedule=columns:cluster=2 2>&1 | FileCheck %s --check-prefix=SPECIFIC
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=12 2>&1 | FileCheck %s --check-prefix=MULTIPLE
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,tokens=4 2>&1 | FileCheck %s --check-prefix=EIGHTS
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:blocks=2 2>&1 | FileCheck %s --check-prefix=NAME
 
 // A block has 32 of 64 channels, one warp's chunk: rows come from a slot that is given back at once, next streams stay in
 // registers, the first record is copied from the operand that holds it, the block packs its part of the weight, sums come before stores. What
@@ -45,12 +45,12 @@
 // CHECK-NOT: // launch
 
 // Of few tokens, owners do it as soon as a token's numbers are stored, and a launch begins while the one before it ends.
-// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s --check-prefix=FEW
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s --check-prefix=FEW
 // FEW: class Tail {
 // FEW: using MainFlow = {{.*}} AtOnce<Tail>>;
 // FEW: // launch {{.*}}"overlaps":true
 // FEW-NOT: // launch
-// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,parts=2,vector=4 | FileCheck %s --check-prefix=TOGETHER
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2,parts=2,vector=4 | FileCheck %s --check-prefix=TOGETHER
 // TOGETHER: boundary_clear({{.*}} {
 // TOGETHER-NEXT: waitForLaunchesBefore();
 // TOGETHER: // launch {{.*}}"entry":"boundary_clear"{{.*}}"overlaps":true

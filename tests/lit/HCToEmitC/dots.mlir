@@ -1,7 +1,7 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 %s | FileCheck %s --check-prefix=EXACT
-// RUN: sed 's/bf16/f16/g' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=EXACT
-// RUN: sed 's/<1, 1280> {hc.dtype = bf16/<1, 1280> {hc.dtype = f16/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=PLAIN
-// RUN: sed 's/bf16/f32/g' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=PLAIN
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=EXACT
+// RUN: sed 's/bf16/f16/g' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=EXACT
+// RUN: sed 's/<1, 1280> {hc.dtype = bf16/<1, 1280> {hc.dtype = f16/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=PLAIN
+// RUN: sed 's/bf16/f32/g' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=PLAIN
 
 // Dots of rows of one type of 16 bits are exact on tensor cores; of two types, or of 32 bits, they are made in fp32.
 // EXACT: dotSquares<0, 0, 2>

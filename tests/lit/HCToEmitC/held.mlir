@@ -1,5 +1,5 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 %s | FileCheck %s
-// RUN: not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4,preparers=2 %s 2>&1 | FileCheck %s --check-prefix=PREPARERS
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4 | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=4,preparers=2 2>&1 | FileCheck %s --check-prefix=PREPARERS
 
 // Rounded rows %x0 are made in three stages. A lane holds them from one stage to the next and no further: from the first on it would
 // have another tile's in the third.

@@ -1,4 +1,4 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_100a %s | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_100a | FileCheck %s
 
 // One call for every op of a streaming kernel; rearrangements are gathers with strides.
 

@@ -1,4 +1,4 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns %s | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns | FileCheck %s
 // No sweep reads what stage 0 makes of a token's numbers, only the maths behind its sums: the head leaves it in memory, owners fetch it, and
 // there is no first record to copy.
 

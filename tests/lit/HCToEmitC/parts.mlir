@@ -1,4 +1,4 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 %s | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s
 
 // Each launch has a part of its own with all that it names: the maths that no row waits for, planned before the main launch and launched
 // after it where it is too long for its lanes, stands behind it.

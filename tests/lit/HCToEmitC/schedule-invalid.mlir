@@ -1,8 +1,8 @@
-// RUN: not hc-translate --hc-to-cuda --schedule=rows:vector=3 %s 2>&1 | FileCheck %s --check-prefix=POWER
-// RUN: not hc-translate --hc-to-cuda --schedule=rows:width=3 %s 2>&1 | FileCheck %s --check-prefix=NAME
-// RUN: not hc-translate --hc-to-cuda --schedule=tiles %s 2>&1 | FileCheck %s --check-prefix=SKELETON
-// RUN: not hc-translate --hc-to-cuda --schedule=rows:vector=4 %s 2>&1 | FileCheck %s --check-prefix=DIVIDES
-// RUN: not hc-translate --hc-to-cuda --target=sm_80 --schedule=rows:cluster=4 %s 2>&1 | FileCheck %s --check-prefix=CLUSTER
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --schedule=rows:vector=3 2>&1 | FileCheck %s --check-prefix=POWER
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --schedule=rows:width=3 2>&1 | FileCheck %s --check-prefix=NAME
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --schedule=tiles 2>&1 | FileCheck %s --check-prefix=SKELETON
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --schedule=rows:vector=4 2>&1 | FileCheck %s --check-prefix=DIVIDES
+// RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_80 --schedule=rows:cluster=4 2>&1 | FileCheck %s --check-prefix=CLUSTER
 
 // POWER: vector is 3; legal are 1 to 8, powers of two
 // NAME: 'width=3' is no number of 'rows'; it takes blocks, chunks, cluster, planes, slots, tokens, vector, warps

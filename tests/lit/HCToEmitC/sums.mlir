@@ -1,5 +1,5 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_80 %s | FileCheck %s
-// RUN: sed '/^hc.func/ s/f32/bf16/; s/, 7/, 8/g' %s | hc-translate --hc-to-cuda --target=sm_80 | FileCheck %s --check-prefix=TILES
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_80 | FileCheck %s
+// RUN: sed '/^hc.func/ s/f32/bf16/; s/, 7/, 8/g' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_80 | FileCheck %s --check-prefix=TILES
 
 // Sums over tokens: coefficients by their own launch, a weight gradient by columns, the epilogue on both, its two levels in one
 // launch because neither needs the other.

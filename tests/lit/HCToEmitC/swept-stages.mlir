@@ -1,4 +1,4 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 %s | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s
 
 // The last sweep reads the rows that the one before it stored, and has no longer what those were made of: a weight gradient of the
 // first rows with the last coefficients has a launch of its own.

@@ -1,5 +1,5 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 %s | FileCheck %s
-// RUN: sed 's/1280, 8>/1280, 96>/g; s/<1, 8>/<1, 96>/g' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=MANY
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s
+// RUN: sed 's/1280, 8>/1280, 96>/g; s/<1, 8>/<1, 96>/g' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=MANY
 
 // A weight gradient of few columns is summed by the last sweep that has its rows; a cluster's sums are a chunk's. One of many columns
 // has a launch of its own.
@@ -12,8 +12,8 @@
 // CHECK: // launch {{.*}}"clusters_are_chunks":true
 // MANY-NOT: sweptGradient
 // Launches of few tokens overlap: each waits before it touches memory, the main one by itself.
-// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=FEW
-// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-translate --hc-to-cuda --target=sm_80 --schedule=rows | FileCheck %s --check-prefix=OLD
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=FEW
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_80 --schedule=rows | FileCheck %s --check-prefix=OLD
 // FEW: boundary_main({{.*}} {
 // FEW-NEXT: clusterColumns<
 // FEW: boundary_epilogue0({{.*}} {

@@ -1,4 +1,4 @@
-// RUN: hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 %s | FileCheck %s
+// RUN: hc-opt --hc-form-phases %s | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s
 
 // No sweep waits for the sums, so no record comes back to say that they were read: four of their numbers do. The first record is copied from
 // two operands, number by number, because nine numbers and three are not whole pieces of 16 bytes.

@@ -31,3 +31,19 @@ hc.func @norm(%x: !hc.rows<2, 8> {hc.dtype = f32}) -> (!hc.rows<2, 8> {hc.dtype 
                    operandSegmentSizes = array<i32: 1, 0, 0>} : (!hc.rows<2, 8>) -> !hc.rows<2, 8>
   hc.return %0 : !hc.rows<2, 8>
 }
+
+// -----
+
+hc.func @phase(%x: !hc.rows<2, 8> {hc.dtype = f32}) -> (!hc.coeffs<2> {hc.dtype = f32}) attributes {hc.compute = f32} {
+  // expected-error @below {{'hc.row_sum' op phase is "X", expected P, M, R, C, W or E}}
+  %0 = hc.row_sum %x {phase = "X", stage = 0 : i64} : (!hc.rows<2, 8>) -> !hc.coeffs<2>
+  hc.return %0 : !hc.coeffs<2>
+}
+
+// -----
+
+hc.func @stage(%x: !hc.rows<2, 8> {hc.dtype = f32}) -> (!hc.coeffs<2> {hc.dtype = f32}) attributes {hc.compute = f32} {
+  // expected-error @below {{'hc.row_sum' op stage is -1 : i64, expected an i64 of 0 at least}}
+  %0 = hc.row_sum %x {phase = "R", stage = -1 : i64} : (!hc.rows<2, 8>) -> !hc.coeffs<2>
+  hc.return %0 : !hc.coeffs<2>
+}

@@ -58,42 +58,13 @@ WeightHome KernelEmitter::allocateWeight(WeightType type, Memory::Kind kind) {
 //===----------------------------------------------------------------------===//
 
 LogicalResult KernelEmitter::readSignature() {
-  auto compute = kernel->getAttrOfType<TypeAttr>("hc.compute");
-  if (!compute || !(compute.getValue().isF32() || compute.getValue().isF64()))
-    return kernel.emitError("needs the attribute hc.compute = f32 or f64: run hc-specialize first");
-  s.element = compute.getValue();
+  FailureOr<int64_t> checked = checkKernel(kernel);
+  if (failed(checked))
+    return failure();
+  width = *checked;
+  s.element = kernel->getAttrOfType<TypeAttr>("hc.compute").getValue();
   s.elementBytes = Simd::bytesOf(s.element);
   lanes = target.vectorBytes / s.elementBytes;
-
-  auto note = [&](Type type) -> LogicalResult {
-    int64_t found = 0;
-    if (auto rows = dyn_cast<RowsType>(type))
-      found = rows.getWidth();
-    else if (auto weight = dyn_cast<WeightType>(type))
-      found = weight.getWidth();
-    else
-      return success();
-    if (found == symbolicWidth)
-      return kernel.emitError("has the unbound row width d: run hc-specialize first");
-    if (width != 0 && found != width)
-      return kernel.emitError() << "has rows of width " << width << " and of width " << found
-                                << "; a kernel has one width";
-    width = found;
-    return success();
-  };
-  WalkResult walked = kernel.walk([&](Operation *op) {
-    for (Type type : op->getResultTypes())
-      if (failed(note(type)))
-        return WalkResult::interrupt();
-    return WalkResult::advance();
-  });
-  if (walked.wasInterrupted())
-    return failure();
-  for (Type type : kernel.getArgumentTypes())
-    if (failed(note(type)))
-      return failure();
-  if (width == 0)
-    width = 1;
   paddedWidth = llvm::alignTo(width, lanes);
 
   auto storage = [&](Attribute attribute) {
@@ -138,9 +109,6 @@ LogicalResult KernelEmitter::plan(StringRef schedule) {
     return failure();
   for (Operation &op : kernel.getEntry().without_terminator()) {
     auto phase = op.getAttrOfType<StringAttr>("phase");
-    auto stageAttribute = op.getAttrOfType<IntegerAttr>("stage");
-    if (!phase || phase.getValue().size() != 1 || !stageAttribute)
-      return op.emitOpError("has no phase and stage: run hc-form-phases first");
     if (phase.getValue() == "P") {
       prologueOps.push_back(&op);
       continue;
@@ -149,7 +117,7 @@ LogicalResult KernelEmitter::plan(StringRef schedule) {
       epilogueOps.push_back(&op);
       continue;
     }
-    Stage &stage = stages[stageAttribute.getInt()];
+    Stage &stage = stages[op.getAttrOfType<IntegerAttr>("stage").getInt()];
     if (auto sum = dyn_cast<TokenSumOp>(op)) {
       tokenSums.push_back(&op);
       if (isa<CoeffsType>(sum.getType()))

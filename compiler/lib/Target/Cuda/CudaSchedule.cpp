@@ -147,6 +147,8 @@ static LogicalResult checkSinkhorns(hc::FuncOp kernel) {
 OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target, StringRef schedule,
                                             CudaSource &result) {
   kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
+  if (failed(hc::checkKernel(kernel)))
+    return nullptr;
   Choice choice;
   if (failed(parseSchedule(kernel, schedule, choice)))
     return nullptr;
@@ -201,6 +203,8 @@ KernelSizes SourceBuilder::measure() {
 LogicalResult cuda::listSchedules(hc::FuncOp kernel, StringRef target, const GpuShape &shape, int64_t sharedBytes,
                                   size_t limit, SmallVectorImpl<RankedSchedule> &out) {
   kernel.getContext()->getOrLoadDialect<emitc::EmitCDialect>();
+  if (failed(hc::checkKernel(kernel)))
+    return failure();
   Choice first = chooseSchedule(kernel, target);
   CudaSource chosen;
   SourceBuilder builder(kernel, target, first, chosen);

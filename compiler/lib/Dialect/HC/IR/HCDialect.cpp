@@ -97,6 +97,46 @@ InFlightDiagnostic hc::refuseBeyondLimits(FuncOp kernel) {
 
 bool hc::beyondLimits(FuncOp kernel) { return kernel->hasAttr(beyondLimitsAttrName); }
 
+FailureOr<int64_t> hc::checkKernel(FuncOp kernel) {
+  auto compute = kernel->getAttrOfType<TypeAttr>("hc.compute");
+  if (!compute || !isCompute(compute.getValue()))
+    return kernel.emitError("needs the attribute hc.compute = f32 or f64: run hc-specialize first");
+  int64_t width = 0;
+  auto note = [&](Type type) -> LogicalResult {
+    int64_t found = 0;
+    if (auto rows = dyn_cast<RowsType>(type))
+      found = rows.getWidth();
+    else if (auto weight = dyn_cast<WeightType>(type))
+      found = weight.getWidth();
+    else
+      return success();
+    if (found == symbolicWidth)
+      return kernel.emitError("has the unbound row width d: run hc-specialize first");
+    if (width != 0 && found != width)
+      return kernel.emitError() << "has rows of width " << width << " and of width " << found
+                                << "; a kernel has one width";
+    width = found;
+    return success();
+  };
+  for (Type type : kernel.getArgumentTypes())
+    if (failed(note(type)))
+      return failure();
+  for (Operation &op : kernel.getEntry().without_terminator()) {
+    for (Type type : op.getResultTypes())
+      if (failed(note(type)))
+        return failure();
+    auto phase = op.getAttrOfType<StringAttr>("phase");
+    auto stage = op.getAttrOfType<IntegerAttr>("stage");
+    if (!phase || !stage)
+      return op.emitOpError("has no phase and stage: run hc-form-phases first");
+    if (!llvm::is_contained({"P", "M", "R", "C", "W", "E"}, phase.getValue()))
+      return op.emitOpError() << "phase is " << phase << ", expected P, M, R, C, W or E";
+    if (!stage.getType().isSignlessInteger(64) || stage.getInt() < 0)
+      return op.emitOpError() << "stage is " << stage << ", expected an i64 of 0 at least";
+  }
+  return std::max<int64_t>(width, 1);
+}
+
 #define GET_TYPEDEF_CLASSES
 #include "hyperjit/Dialect/HC/IR/HCTypes.cpp.inc"
 
