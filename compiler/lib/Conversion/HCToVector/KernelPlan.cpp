@@ -107,6 +107,10 @@ bool KernelEmitter::isProduct(Operation *op) const {
 LogicalResult KernelEmitter::plan(StringRef schedule) {
   if (failed(readBlocks(schedule)) || failed(readSignature()))
     return failure();
+  // What nothing needs is asked for at no point, and has no place in a block.
+  for (Operation &op : llvm::make_early_inc_range(llvm::reverse(kernel.getEntry())))
+    if (isOpTriviallyDead(&op))
+      op.erase();
   for (Operation &op : kernel.getEntry().without_terminator()) {
     auto phase = op.getAttrOfType<StringAttr>("phase");
     if (phase.getValue() == "P") {
