@@ -32,3 +32,30 @@ hc.func @recorded(%x: !hc.rows<1, d> {hc.operand = "streams"}) -> (!hc.rows<1, d
 hc.func @nameless(%x: !hc.rows<1, 8>) -> (!hc.rows<1, 8> {hc.operand = "streams"}) attributes {hc.compute = f32} {
   hc.return %x : !hc.rows<1, 8>
 }
+
+// -----
+
+hc.func @holes(%x: !hc.rows<1, 8> {hc.operand = "streams"}) -> (!hc.rows<1, 8> {hc.operand = "streams"})
+    attributes {hc.compute = f32, hc.branch_in = f32, hc.branch_out = f32} {
+  %y = hc.branch %x : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
+  // expected-error @below {{a site has one hole}}
+  %z = hc.branch %y : (!hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %z : !hc.rows<1, 8>
+}
+
+// -----
+
+// expected-error @below {{result 1 is what was saved, of type '!hc.rows<1, 8>'; hc-save-reductions packs it into coefficients of rank one}}
+hc.func @saved_rows(%x: !hc.rows<1, 8> {hc.operand = "streams"})
+    -> (!hc.rows<1, 8> {hc.operand = "streams"}, !hc.rows<1, 8> {hc.operand = "saved"}) attributes {hc.compute = f32} {
+  hc.return %x, %x : !hc.rows<1, 8>, !hc.rows<1, 8>
+}
+
+// -----
+
+// expected-error @below {{result 0 is what was saved, of type '!hc.coeffs<2, 2>'; hc-save-reductions packs it into coefficients of rank one}}
+hc.func @saved_matrix(%x: !hc.rows<2, 8> {hc.operand = "streams"}) -> (!hc.coeffs<2, 2> {hc.operand = "saved"})
+    attributes {hc.compute = f32} {
+  %0 = hc.dot %x, %x : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.coeffs<2, 2>
+  hc.return %0 : !hc.coeffs<2, 2>
+}

@@ -45,8 +45,10 @@ public:
       : forward(forward), given(given), want(want), builder(forward) {}
 
   LogicalResult run() {
-    if (!forward.getBody().getOps<BranchOp>().empty() &&
-        failed(checkSpecialized(forward, {"hc.branch_in", "hc.branch_out"})))
+    auto holes = llvm::to_vector(forward.getBody().getOps<BranchOp>());
+    if (holes.size() > 1)
+      return holes[1].emitOpError("a site has one hole");
+    if (!holes.empty() && failed(checkSpecialized(forward, {"hc.branch_in", "hc.branch_out"})))
       return failure();
     auto isNamed = [](DictionaryAttr attrs) { return attrs && attrs.getAs<StringAttr>(HCDialect::operandAttrName); };
     for (unsigned i = 0; i < forward.getNumArguments(); ++i)
@@ -57,6 +59,11 @@ public:
       if (!isNamed(forward.getResultAttrDict(i)))
         return forward.emitError() << "result " << i << " has no " << HCDialect::operandAttrName
                                    << " that says what it is";
+    for (auto [i, type] : llvm::enumerate(forward.getResultTypes()))
+      if (auto coeffs = dyn_cast<CoeffsType>(type);
+          groupOf(forward.getResultAttrDict(i)) == 's' && (!coeffs || coeffs.getRank() != 1))
+        return forward.emitError() << "result " << i << " is what was saved, of type " << type
+                                   << "; hc-save-reductions packs it into coefficients of rank one";
     makeSignature();
     IRMapping map;
     map.map(forward.getArguments(), ArrayRef<BlockArgument>(adjoint.getArguments()).take_front(forwardCount));
