@@ -65,3 +65,11 @@ hc.func @gradient_of_a_sum(%x: !hc.rows<1, 8> {hc.operand = "streams"}, %p: !hc.
   %1 = hc.weight_grad %x, %0 : (!hc.rows<1, 8>, !hc.coeffs<1, 2>) -> !hc.weight<1, 8, 2>
   hc.return %1 : !hc.weight<1, 8, 2>
 }
+
+// -----
+
+hc.func @foreign(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.compute = f32} {
+  // expected-error @below {{'builtin.module' op makes no single value, so it has no phase}}
+  builtin.module {}
+  hc.return %x : !hc.rows<2, 8>
+}

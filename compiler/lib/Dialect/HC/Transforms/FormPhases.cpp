@@ -39,6 +39,8 @@ private:
   LogicalResult place(Operation *op) {
     if (isa<NormOp, BranchOp>(op))
       return op->emitOpError("belongs to a recorded program, not to a kernel: run hc-specialize and hc-split first");
+    if (op->getNumResults() != 1)
+      return op->emitOpError("makes no single value, so it has no phase");
     Value result = op->getResult(0);
     bool afterSum = llvm::any_of(op->getOperands(), [&](Value operand) { return isAfterSum(operand); });
     int64_t stage = 0;
