@@ -43,3 +43,54 @@ module {
     hc.return %x : !hc.rows<2, 8>
   }
 }
+
+// -----
+
+// Arguments and results without attributes stay without; functions of no role stay.
+// CHECK-LABEL: hc.func @boundary(
+// CHECK-SAME: %{{[a-z0-9]*}}: !hc.rows<2, 8>) -> (!hc.rows<2, 8>, !hc.rows<2, 8>)
+// CHECK-LABEL: hc.func @other(
+hc.func @a(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "after", hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}
+hc.func @b(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "before", hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}
+hc.func @other(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}
+
+// -----
+
+// expected-error @below {{needs one function of role after and one of role before, there are 2 and 1}}
+module {
+  hc.func @a(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "after", hc.compute = f32} {
+    hc.return %x : !hc.rows<2, 8>
+  }
+  hc.func @c(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "after", hc.compute = f32} {
+    hc.return %x : !hc.rows<2, 8>
+  }
+  hc.func @b(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "before", hc.compute = f32} {
+    hc.return %x : !hc.rows<2, 8>
+  }
+}
+
+// -----
+
+// expected-error @below {{has role after, but its first result is not the streams that it makes: rows}}
+hc.func @a(%x: !hc.rows<2, 8>) attributes {hc.role = "after", hc.compute = f32} {
+  hc.return
+}
+hc.func @b(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "before", hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}
+
+// -----
+
+hc.func @a(%x: !hc.rows<2, 8>) -> !hc.rows<2, 8> attributes {hc.role = "after", hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}
+// expected-error @below {{has role before, but its first argument is not the streams that it reads: rows}}
+hc.func @b(%c: !hc.coeffs<1>) -> !hc.coeffs<1> attributes {hc.role = "before", hc.compute = f32} {
+  hc.return %c : !hc.coeffs<1>
+}

@@ -75,3 +75,14 @@ hc.func @most(%x: !hc.rows<1024, 8> {hc.operand = "streams"}, %y: !hc.rows<1024,
   %2 = hc.mul %0, %1 : (!hc.coeffs<1024, 1024>, !hc.coeffs<1024, 1024>) -> !hc.coeffs<1024, 1024>
   hc.return %2 : !hc.coeffs<1024, 1024>
 }
+
+// -----
+
+// Results without attributes stay without.
+// CHECK-LABEL: hc.func @plain(
+// CHECK-SAME: -> (!hc.rows<1, 8>, !hc.coeffs<1> {hc.dtype = f32, hc.name = "saved", hc.operand = "saved"})
+hc.func @plain(%x: !hc.rows<1, 8>) -> !hc.rows<1, 8> attributes {hc.compute = f32} {
+  %0 = hc.row_sum %x : (!hc.rows<1, 8>) -> !hc.coeffs<1>
+  %1 = hc.scale_rows %0, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
+  hc.return %1 : !hc.rows<1, 8>
+}

@@ -54,3 +54,57 @@ hc.func @many(%x: !hc.rows<1, d> {hc.operand = "streams"}, %c: !hc.coeffs<104857
       -> (!hc.rows<1, d>, !hc.coeffs<1048576>, !hc.coeffs<1048576>)
   hc.return %y : !hc.rows<1, d>
 }
+
+// -----
+
+// expected-error @below {{has a hole, but its first argument is not its streams: rows with hc.operand = "streams"}}
+hc.func @nothing() {
+  %c = hc.constant {value = dense<1.0> : tensor<1xf64>} : () -> !hc.coeffs<1>
+  %0 = hc.fill_rows %c : (!hc.coeffs<1>) -> !hc.rows<1, d>
+  %y = hc.branch %0 : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return
+}
+
+// -----
+
+// expected-error @below {{has a hole, but its first argument is not its streams: rows with hc.operand = "streams"}}
+hc.func @coefficients_first(%c: !hc.coeffs<1> {hc.operand = "carry"}, %x: !hc.rows<1, d> {hc.operand = "streams"})
+    -> !hc.rows<1, d> {
+  %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return %y : !hc.rows<1, d>
+}
+
+// -----
+
+// expected-error @below {{has a hole, but its first result is not its next streams: rows}}
+hc.func @no_result(%x: !hc.rows<1, d> {hc.operand = "streams"}) {
+  %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return
+}
+
+// -----
+
+// A carry is made before the hole, also where it is what the streams become.
+hc.func @carried_streams(%x: !hc.rows<1, d> {hc.operand = "streams"})
+    -> (!hc.rows<1, d>, !hc.rows<1, d> {hc.operand = "carry"}) {
+  %y = hc.branch %x : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  // expected-error @below {{a carry depends on the branch output}}
+  hc.return %y, %y : !hc.rows<1, d>, !hc.rows<1, d>
+}
+
+// -----
+
+hc.func @adjoint_crossing(%g: !hc.rows<1, d> {hc.operand = "d_streams"}, %c: !hc.coeffs<1> {hc.operand = "coefficients"})
+    -> !hc.coeffs<1> attributes {hc.adjoint} {
+  // expected-error @below {{has crossing values in an adjoint, where nothing crosses: both parts make what they need}}
+  %y, %k = hc.branch %g, %c : (!hc.rows<1, d>, !hc.coeffs<1>) -> (!hc.rows<1, d>, !hc.coeffs<1>)
+  hc.return %k : !hc.coeffs<1>
+}
+
+// -----
+
+// expected-error @below {{has a hole and makes no cotangent behind it}}
+hc.func @adjoint_nothing(%g: !hc.rows<1, d> {hc.operand = "d_streams"}) attributes {hc.adjoint} {
+  %y = hc.branch %g : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  hc.return
+}

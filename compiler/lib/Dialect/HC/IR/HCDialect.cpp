@@ -97,6 +97,16 @@ InFlightDiagnostic hc::refuseBeyondLimits(FuncOp kernel) {
 
 bool hc::beyondLimits(FuncOp kernel) { return kernel->hasAttr(beyondLimitsAttrName); }
 
+static DictionaryAttr orEmpty(DictionaryAttr attrs, MLIRContext *context) {
+  return attrs ? attrs : DictionaryAttr::get(context);
+}
+DictionaryAttr hc::attrsOfArgument(FuncOp function, unsigned index) {
+  return orEmpty(function.getArgAttrDict(index), function.getContext());
+}
+DictionaryAttr hc::attrsOfResult(FuncOp function, unsigned index) {
+  return orEmpty(function.getResultAttrDict(index), function.getContext());
+}
+
 FailureOr<int64_t> hc::checkKernel(FuncOp kernel) {
   auto compute = kernel->getAttrOfType<TypeAttr>("hc.compute");
   if (!compute || !isCompute(compute.getValue()))

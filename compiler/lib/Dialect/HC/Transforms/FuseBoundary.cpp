@@ -17,9 +17,19 @@ namespace {
 
 struct FuseBoundaryPass : hyperjit::hc::impl::FuseBoundaryBase<FuseBoundaryPass> {
   void runOnOperation() override {
-    FuncOp after = find("after"), before = find("before");
-    if (!after || !before) {
-      getOperation().emitError("hc-fuse-boundary needs one function of role after and one of role before");
+    SmallVector<FuncOp> ofAfter = find("after"), ofBefore = find("before");
+    if (ofAfter.size() != 1 || ofBefore.size() != 1) {
+      getOperation().emitError("hc-fuse-boundary needs one function of role after and one of role before, there are ")
+          << ofAfter.size() << " and " << ofBefore.size();
+      return signalPassFailure();
+    }
+    FuncOp after = ofAfter.front(), before = ofBefore.front();
+    if (after.getNumResults() == 0 || !isa<RowsType>(after.getResultTypes()[0])) {
+      after.emitError("has role after, but its first result is not the streams that it makes: rows");
+      return signalPassFailure();
+    }
+    if (before.getNumArguments() == 0 || !isa<RowsType>(before.getArgumentTypes()[0])) {
+      before.emitError("has role before, but its first argument is not the streams that it reads: rows");
       return signalPassFailure();
     }
     if (after.getResultTypes()[0] != before.getArgumentTypes()[0] ||
@@ -33,11 +43,12 @@ struct FuseBoundaryPass : hyperjit::hc::impl::FuseBoundaryBase<FuseBoundaryPass>
   }
 
 private:
-  FuncOp find(StringRef role) {
+  SmallVector<FuncOp> find(StringRef role) {
+    SmallVector<FuncOp> found;
     for (FuncOp function : getOperation().getOps<FuncOp>())
       if (auto attr = function->getAttrOfType<StringAttr>("hc.role"); attr && attr.getValue() == role)
-        return function;
-    return {};
+        found.push_back(function);
+    return found;
   }
 
   void fuse(FuncOp after, FuncOp before) {
@@ -45,16 +56,16 @@ private:
     SmallVector<Type> inputs(after.getArgumentTypes()), results(after.getResultTypes());
     SmallVector<Attribute> inputAttrs, resultAttrs;
     for (unsigned i = 0; i < after.getNumArguments(); ++i)
-      inputAttrs.push_back(after.getArgAttrDict(i));
+      inputAttrs.push_back(attrsOfArgument(after, i));
     for (unsigned i = 1; i < before.getNumArguments(); ++i) {
       inputs.push_back(before.getArgumentTypes()[i]);
-      inputAttrs.push_back(before.getArgAttrDict(i));
+      inputAttrs.push_back(attrsOfArgument(before, i));
     }
     for (unsigned i = 0; i < after.getNumResults(); ++i)
-      resultAttrs.push_back(after.getResultAttrDict(i));
+      resultAttrs.push_back(attrsOfResult(after, i));
     for (unsigned i = 0; i < before.getNumResults(); ++i) {
       results.push_back(before.getResultTypes()[i]);
-      resultAttrs.push_back(before.getResultAttrDict(i));
+      resultAttrs.push_back(attrsOfResult(before, i));
     }
     auto boundary = FuncOp::create(builder, after.getLoc(), "boundary", builder.getFunctionType(inputs, results));
     for (NamedAttribute attr : before->getDiscardableAttrs())
@@ -81,9 +92,8 @@ private:
     for (Value value : before.getReturn()->getOperands())
       values.push_back(map.lookup(value));
     ReturnOp::create(builder, before.getLoc(), values);
-    for (FuncOp function : llvm::make_early_inc_range(getOperation().getOps<FuncOp>()))
-      if (function != boundary)
-        function.erase();
+    after.erase();
+    before.erase();
   }
 };
 

@@ -69,7 +69,7 @@ private:
     attrs.append(HCDialect::dtypeAttrName, function->getAttr("hc.compute"));
     SmallVector<Attribute> resultAttrs;
     for (unsigned i = 0; i < function.getNumResults(); ++i)
-      resultAttrs.push_back(function.getResultAttrDict(i));
+      resultAttrs.push_back(attrsOfResult(function, i));
     resultAttrs.push_back(attrs.getDictionary(builder.getContext()));
     SmallVector<Type> results(function.getResultTypes());
     results.push_back(saved.getType());

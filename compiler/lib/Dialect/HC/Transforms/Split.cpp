@@ -44,7 +44,7 @@ public:
   }
 
   LogicalResult split() {
-    if (failed(placeCrossing()) || failed(checkAfter()))
+    if (failed(checkShape()) || failed(placeCrossing()) || failed(checkAfter()))
       return failure();
     builder.setInsertionPoint(site);
     makeBefore();
@@ -54,6 +54,18 @@ public:
   }
 
 private:
+  /// Both parts take for granted that a site reads streams first and makes streams first.
+  LogicalResult checkShape() {
+    bool reads = site.getNumArguments() > 0 && isa<RowsType>(site.getArgumentTypes()[0]);
+    auto operand = reads ? site.getArgAttrOfType<StringAttr>(0, HCDialect::operandAttrName) : StringAttr();
+    if (!operand || operand.getValue() != "streams")
+      return site.emitError(
+          "has a hole, but its first argument is not its streams: rows with hc.operand = \"streams\"");
+    if (site.getNumResults() == 0 || !isa<RowsType>(site.getResultTypes()[0]))
+      return site.emitError("has a hole, but its first result is not its next streams: rows");
+    return success();
+  }
+
   LogicalResult placeCrossing() {
     Uniformity uniformity;
     for (Value value : branch.getCrossing()) {
@@ -76,11 +88,12 @@ private:
   LogicalResult checkAfter() {
     LogicalResult result = success();
     for (Operation *op = branch->getNextNode(); op; op = op->getNextNode())
-      for (Value operand : op->getOperands()) {
+      for (OpOperand &use : op->getOpOperands()) {
+        Value operand = use.get();
         if (operand == site.getArgument(0))
           continue;
         Operation *source = operand.getDefiningOp();
-        bool isCarry = isa<ReturnOp>(op) && operand != op->getOperand(0);
+        bool isCarry = isa<ReturnOp>(op) && use.getOperandNumber() > 0; // the next streams may be returned twice
         if (!isCarry && (!source || (source != branch && source->isBeforeInBlock(branch))))
           result = op->emitOpError("uses a value from before the hole that does not cross it");
         if (isCarry && source && !source->isBeforeInBlock(branch))
@@ -124,7 +137,7 @@ private:
       }
     for (unsigned i = 1; i < site.getNumResults(); ++i) {
       results.push_back(site.getResultTypes()[i]);
-      resultAttrs.push_back(site.getResultAttrDict(i));
+      resultAttrs.push_back(attrsOfResult(site, i));
     }
     FuncOp before = makeFunction("_before", "before", inputs, results);
     before.setAllArgAttrs(ArrayRef<DictionaryAttr>(argAttrs(site)));
@@ -172,7 +185,7 @@ private:
     auto ret = cast<ReturnOp>(site.getReturn());
     SmallVector<Type> inputs{site.getArgument(0).getType(), branch.getOutput().getType()};
     SmallVector<Attribute> attrs{
-        site.getArgAttrDict(0),
+        attrsOfArgument(site, 0),
         operandAttrs(builder, "branch", "y", cast<TypeAttr>(site->getAttr("hc.branch_out")).getValue(), false)
             .getDictionary(builder.getContext())};
     for (Kind kind : {Coefficients, Uniform, Channels})
@@ -183,7 +196,7 @@ private:
     FuncOp after = makeFunction("_after", "after", inputs, {site.getResultTypes()[0]});
     after.setArgAttrsAttr(builder.getArrayAttr(attrs));
     after.setArgAttr(0, HCDialect::nameAttrName, builder.getStringAttr("x"));
-    after.setResAttrsAttr(builder.getArrayAttr({site.getResultAttrDict(0)}));
+    after.setResAttrsAttr(builder.getArrayAttr({attrsOfResult(site, 0)}));
     after.setResultAttr(0, HCDialect::nameAttrName, builder.getStringAttr("x_next"));
 
     OpBuilder::InsertionGuard guard(builder);
@@ -215,7 +228,7 @@ private:
   static SmallVector<DictionaryAttr> argAttrs(FuncOp function) {
     SmallVector<DictionaryAttr> attrs;
     for (unsigned i = 0; i < function.getNumArguments(); ++i)
-      attrs.push_back(function.getArgAttrDict(i));
+      attrs.push_back(attrsOfArgument(function, i));
     return attrs;
   }
 
@@ -234,6 +247,11 @@ public:
   AdjointSplitter(FuncOp site, BranchOp branch) : site(site), branch(branch), builder(site) {}
 
   LogicalResult split() {
+    if (!branch.getCrossing().empty())
+      return branch.emitOpError(
+          "has crossing values in an adjoint, where nothing crosses: both parts make what they need");
+    if (site.getNumResults() == 0)
+      return site.emitError("has a hole and makes no cotangent behind it");
     // The cotangent of the streams that the site made: what a fused kernel of the next site writes.
     for (unsigned i = 0; i < site.getNumArguments(); ++i)
       if (auto operand = site.getArgAttrOfType<StringAttr>(i, HCDialect::operandAttrName);
@@ -273,7 +291,7 @@ private:
     SmallVector<Attribute> inputAttrs, resultAttrs;
     for (unsigned i : arguments) {
       inputs.push_back(site.getArgumentTypes()[i]);
-      inputAttrs.push_back(site.getArgAttrDict(i));
+      inputAttrs.push_back(attrsOfArgument(site, i));
     }
     NamedAttrList holeAttrs;
     holeAttrs.append(HCDialect::operandAttrName, builder.getStringAttr(holeOperand.operand));
@@ -285,7 +303,7 @@ private:
     }
     for (auto [i, value] : llvm::enumerate(values)) {
       results.push_back(value.getType());
-      resultAttrs.push_back(withHole ? site.getResultAttrDict(i) : holeAttrs.getDictionary(builder.getContext()));
+      resultAttrs.push_back(withHole ? attrsOfResult(site, i) : holeAttrs.getDictionary(builder.getContext()));
     }
     auto part = FuncOp::create(builder, site.getLoc(), (site.getName() + suffix).str(),
                                builder.getFunctionType(inputs, results));

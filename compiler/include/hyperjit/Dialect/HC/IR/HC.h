@@ -48,6 +48,10 @@ llvm::LogicalResult checkSpecialized(FuncOp function, llvm::ArrayRef<llvm::Strin
 mlir::InFlightDiagnostic refuseBeyondLimits(FuncOp kernel);
 bool beyondLimits(FuncOp kernel);
 
+/// Attributes of an argument or of a result: empty where there are none, so that they may stand in a list.
+mlir::DictionaryAttr attrsOfArgument(FuncOp function, unsigned index);
+mlir::DictionaryAttr attrsOfResult(FuncOp function, unsigned index);
+
 /// What both exits take for granted of a kernel: hc.compute is f32 or f64, all rows and weights have one width, and it is
 /// bound, every op has its phase and stage. Gives the width, 1 where there are no rows; an error names what is missing.
 llvm::FailureOr<int64_t> checkKernel(FuncOp kernel);
