@@ -36,9 +36,31 @@ class HC_MathOp<string mnemonic, list<Trait> traits = []>
 def HC_FuncOp : HC_Op<"func", [FunctionOpInterface, IsolatedFromAbove, OpAsmOpInterface]> {
   let summary = "A site, one of its parts, or a kernel";
   let description = [{
-    Arguments and results carry `hc.operand` (streams, branch, parameter,
-    carry, coefficients, uniform, channels, saved), `hc.name`, `hc.uniform`,
-    and, once specialised, the storage type `hc.dtype`.
+    Arguments and results are rows, coefficients or weights, and may carry
+
+    - `hc.operand`, what it is: `streams`, `branch` (what the branch gives),
+      `branch_input`, `parameter`, `carry`, what crosses the hole
+      (`coefficients`, `uniform`, `channels`), `saved`; a cotangent is `d_` and
+      the word of what it belongs to: `d_streams`, `d_branch`, ...;
+    - `hc.name`, for callers and messages;
+    - `hc.uniform`: the same for all tokens;
+    - `hc.dtype`, once specialised: the storage type bf16, f16, f32 or f64.
+
+    The function itself may carry
+
+    | attribute | value | written by | meaning |
+    |---|---|---|---|
+    | `hc.m` | i64, 1 .. 2^20 | the caller | fracs: rows of a stream, the unit u of traffic |
+    | `hc.saved` | i64, 0 .. 2^20 | the caller | numbers a token that it has room for in `saved` |
+    | `hc.compute` | f32, f64 | hc-specialize | the type of all values |
+    | `hc.branch_in`, `hc.branch_out` | storage type | hc-specialize | of the branch's input and output |
+    | `hc.role` | before, after, boundary | hc-split, hc-fuse-boundary | which part of a site; a whole site has none |
+    | `hc.adjoint` | unit | hc-differentiate | a site's adjoint whose hole is the branch's backward |
+    | `hc.reads_u`, `hc.writes_u`, `hc.saved_u`, `hc.narrow_bytes` | i64 | hc-form-phases | traffic, see there |
+    | `hc.exposed`, `hc.stages` | i64 | hc-form-phases | what maps wait for, see there |
+    | `hc.target`, `hc.bucket` | string | the exit's caller | the machine, and how many tokens |
+
+    The verifier refuses other attributes of the dialect, and these elsewhere.
 
     ```mlir
     hc.func @site(%x: !hc.rows<2, d> {hc.operand = "streams"}) -> (!hc.rows<2, d> {hc.operand = "streams"}) {
@@ -80,7 +102,7 @@ def HC_BranchOp : HC_Op<"branch"> {
     The first operand goes into the branch, the first result comes out of it.
     Further operands are the crossing values: what the part after the hole
     needs of coefficients, uniform values and channel vectors. They come out
-    unchanged; after the hole nothing else but the streams may be used, so
+    unchanged; in an adjoint there are none; after the hole nothing else but the streams may be used, so
     that the second part reads no parameter.
 
     ```mlir
@@ -323,7 +345,8 @@ def HC_HeavisideOp : HC_Unary<"heaviside", "1 where a >= 0, else 0; its adjoint 
 //===----------------------------------------------------------------------===//
 
 /// Sparse elements and resources are ElementsAttr too, but folders and both exits read the numbers themselves.
-def HC_DenseElementsAttr : Attr<CPred<"::llvm::isa<::mlir::DenseElementsAttr>($_self)">, "numbers written out: dense<...>"> {
+def HC_DenseElementsAttr
+    : Attr<CPred<"::llvm::isa<::mlir::DenseElementsAttr>($_self)">, "numbers written out: dense<...>"> {
   let storageType = "::mlir::DenseElementsAttr";
   let returnType = "::mlir::DenseElementsAttr";
   let convertFromStorage = "$_self";

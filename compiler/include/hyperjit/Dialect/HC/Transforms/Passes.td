@@ -34,6 +34,11 @@ def Split : Pass<"hc-split", "::mlir::ModuleOp"> {
     batch's) and `channels` (vectors over channels). Applied to the adjoint of
     a site the same rule gives the backward cut in which everything the
     branch's own cotangent does not need waits for the second part.
+
+    A site's first argument and first result are its streams, and it has one
+    hole; an adjoint has a cotangent of the streams among its arguments, and
+    nothing crosses its hole. Everything else is refused. Functions without a
+    hole stay as they are.
   }];
 }
 
@@ -43,6 +48,11 @@ def FuseBoundary : Pass<"hc-fuse-boundary", "::mlir::ModuleOp"> {
     The streams that @after makes become the streams that @before reads, so
     that they are written once and not read again. Arguments and results keep
     the order of the kernel's operand list.
+
+    The module holds one function of role after, whose first result is the
+    streams, and one of role before, whose first argument they are; several of
+    one role are refused. @boundary takes the place of both and has the
+    attributes of @before. Other functions stay as they are.
   }];
 }
 
@@ -51,7 +61,7 @@ def Differentiate : Pass<"hc-differentiate", "::mlir::ModuleOp"> {
   let description = [{
     Replaces the function by its adjoint: arguments are the function's own,
     the saved reductions, and the given cotangents; results are the wanted
-    cotangents. Streams that a function reads and does not make anew are handed
+    cotangents. A site has one hole at most. Streams that a function reads and does not make anew are handed
     on as they are: x among the given, which the default names, is their
     cotangent then. Forward values are recomputed from the arguments,
     reductions over channels are read from what the forward kernel saved. A
@@ -80,11 +90,16 @@ def SaveReductions : Pass<"hc-save-reductions", "::mlir::ModuleOp"> {
 def FormPhases : Pass<"hc-form-phases", "::mlir::ModuleOp"> {
   let summary = "Assign phases and stages, count traffic, refuse what no skeleton covers";
   let description = [{
-    Gives every op `phase` (P, M, R, C, W, E) and `stage`, sorts by stage, and
-    writes `hc.reads_u`, `hc.writes_u`, `hc.narrow_bytes`, `hc.saved_u` and
-    `hc.exposed` (coefficient maths that a map waits for) on the function. Stage s maps use coefficients of stage s; reductions over rows
-    of stage s make coefficients of stage s + 1; a sum over tokens belongs to
-    the stage of its operands; what follows such a sum is the epilogue E.
+    Gives every op `phase` (P, M, R, C, W, E) and `stage`, and sorts by stage.
+    Stage s maps use coefficients of stage s; reductions over rows of stage s
+    make coefficients of stage s + 1; a sum over tokens belongs to the stage of
+    its operands; what follows such a sum is the epilogue E.
+
+    Writes on the function, in u = `hc.m` rows a token where the name ends so:
+    `hc.reads_u` and `hc.writes_u`, rows from and to memory; `hc.saved_u`,
+    streams and branch outputs that are kept for backward; `hc.narrow_bytes`,
+    bytes of coefficients a token; `hc.exposed`, coefficient maths that a map
+    waits for; `hc.stages`, the number of stages.
   }];
 }
 
