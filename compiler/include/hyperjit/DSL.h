@@ -1,5 +1,4 @@
-//===- DSL.h - Hyper-connections written as mathematics for one token
-//------------------------------------------------===//
+//===- DSL.h - Hyper-connections written as mathematics for one token ------------------------------------------===//
 //
 // A recipe describes one connection around one branch (attention, MLP, ...): streams in, branch input, the hole where
 // the branch runs, branch output, streams out. Running a recipe records a program; shapes are checked while it runs.
@@ -17,7 +16,7 @@
 // hyperjit::UserError and name the operand and both shapes. No MLIR, CUDA or torch is needed to use this header.
 //
 // SPDX-License-Identifier: Apache-2.0
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 #pragma once
 
 #include <array>
@@ -44,9 +43,9 @@ class Recorder;
 struct Access;
 } // namespace detail
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Shapes and initial values of parameters
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// One extent of a parameter's shape: a number, or a number times the row width d.
 struct Extent {
@@ -69,9 +68,9 @@ HYPERJIT_EXPORT std::vector<double> identityMatrix(int64_t size);
 /// `size` numbers: `on` at `index` (taken modulo size), `off` elsewhere.
 HYPERJIT_EXPORT std::vector<double> oneHot(int64_t size, int64_t index, double on = 1, double off = 0);
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Values
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// A value of a program that is being recorded: cheap to copy, belongs to one site.
 class HYPERJIT_EXPORT Value {
@@ -132,9 +131,9 @@ private:
   friend struct detail::Access;
 };
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Maps over channels
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// out_i = sum_j c[i, j] x_j for c [out, in] and x of `in` rows; c [in] makes one row.
 HYPERJIT_EXPORT Rows mix(const Coefficients &c, const Rows &x);
@@ -162,9 +161,9 @@ HYPERJIT_EXPORT Rows flatten(const Rows &x);
 /// Take `rows` consecutive rows together; with m, a stream's fracs.
 HYPERJIT_EXPORT Rows groupRows(const Rows &x, int64_t rows);
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Reductions over channels
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// x / max(|x|, eps) sqrt(dim) (gamma + 1) | x (mean x^2 + eps)^-1/2 w | x / (sqrt(mean x^2) + eps) w |
 /// (x - mean) (var + eps)^-1/2 w + b
@@ -194,9 +193,9 @@ HYPERJIT_EXPORT Coefficients dotRows(const Rows &x, const Rows &y);
 /// Sum of each row's channels: [rows].
 HYPERJIT_EXPORT Coefficients rowSum(const Rows &x);
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Wide parameters
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// Side by side along K.
 HYPERJIT_EXPORT Weight concatWeights(std::span<const Weight> weights);
@@ -208,9 +207,9 @@ HYPERJIT_EXPORT Weight scaleWeight(const Weight &weight, const Channels &channel
 HYPERJIT_EXPORT Weight weightFromRows(const Channels &rows, int64_t rowsPerColumn = 1);
 HYPERJIT_EXPORT Channels rowsFromWeight(const Weight &weight);
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Coefficient maths. Shapes broadcast from the right as in NumPy; what that adds stands in the program.
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 HYPERJIT_EXPORT Coefficients operator+(const Coefficients &a, const Coefficients &b);
 HYPERJIT_EXPORT Coefficients operator-(const Coefficients &a, const Coefficients &b);
@@ -271,9 +270,9 @@ HYPERJIT_EXPORT Coefficients sinkhorn(const Coefficients &logits, const Sinkhorn
 /// c of n! weights, permutations in lexicographic order: H[j, pi_r(j)] = sum of c_r.
 HYPERJIT_EXPORT Coefficients permutationMixture(const Coefficients &c, int64_t n);
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // The site
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// What a recipe is given: one connection with its streams, parameters, options and hole.
 class HYPERJIT_EXPORT Site {
@@ -322,9 +321,9 @@ private:
   friend struct detail::Access;
 };
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Definition
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 /// An option of a recipe. Values are text in a spec; each has one canonical spelling.
 struct Option {
@@ -361,9 +360,9 @@ struct Definition {
   std::string limitReason; // why, and what to use instead
 };
 
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 // Inline parts
-//===----------------------------------------------------------------------------------------------------------------===//
+//===------------------------------------------------------------------------------------------------------===//
 
 namespace detail {
 template <std::size_t N> std::array<Coefficients, N> asArray(std::vector<Coefficients> list) {

@@ -25,7 +25,7 @@ namespace hyperjit::tools {
 
 using Clock = std::chrono::steady_clock;
 
-//===-- The process that searches -------------------------------------------------------------------------------------===//
+//===-- The process that searches -------------------------------------------------------------------------===//
 
 Worker::Worker(std::vector<std::string> opening, double limit) : openingWords(std::move(opening)), limit(limit) {}
 Worker::~Worker() { stop(); }
@@ -209,7 +209,7 @@ std::vector<std::vector<double>> Worker::duel(const std::vector<Schedule> &sched
   return answer.json.value("us", std::vector<std::vector<double>>());
 }
 
-//===-- The process that measures -------------------------------------------------------------------------------------===//
+//===-- The process that measures -------------------------------------------------------------------------===//
 
 namespace {
 

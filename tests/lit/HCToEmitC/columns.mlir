@@ -65,9 +65,11 @@
 // SLOT: List<Ring<{{[0-9]+}}, 0, 1, false, 320,
 
 // Two clusters share a token: each tells the other its sums by words that a launch has cleared, and all of the grid runs at once.
-// SHARE: projectTiles<0, StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 4>, 0, 1>
-// SHARE: __launch_bounds__(256, 1) boundary_clear(
+// SHARE: //===- boundary_clear{{$}}
+// SHARE-NEXT: __launch_bounds__(256, 1) boundary_clear(
 // SHARE: clearWords<Space::PerToken<[[WORDS:[0-9]+]]>, 24>(launch);
+// SHARE: //===- boundary_main{{$}}
+// SHARE: projectTiles<0, StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 4>, 0, 1>
 // SHARE: using MainFlow = Flow<{{.*}}, Exchange<2, Space::PerToken<[[WORDS]]>>>;
 // SHARE: // schedule columns:{{.*}},parts=2,
 // SHARE: // launch {{.*}}"entry":"boundary_clear","grid":{"kind":"tokens","tokens_per_block":43}

@@ -345,7 +345,8 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     constexpr int64_t threads = 256;
     int64_t tokens = llvm::divideCeil(4 * threads, words / 2); // of a block
     entry("clear", formatv("clearWords<Space::PerToken<{0}>, {1}>", offset, words / 2).str(), threads, 1,
-          json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}}});
+          json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}}}, /*cluster=*/1,
+          /*bare=*/true);
   }
   std::string image;
   for (const RecordCopy &copy : columns.image)

@@ -65,14 +65,14 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
 }
 
 void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int64_t minBlocks, json::Object launch,
-                          int64_t cluster) {
+                          int64_t cluster, bool bare) {
   std::string entryName = name + "_" + suffix.str();
   OpBuilder builder(kernel.getContext());
   if (lastOfPart)
     builder.setInsertionPointAfter(lastOfPart);
   else
     builder.setInsertionPointToStart(module->getBody());
-  emitc::VerbatimOp::create(builder, kernel.getLoc(), (CudaSource::partMark + entryName).str());
+  Operation *mark = emitc::VerbatimOp::create(builder, kernel.getLoc(), (CudaSource::partMark + entryName).str());
   size_t operands = kernel.getNumArguments() + kernel.getNumResults();
   std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
   // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is
@@ -83,6 +83,8 @@ void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int
               bounds, entryName, operands, call, waits && !itself ? "  waitForLaunchesBefore();\n" : "")
           .str());
   lastOfPart = &module->getBody()->back();
+  if (bare)
+    lastOfPart->moveAfter(mark);
   // Few tokens take no longer than a launch. (Where every processor has work, blocks that wait are in the way of
   // clusters that begin: four streams of 4096 channels forward 246 us instead of 230, backward 537 instead of 518.)
   if (waits && few)

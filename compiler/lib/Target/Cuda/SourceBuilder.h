@@ -115,9 +115,10 @@ private:
                    s.cluster > 1 ? ", " + std::to_string(s.cluster) : "");
   }
 
-  /// The entry and its launch. `call` is the skeleton with its template arguments.
+  /// The entry and its launch. `call` is the skeleton with its template arguments. `bare`: it uses nothing of what was
+  /// emitted since the launch before, which is the next one's.
   void entry(StringRef suffix, StringRef call, int64_t threads, int64_t minBlocks, json::Object launch,
-             int64_t cluster = 1);
+             int64_t cluster = 1, bool bare = false);
 
   void emitHeader();
   void emitUniform(const std::vector<Store> &stores, StringRef phase);

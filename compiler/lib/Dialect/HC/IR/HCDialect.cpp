@@ -209,7 +209,7 @@ constexpr KnownAttribute ofFunctions[] = {
     {"hc.compute", Form::Compute}, {"hc.branch_in", Form::Storage},  {"hc.branch_out", Form::Storage},
     {"hc.adjoint", Form::Unit},    {"hc.reads_u", Form::Count},      {"hc.writes_u", Form::Count},
     {"hc.saved_u", Form::Count},   {"hc.narrow_bytes", Form::Count}, {"hc.exposed", Form::Count},
-    {"hc.stages", Form::Count},    {"hc.target", Form::Text},        {"hc.bucket", Form::Text}};
+    {"hc.stages", Form::Count},    {"hc.bucket", Form::Text},        {beyondLimitsAttrName, Form::Unit}};
 constexpr KnownAttribute ofValues[] = {{HCDialect::operandAttrName, Form::Operand},
                                        {HCDialect::nameAttrName, Form::Text},
                                        {HCDialect::dtypeAttrName, Form::Storage},

@@ -58,7 +58,8 @@ def HC_FuncOp : HC_Op<"func", [FunctionOpInterface, IsolatedFromAbove, OpAsmOpIn
     | `hc.adjoint` | unit | hc-differentiate | a site's adjoint whose hole is the branch's backward |
     | `hc.reads_u`, `hc.writes_u`, `hc.saved_u`, `hc.narrow_bytes` | i64 | hc-form-phases | traffic, see there |
     | `hc.exposed`, `hc.stages` | i64 | hc-form-phases | what maps wait for, see there |
-    | `hc.target`, `hc.bucket` | string | the exit's caller | the machine, and how many tokens |
+    | `hc.bucket` | small, large | the exit's caller | how many tokens |
+    | `hc.beyond_limits` | unit | the exits | refused: more than kernels take |
 
     The verifier refuses other attributes of the dialect, and these elsewhere.
 
