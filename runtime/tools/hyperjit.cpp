@@ -3,10 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Tool.h"
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
-#include <fmt/format.h>
 #include <iostream>
 
 using namespace hyperjit::tools;
@@ -90,13 +87,13 @@ int main(int argc, char **argv) {
   } catch (const CLI::ParseError &error) {
     exit = app.exit(error) == 0 ? exitOk : exitUsage;
   } catch (const std::exception &error) {
-    exit = report(error);
+    if (!std::ferror(stdout)) // else what follows says it
+      exit = report(error);
   }
   // What did not arrive is no success: a full disk, a closed descriptor.
-  errno = 0;
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout)) {
-    fmt::print(stderr, "hyperjit: cannot write to the standard output: {}\n", std::strerror(errno ? errno : EIO));
-    return exit == exitOk ? exitEnvironment : exit;
+    std::fputs("hyperjit: not all could be written to the standard output\n", stderr);
+    return exitEnvironment;
   }
   return exit;
 }

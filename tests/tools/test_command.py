@@ -118,7 +118,7 @@ class Usage(Case):
                 done = subprocess.run([COMMAND, *arguments], env=self.environment(), stdout=full, stderr=subprocess.PIPE, text=True,
                                       cwd=self.folder)
                 self.assertEqual(done.returncode, 3, done.stderr)
-                self.assertIn("cannot write to the standard output: No space left on device", done.stderr)
+                self.assertEqual("hyperjit: not all could be written to the standard output\n", done.stderr)
 
     def test_what_cannot_be_written_is_refused_before_the_work(self):
         (self.folder / "folder.json").mkdir()
@@ -238,10 +238,8 @@ class Environment(Case):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("they are kept in memory only; set HYPERJIT_CACHE_DIR to keep them", done.stderr)
         # Filling a cache is another matter.
-        done = self.fails(3, "could not be written", "precompile", "before(static:n=2,d=8):forward:infer:tokens=small", "--out",
-                          "/proc/hyperjit", "--json")
-        answer = json.loads(done.stdout)
-        self.assertEqual((answer["compiled"], answer["cached"], len(answer["failed"]), answer["entries"]), (0, 0, 1, []))
+        self.fails(3, "--out /proc/hyperjit: No such file or directory", "precompile",
+                   "before(static:n=2,d=8):forward:infer:tokens=small", "--out", "/proc/hyperjit")
         self.fails(3, "there is no writable cache to fill", "precompile", "static:n=2,d=8", HYPERJIT_CACHE="ro")
         self.fails(3, "no cache directory: set HYPERJIT_CACHE_DIR", "cache", "path", HYPERJIT_CACHE="off")
         self.assertFalse([c for c in self.json("doctor", code=1, **writeless)["checks"] if c["name"] == "cache"][0]["ok"])

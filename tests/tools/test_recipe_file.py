@@ -117,8 +117,8 @@ class Kernels(Recorded):
     def test_the_compiler_refuses_as_users_are_refused(self):
         file = self.record()
         text = (self.folder / file).read_text()
-        (self.folder / file).write_text(text.replace("hc.transpose", "hc.twirl"))
-        done = self.fails(2, "'hc.twirl' is unknown", "show", "mine:n=2,d=8", "--recipe", file)
+        (self.folder / file).write_text(text.replace("hc.transpose", "hc.tanh"))
+        done = self.fails(2, "'hc.tanh' op requires the same type for all operands and results", "show", "mine:n=2,d=8", "--recipe", file)
         self.assertNotIn("report", done.stderr)
 
     def test_autotune_measures_it(self):

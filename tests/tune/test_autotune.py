@@ -233,7 +233,7 @@ class Results(Case):
         path.write_text("".join(json.dumps(each) + "\n" for each in others))
         self.run_command("autotune", "--check", path)
         # What cannot be opened here keeps nothing else from being checked.
-        unknown = [{**line, "key": {**line["key"], "target": "sm_777"}},
+        unknown = [{**line, "env": {**line["env"], "target": "sm_777"}},
                    {**line, "key": {**line["key"], "spec": line["key"]["spec"].replace("static", "nobodys")}}]
         path.write_text("".join(json.dumps(each) + "\n" for each in [*unknown, *others]))
         done = subprocess.run([COMMAND, "autotune", "--check", str(path), "--json"], env=self.environment(),
@@ -272,7 +272,7 @@ class Usage(Case):
             (2, "SPEC excludes --check", ["--check", "absent.jsonl", "static:n=2,d=32"]),
             (2, "--check excludes --plot", ["--check", "absent.jsonl", "--plot", "search.svg"]),
             (3, "cannot write 'absent/search.svg': absent: No such file or directory", [*SMALL, "--plot", "absent/search.svg"]),
-            (3, "--out /proc/none/a.jsonl", ["static", "--out", "/proc/none/a.jsonl"]),
+            (3, "results cannot be kept in /proc/none/a.jsonl: ", ["static", "--out", "/proc/none/a.jsonl"]),
             (3, "nothing can be measured", ["static", "--target", "sm_80", "--out", "a.jsonl"]),
         ]:
             with self.subTest(message):

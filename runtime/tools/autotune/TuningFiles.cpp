@@ -26,7 +26,7 @@ static void makeFolderOf(const std::string &path) {
   if (fs::path folder = fs::path(path).parent_path(); !folder.empty())
     fs::create_directories(folder, error);
   if (error)
-    throw EnvironmentProblem(fmt::format("{}: its folder cannot be made: {}", path, error.message()));
+    throw EnvironmentProblem(fmt::format("results cannot be kept in {}: {}", path, error.message()));
 }
 
 std::vector<TuningRecord> prepareOut(const std::string &path) {

@@ -70,7 +70,7 @@ KernelSizes KernelEmitter::measure() {
       bool light = !isProduct(op);
       int64_t elements = isa<CoeffsType>(op->getResult(0).getType()) ? elementCount(op->getResult(0).getType()) : 0;
       sizes.coefficients += elements;
-      if (light && isa<DotOp, DotRowsOp, RowSumOp>(op))
+      if (light && sumsOverChannels(op))
         sumsAt[pointOf[op]] += elements;
       if (auto project = dyn_cast<ProjectOp>(op)) {
         int64_t weight = weightOf(project.getWeight().getType());

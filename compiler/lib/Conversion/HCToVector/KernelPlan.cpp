@@ -132,7 +132,7 @@ LogicalResult KernelEmitter::plan(StringRef schedule) {
     } else if (isa<WeightGradOp>(op)) {
       tokenSums.push_back(&op);
       stage.rows.push_back(&op);
-    } else if (makesRows(&op) || isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op)) {
+    } else if (makesRows(&op) || sumsOverChannels(&op)) {
       stage.rows.push_back(&op);
     } else {
       stage.coefficients.push_back(&op);

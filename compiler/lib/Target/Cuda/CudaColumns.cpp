@@ -22,9 +22,7 @@ static int64_t registersOf(int64_t sweepers, int64_t helpers, int64_t record, in
 
 LogicalResult SourceBuilder::chooseColumns() {
   auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: columns " << why; };
-  bool known = target.starts_with("sm_9") || target.starts_with("sm_10");
-  if (!known ||
-      !target.split('/').first.ends_with("a")) // moving registers between warps is specific to an architecture
+  if (!Generation(target).movesRegisters)
     return refuse("needs clusters, bulk copies and registers that move between warps, which " + target + " lacks");
   if (plan.wide())
     return refuse("is for kernels that compute in fp32");

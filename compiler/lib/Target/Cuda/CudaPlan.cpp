@@ -12,17 +12,12 @@ using namespace hyperjit;
 using namespace hyperjit::cuda;
 using llvm::formatv;
 
-bool cuda::isReduction(Operation *op) {
-  return isa_and_present<hc::DotOp, hc::DotRowsOp, hc::RowSumOp, hc::ProjectOp>(op);
-}
-
 /// Long serial maths: taken off the path of the sweeps where no sweep waits for it.
 bool cuda::isLong(Operation *op) {
   return isa_and_present<hc::SinkhornOp, hc::SinkhornAdjointOp, hc::PermutationMixOp, hc::PermutationDotOp>(op);
 }
 
 static bool isCoefficients(Value value) { return isa<hc::CoeffsType>(value.getType()); }
-static bool isSum(Operation *op) { return isa_and_present<hc::TokenSumOp, hc::WeightGradOp>(op); }
 static int64_t elements(Value value) { return hc::elementCount(value.getType()); }
 
 KernelPlan::KernelPlan(hc::FuncOp kernel, int64_t maxSlots) : kernel(kernel), maxSlots(maxSlots) {
@@ -91,14 +86,14 @@ void KernelPlan::collectRows(Value value, llvm::SetVector<Value> &coefficients, 
 void KernelPlan::markCritical(Value value) {
   if (isUniform(value) || !critical.insert(value))
     return;
-  if (Operation *op = value.getDefiningOp(); op && !isReduction(op))
+  if (Operation *op = value.getDefiningOp(); op && !hc::sumsOverChannels(op))
     for (Value operand : op->getOperands())
       markCritical(operand);
 }
 
 bool KernelPlan::hasLongMaths(Value value) {
   Operation *op = value.getDefiningOp();
-  if (!op || isReduction(op) || isUniform(value) || headValues.contains(value))
+  if (!op || hc::sumsOverChannels(op) || isUniform(value) || headValues.contains(value))
     return false;
   if (isLong(op))
     return true;
@@ -139,12 +134,14 @@ LogicalResult KernelPlan::collect() {
     liveOps.insert(&op);
     Value result = op.getResult(0);
     int64_t stage = 0;
-    if (!isUniform(result) || isSum(&op))
+    if (!isUniform(result) || hc::sumsOverTokens(&op))
       for (Value operand : op.getOperands())
         if (!isUniform(operand))
           stage = std::max(stage, stages.lookup(operand));
-    stages[result] = isUniform(result) && !isSum(&op) ? 0 : stage + (isReduction(&op) && !isUniform(result));
-    if (isSum(&op) || llvm::any_of(op.getOperands(), [&](Value operand) { return afterSum.contains(operand); }))
+    stages[result] =
+        isUniform(result) && !hc::sumsOverTokens(&op) ? 0 : stage + (hc::sumsOverChannels(&op) && !isUniform(result));
+    if (hc::sumsOverTokens(&op) ||
+        llvm::any_of(op.getOperands(), [&](Value operand) { return afterSum.contains(operand); }))
       afterSum.insert(result);
     if (auto rows = dyn_cast<hc::RowsType>(result.getType()))
       width = rows.getWidth();
@@ -187,7 +184,7 @@ LogicalResult KernelPlan::collect() {
     collectRows(value, coefficients, seen, /*forMain=*/true);
   }
   for (Operation *op : liveOps) {
-    if (!isReduction(op) || isUniform(op->getResult(0)))
+    if (!hc::sumsOverChannels(op) || isUniform(op->getResult(0)))
       continue;
     mainRows = true;
     if (auto project = dyn_cast<hc::ProjectOp>(op))
@@ -206,7 +203,7 @@ LogicalResult KernelPlan::collect() {
       requireUniform(value);
     } else {
       recordNeeded.insert(value);
-      if (isReduction(value.getDefiningOp()))
+      if (hc::sumsOverChannels(value.getDefiningOp()))
         sweptSums.insert(value);
       markCritical(value);
     }
@@ -216,7 +213,7 @@ LogicalResult KernelPlan::collect() {
   llvm::SetVector<Value> columnCoefficients;
   llvm::DenseSet<Value> columnSeen;
   for (Operation *op : liveOps) {
-    if (!isSum(op))
+    if (!hc::sumsOverTokens(op))
       continue;
     Value result = op->getResult(0);
     if (isCoefficients(result)) {
@@ -235,7 +232,7 @@ LogicalResult KernelPlan::collect() {
   chunkSumOffset = allocate(chunkBytes, sumCount * elementBytes);
   int64_t next = 0;
   for (Operation *op : liveOps) {
-    if (!isSum(op) || !isCoefficients(op->getResult(0)))
+    if (!hc::sumsOverTokens(op) || !isCoefficients(op->getResult(0)))
       continue;
     lateStores.push_back({op->getOperand(0), formatv("Space::PerToken<{0}>", sumOffset + next * elementBytes)});
     memory.memory[op->getResult(0)] = formatv("Space::PerChunk<{0}>", chunkSumOffset + next * elementBytes);
@@ -265,7 +262,7 @@ void KernelPlan::requireRecord(Value value) {
   if (!required.insert(value).second)
     return;
   placeInRecord(value);
-  if (Operation *op = value.getDefiningOp(); op && isReduction(op))
+  if (Operation *op = value.getDefiningOp(); op && hc::sumsOverChannels(op))
     return;
   int64_t stage = stageOf(value);
   stagePlans[stage].recordWrites.insert(value);
@@ -283,11 +280,11 @@ void KernelPlan::walkStage(Value value, int64_t stage) {
     return requireUniform(value);
   if (headValues.contains(value))
     return;
-  if (isReduction(op))
+  if (hc::sumsOverChannels(op))
     return requireRecord(value);
   for (Value operand : op->getOperands()) {
     Operation *producer = operand.getDefiningOp();
-    if (producer && !isUniform(operand) && !isReduction(producer) && !isMovement(producer) &&
+    if (producer && !isUniform(operand) && !hc::sumsOverChannels(producer) && !isMovement(producer) &&
         !headValues.contains(operand) && stageOf(operand) < stage)
       requireRecord(operand);
     else
@@ -307,7 +304,8 @@ void KernelPlan::requireLeaves(Value value, const llvm::DenseSet<Value> &own, ll
     return requireUniform(value);
   if (memory.memory.count(value) && !own.contains(value))
     return;
-  if (isReduction(op) || (critical.contains(value) && !own.contains(value) && !isMovement(op) && stageOf(value) > 0)) {
+  if (hc::sumsOverChannels(op) ||
+      (critical.contains(value) && !own.contains(value) && !isMovement(op) && stageOf(value) > 0)) {
     placePerToken(value);
     int64_t stage = stageOf(value);
     stagePlans[stage].stores.push_back({value, memory.memory[value]});
@@ -336,7 +334,7 @@ void KernelPlan::leaveToHead() {
   llvm::sort(kept, llvm::less_first());
   recordSize = 0;
   for (auto [offset, value] : kept) {
-    assert((offset == recordSize || !isReduction(value.getDefiningOp())) && "sums keep their places");
+    assert((offset == recordSize || !hc::sumsOverChannels(value.getDefiningOp())) && "sums keep their places");
     record[value] = recordSize;
     recordSize += llvm::alignTo(elements(value), 4);
   }
@@ -361,7 +359,7 @@ void KernelPlan::formPasses() {
     std::vector<ReductionPart> parts;
     for (Operation *op : liveOps) {
       Value result = op->getResult(0);
-      if (!isReduction(op) || isUniform(result) || stageOf(result) != static_cast<int64_t>(stage) + 1)
+      if (!hc::sumsOverChannels(op) || isUniform(result) || stageOf(result) != static_cast<int64_t>(stage) + 1)
         continue;
       auto shape = cast<hc::CoeffsType>(result.getType()).getShape();
       int64_t rows = shape[0], columns = shape.size() > 1 ? shape[1] : 1;
@@ -487,7 +485,7 @@ LogicalResult KernelPlan::run(int64_t tiles) {
 
   if (mainRows) {
     for (Operation *op : liveOps)
-      if (isReduction(op) && !isUniform(op->getResult(0)))
+      if (hc::sumsOverChannels(op) && !isUniform(op->getResult(0)))
         requireRecord(op->getResult(0));
     // What sweeps of a stage read lies together: it is sent from block to block.
     SmallVector<Value> needed(recordNeeded.begin(), recordNeeded.end());
@@ -502,7 +500,7 @@ LogicalResult KernelPlan::run(int64_t tiles) {
   for (const std::vector<Store> *stores : {&head, &tail}) {
     llvm::DenseSet<Value> own, walked;
     for (const Store &store : *stores)
-      if (!store.value.getDefiningOp() || !isReduction(store.value.getDefiningOp()))
+      if (!store.value.getDefiningOp() || !hc::sumsOverChannels(store.value.getDefiningOp()))
         own.insert(store.value);
     for (const Store &store : *stores)
       requireLeaves(store.value, own, walked);

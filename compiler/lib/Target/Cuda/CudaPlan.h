@@ -153,7 +153,6 @@ private:
   std::vector<std::vector<Store>> rowStores; ///< by stage
 };
 
-bool isReduction(mlir::Operation *op);
 bool isLong(mlir::Operation *op);
 
 } // namespace hyperjit::cuda

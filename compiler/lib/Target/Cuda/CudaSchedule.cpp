@@ -102,10 +102,15 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   return held ? held->choice : Choice();
 }
 
-int64_t cuda::sharedOf(StringRef target) {
-  StringRef isa = target.split('/').first;
-  return isa.starts_with("sm_9") || isa.starts_with("sm_10") ? mostShared : isa == "sm_80" ? 163 * 1024 : leastShared;
+Generation::Generation(StringRef target) {
+  const StringRef isa = target.split('/').first;
+  const bool large = isa.starts_with("sm_9") || isa.starts_with("sm_10");
+  clusters = large || isa.starts_with("sm_1");
+  shared = large ? mostShared : isa == "sm_80" ? 163 * 1024 : leastShared;
+  movesRegisters = large && isa.ends_with("a");
 }
+
+int64_t cuda::sharedOf(StringRef target) { return Generation(target).shared; }
 
 static int64_t sharedNeeded(const CudaSource &source) {
   int64_t most = 0;

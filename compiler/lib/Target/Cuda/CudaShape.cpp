@@ -66,7 +66,7 @@ int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
   int64_t sums = 0, most = 0;
   hc::Uniformity uniformity;
   for (Operation &op : kernel.getEntry().without_terminator())
-    if (isReduction(&op) && !uniformity.isUniform(op.getResult(0))) {
+    if (hc::sumsOverChannels(&op) && !uniformity.isUniform(op.getResult(0))) {
       int64_t count = hc::elementCount(op.getResult(0).getType());
       sums += count;
       if (!isa<hc::ProjectOp>(op))
@@ -179,8 +179,7 @@ LogicalResult SourceBuilder::chooseMain() {
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
     mainShape.tokenLanes /= 2;
   minBlocks = choice.blocks ? choice.blocks : two && mainShape.warps <= 8 ? 2 : small && mainShape.warps <= 5 ? 3 : 1;
-  bool clusters = target.starts_with("sm_9") || target.starts_with("sm_1");
-  if (choice.cluster > 1 && !clusters)
+  if (choice.cluster > 1 && !Generation(target).clusters)
     return kernel.emitError() << "schedule: cluster is " << choice.cluster << ", but " << target << " has no clusters";
   if (choice.cluster > 1 && !reduces)
     return kernel.emitError("schedule: cluster above 1 is for kernels that reduce over channels");
@@ -197,7 +196,7 @@ bool SourceBuilder::isDirect(Value weight) {
   if (plan.memory.memory.count(weight))
     return true;
   Operation *op = weight.getDefiningOp();
-  return op && !isReduction(op) && llvm::all_of(op->getOperands(), [&](Value operand) {
+  return op && !hc::sumsOverChannels(op) && llvm::all_of(op->getOperands(), [&](Value operand) {
            return isa<hc::CoeffsType>(operand.getType()) ? plan.memory.memory.count(operand) > 0 : isDirect(operand);
          });
 }

@@ -77,7 +77,7 @@ void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int
   std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
   // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is
   // nothing to wait for: so their text is that of few, and is compiled once.
-  bool waits = target.starts_with("sm_9") || target.starts_with("sm_1"), itself = suffix == "main" && choice.columns;
+  bool waits = Generation(target).clusters, itself = suffix == "main" && choice.columns;
   add(formatv("extern \"C\" __global__ void __launch_bounds__({0}) {1}(const __grid_constant__ Launch<{2}> "
               "launch) {{\n{4}  {3}(launch);\n}",
               bounds, entryName, operands, call, waits && !itself ? "  waitForLaunchesBefore();\n" : "")
@@ -127,7 +127,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
   // What later launches read from the workspace is not there yet.
   llvm::DenseSet<Value> targets;
   for (const Store &store : stores)
-    if (store.value.getDefiningOp() && !isa<hc::TokenSumOp, hc::WeightGradOp>(store.value.getDefiningOp()))
+    if (store.value.getDefiningOp() && !hc::sumsOverTokens(store.value.getDefiningOp()))
       targets.insert(store.value);
   llvm::DenseMap<Value, std::string> there, placed;
   for (auto &[value, reference] : plan.memory.memory) {
@@ -158,7 +158,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
     int64_t level = levelOf(value);
     if (isWide(value))
       return level;
-    bool reduced = isReduction(value.getDefiningOp());
+    bool reduced = hc::sumsOverChannels(value.getDefiningOp());
     if (wide || reduced)
       storeAt(value);
     if (reduced)
@@ -169,7 +169,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
     if (auto known = levels.find(value); known != levels.end())
       return known->second;
     Operation *op = value.getDefiningOp();
-    bool wide = isWide(value) || (op && isReduction(op));
+    bool wide = isWide(value) || (op && hc::sumsOverChannels(op));
     int64_t level = wide ? 0 : 1;
     if (op && !there.count(value))
       for (Value operand : op->getOperands())
@@ -219,7 +219,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
     // Sums over channels are made by 256 threads, in their order.
     bool reduces = llvm::any_of(byLevel[order.back()], [&](const Store &store) {
       Operation *op = store.value.getDefiningOp();
-      return op && isReduction(op) && !there.count(store.value);
+      return op && hc::sumsOverChannels(op) && !there.count(store.value);
     });
     return !plan.head.empty() && !reduces &&
            llvm::all_of(plan.head, [&](const Store &store) { return walk(store.value); });
@@ -241,7 +241,7 @@ void SourceBuilder::emitUniform(const std::vector<Store> &stores, StringRef phas
         emitter.pack(store.value, store.reference, mainShape.vector);
       else if (!wide)
         emitter.storeCoefficients(store.value, store.reference);
-      else if (op && isReduction(op) && !there.count(store.value))
+      else if (op && hc::sumsOverChannels(op) && !there.count(store.value))
         emitter.reduceWide(op, store.reference);
       else
         emitter.storeWide(store.value, store.reference);
@@ -299,7 +299,7 @@ std::function<void()> SourceBuilder::emitTokenwise(const std::vector<Store> &sto
     if (!ofTail)
       places.memory.erase(value);
   for (const Store &store : stores)
-    if (Operation *op = store.value.getDefiningOp(); op && !isReduction(op) && !plan.isUniform(store.value))
+    if (Operation *op = store.value.getDefiningOp(); op && !hc::sumsOverChannels(op) && !plan.isUniform(store.value))
       places.memory.erase(store.value);
   std::string className = ofTail ? "Tail" : "Head";
   Operation *before = module->getBody()->empty() ? nullptr : &module->getBody()->back();
@@ -380,7 +380,7 @@ llvm::SetVector<Value> SourceBuilder::readsOf(llvm::ArrayRef<Value> values, cons
       return;
     if (plan.memory.memory.count(value) && (!plan.perToken.contains(value) || plan.headValues.contains(value)))
       reads.insert(value);
-    else if (Operation *op = value.getDefiningOp(); op && !isReduction(op))
+    else if (Operation *op = value.getDefiningOp(); op && !hc::sumsOverChannels(op))
       for (Value operand : op->getOperands())
         walk(operand);
   };
@@ -411,7 +411,7 @@ void SourceBuilder::emitMain() {
 
   llvm::DenseSet<Value> made; // in a record by now
   for (auto &[value, offset] : plan.record)
-    if (Operation *op = value.getDefiningOp(); op && isReduction(op))
+    if (Operation *op = value.getDefiningOp(); op && hc::sumsOverChannels(op))
       made.insert(value);
   std::vector<std::string> stages;
   std::vector<int64_t> sums, published;

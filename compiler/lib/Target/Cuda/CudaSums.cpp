@@ -200,8 +200,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   }
   if (onTiles && !choice.chunks && plan.sweptGradients.empty())
     result.maxChunks = chunksOf(llvm::divideCeil(plan.width, numbers.warps * channels) * blocks, overhead);
-  bool large = onTiles && (target.starts_with("sm_9") || target.starts_with("sm_10"));
-  int64_t room = large ? mostShared : leastShared;
+  int64_t room = onTiles && Generation(target).shared == mostShared ? mostShared : leastShared;
   int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
   std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
   std::string records = formatv("Space::PerToken<{0}>, {1}", plan.columnOffset, plan.columnSize);

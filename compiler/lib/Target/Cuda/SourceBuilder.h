@@ -47,6 +47,13 @@ constexpr int64_t tilesOfPass = 12;
 constexpr int64_t leastShared = 99 * 1024;
 /// That a block may have on sm_90 and sm_100.
 constexpr int64_t mostShared = 227 * 1024;
+/// What a target's generation has, by its name: sm_90a, sm_90a/h100, ...
+struct Generation {
+  explicit Generation(StringRef target);
+  bool clusters;       ///< and launches that begin before the one before has ended: sm_90 and later
+  int64_t shared;      ///< bytes that a block may have
+  bool movesRegisters; ///< from warp to warp, and has room for it: targets of one architecture, sm_90a, sm_100a, ...
+};
 /// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230
 /// registers.
 constexpr int64_t laneNumbers = 40;

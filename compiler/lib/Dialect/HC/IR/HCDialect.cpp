@@ -303,7 +303,7 @@ bool Uniformity::isUniform(Value value) {
     uniform = function && function.getArgAttr(argument.getArgNumber(), HCDialect::uniformAttrName);
   } else {
     Operation *op = value.getDefiningOp();
-    if (isa<TokenSumOp, WeightGradOp>(op))
+    if (sumsOverTokens(op))
       uniform = true;
     else if (auto branch = dyn_cast<BranchOp>(op)) {
       unsigned index = cast<OpResult>(value).getResultNumber();

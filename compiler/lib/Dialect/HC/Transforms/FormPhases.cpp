@@ -47,13 +47,13 @@ private:
     for (Value operand : op->getOperands())
       stage = std::max(stage, stageOf(operand));
     char phase;
-    if (isa<TokenSumOp, WeightGradOp>(op) && !operandsUniform(op))
+    if (sumsOverTokens(op) && !operandsUniform(op))
       phase = 'W';
     else if (afterSum)
       phase = 'E';
     else if (uniformity.isUniform(result))
       phase = 'P';
-    else if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op))
+    else if (sumsOverChannels(op))
       phase = 'R';
     else
       phase = isa<RowsType>(result.getType()) ? 'M' : 'C';

@@ -42,7 +42,7 @@ private:
     int64_t count = 0;
     SmallVector<Value> reductions;
     for (Operation &op : function.getEntry())
-      if (isa<DotOp, DotRowsOp, RowSumOp, ProjectOp>(op) && !uniformity.isUniform(op.getResult(0))) {
+      if (sumsOverChannels(&op) && !uniformity.isUniform(op.getResult(0))) {
         Value value = shrunk(op.getResult(0));
         int64_t size = elementCount(value.getType());
         if (count + size > (room ? room.getInt() : CoeffsType::mostElements))

@@ -20,6 +20,18 @@
 
 #include "hyperjit/Dialect/HC/IR/HCDialect.h.inc"
 
+namespace hyperjit::hc {
+/// Operations that sum over the channels of rows: dots, projections, ... What they make of tokens is kept for backward.
+template <typename ConcreteOp>
+class SumsOverChannels : public mlir::OpTrait::TraitBase<ConcreteOp, SumsOverChannels> {};
+/// Operations that sum over tokens, if what they sum belongs to tokens.
+template <typename ConcreteOp> class SumsOverTokens : public mlir::OpTrait::TraitBase<ConcreteOp, SumsOverTokens> {};
+
+/// Null has none.
+inline bool sumsOverChannels(mlir::Operation *op) { return op && op->hasTrait<SumsOverChannels>(); }
+inline bool sumsOverTokens(mlir::Operation *op) { return op && op->hasTrait<SumsOverTokens>(); }
+} // namespace hyperjit::hc
+
 #include "hyperjit/Dialect/HC/IR/HCInterfaces.h.inc"
 #define GET_TYPEDEF_CLASSES
 #include "hyperjit/Dialect/HC/IR/HCTypes.h.inc"

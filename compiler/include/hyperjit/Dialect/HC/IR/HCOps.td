@@ -22,6 +22,14 @@ include "mlir/Interfaces/SideEffectInterfaces.td"
 class HC_Op<string mnemonic, list<Trait> traits = []> : Op<HC_Dialect, mnemonic, traits>;
 
 /// Every op prints the same way, so that a recorder without MLIR can write it.
+// What passes ask of an operation, instead of a list of names.
+def HC_SumsOverChannels : NativeOpTrait<"SumsOverChannels"> {
+  let cppNamespace = "::hyperjit::hc";
+}
+def HC_SumsOverTokens : NativeOpTrait<"SumsOverTokens"> {
+  let cppNamespace = "::hyperjit::hc";
+}
+
 class HC_PureOp<string mnemonic, list<Trait> traits = []> : HC_Op<mnemonic, !listconcat([Pure], traits)> {
   let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }
@@ -222,7 +230,7 @@ def HC_RoundOp : HC_MathOp<"round", [SameOperandsAndResultType]> {
 // R: reductions over channels
 //===----------------------------------------------------------------------===//
 
-def HC_DotOp : HC_MathOp<"dot"> {
+def HC_DotOp : HC_MathOp<"dot", [HC_SumsOverChannels]> {
   let summary = "c[i, j] = <a_i, b_j>";
   let description = [{
     Adjoint: da = mix(dc, b), db = mix(dc^T, a).
@@ -235,7 +243,7 @@ def HC_DotOp : HC_MathOp<"dot"> {
   let hasVerifier = 1;
 }
 
-def HC_DotRowsOp : HC_MathOp<"dot_rows"> {
+def HC_DotRowsOp : HC_MathOp<"dot_rows", [HC_SumsOverChannels]> {
   let summary = "c[i] = <a_i, b_i>";
   let description = [{
     Adjoint: da = scale_rows(dc, b), db = scale_rows(dc, a).
@@ -249,7 +257,7 @@ def HC_DotRowsOp : HC_MathOp<"dot_rows"> {
   let hasCanonicalizer = 1;
 }
 
-def HC_RowSumOp : HC_MathOp<"row_sum"> {
+def HC_RowSumOp : HC_MathOp<"row_sum", [HC_SumsOverChannels]> {
   let summary = "c[i] = sum over channels of x_i";
   let description = [{
     Adjoint: fill_rows.
@@ -262,7 +270,7 @@ def HC_RowSumOp : HC_MathOp<"row_sum"> {
   let hasVerifier = 1;
 }
 
-def HC_ProjectOp : HC_MathOp<"project"> {
+def HC_ProjectOp : HC_MathOp<"project", [HC_SumsOverChannels]> {
   let summary = "P[g, k] = sum_{r, c} x_{gR+r}[c] W[r, c, k]";
   let description = [{
     Rows come in G groups of R = the weight's rows; R = all rows is the
@@ -546,7 +554,7 @@ def HC_PermutationDotOp : HC_MathOp<"permutation_dot"> {
 // W: sums over tokens, in fixed order
 //===----------------------------------------------------------------------===//
 
-def HC_TokenSumOp : HC_MathOp<"token_sum", [SameOperandsAndResultType]> {
+def HC_TokenSumOp : HC_MathOp<"token_sum", [SameOperandsAndResultType, HC_SumsOverTokens]> {
   let summary = "Sum over all tokens; the result is uniform";
   let description = [{
     The adjoint of using a uniform value in every token, and the other way round.
@@ -558,7 +566,7 @@ def HC_TokenSumOp : HC_MathOp<"token_sum", [SameOperandsAndResultType]> {
   let results = (outs HC_Value:$result);
 }
 
-def HC_WeightGradOp : HC_PureOp<"weight_grad"> {
+def HC_WeightGradOp : HC_PureOp<"weight_grad", [HC_SumsOverTokens]> {
   let summary = "dW[r, c, k] = sum over tokens and groups of x_{gR+r}[c] p[g, k]";
   let description = [{
     token_sum(outer(x, p)) in one operation; the outer product is never stored.
