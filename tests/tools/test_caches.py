@@ -86,6 +86,19 @@ class Caches(Case):
         self.assertEqual(self.json("cache", "verify", command="cache-verify")["bad"], [])
         self.assertEqual(newer.read_bytes()[8], 7)
 
+    def test_unpack_makes_whole_again(self):
+        self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "kernels")
+        self.good("cache", "pack", "kernels.hjpack", "--from", "kernels")
+        self.good("cache", "unpack", "kernels.hjpack", "--to", "there")
+        files = sorted((self.folder / "there").glob("v1/*/*.hjk"))
+        whole = [file.read_bytes() for file in files]
+        files[0].write_bytes(whole[0][:-7])
+        files[1].write_bytes(whole[2])  # another kernel's
+        answer = self.json("cache", "unpack", "kernels.hjpack", "--to", "there", command="cache-unpack")
+        self.assertEqual((answer["added"], answer["skipped"]), (2, []))
+        self.assertEqual([file.read_bytes() for file in files], whole)
+        self.good("cache", "verify", "there")
+
     def test_clear_and_prune_leave_foreign_files(self):
         self.fill()
         shard = next(self.cache.glob("v1/??"))
