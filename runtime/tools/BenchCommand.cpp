@@ -33,7 +33,9 @@ void addBench(CLI::App &app, int &exit) {
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"chain", "alone", "decode"}))
       ->capture_default_str();
-  command->add_option("--sites", options->sites, "sites of a chain")->check(aboveZero())->capture_default_str();
+  command->add_option("--sites", options->sites, "sites of a chain, each with parameters of its own")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   command->add_option("--device", options->device, "auto|cpu|cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();

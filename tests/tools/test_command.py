@@ -75,6 +75,7 @@ class Usage(Case):
             with self.subTest(arguments):
                 self.fails(2, message, *arguments)
         self.fails(2, "no entry's key starts with 'zz'", "cache", "show", "zz")
+        self.fails(2, "--sites: Value 100000000 not in range 1 to 1000", "bench", "static", "--sites", "100000000")
         self.fails(2, "--seed: -1 is no whole number from 0 to", "demo", "--seed", "-1")
         self.fails(2, "--seed: 99999999999999999999 is no whole number", "demo", "--seed", "99999999999999999999")
         self.fails(2, f"{self.folder} is a folder; a pack is one file", "cache", "unpack", self.folder)
