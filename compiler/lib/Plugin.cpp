@@ -69,8 +69,8 @@ std::string kernelName(const json::Object &request, StringRef role, bool backwar
          digestOf(text(request, "spec") + "\n" + text(request, "target") + "\n" + text(request, "schedule"));
 }
 
-/// The digest in an entry's name is that of what its part says: requests that end in the same part then have equal texts,
-/// which the runtime compiles once.
+/// The digest in an entry's name is that of what its part says: requests that end in the same part then have equal
+/// texts, which the runtime compiles once.
 void nameByText(cuda::CudaSource &source, StringRef name) {
   const std::string mark = (llvm::Twine("\n") + cuda::CudaSource::partMark).str();
   const StringRef text = source.text;
@@ -255,7 +255,8 @@ private:
     return reply(json::Object{{"schedules", std::move(schedules)}}, "");
   }
 
-  /// Whose fault it is that a kernel was refused: a schedule that was given, or more than kernels take, are the caller's.
+  /// Whose fault it is that a kernel was refused: a schedule that was given, or more than kernels take, are the
+  /// caller's.
   StringRef blame(hc::FuncOp kernel) const {
     return request.schedule == "auto" && !hc::beyondLimits(kernel) ? "internal" : "user";
   }

@@ -12,8 +12,8 @@ namespace hyperjit {
 /// with.
 class ImageMemory {
 public:
-  /// Throws InternalError (ImageRejected) for an empty image, UserError (DeviceFailure) where the system gives no memory
-  /// or refuses to make it executable.
+  /// Throws InternalError (ImageRejected) for an empty image, UserError (DeviceFailure) where the system gives no
+  /// memory or refuses to make it executable.
   explicit ImageMemory(std::span<const std::byte> image);
   ~ImageMemory();
   ImageMemory(const ImageMemory &) = delete;

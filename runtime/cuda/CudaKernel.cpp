@@ -1,5 +1,5 @@
-// CudaKernel.cpp - modules per device and binary, and launches on the caller's stream. Nothing is allocated or synchronised;
-// modules are never unloaded, because captured graphs keep pointers into them.
+// CudaKernel.cpp - modules per device and binary, and launches on the caller's stream. Nothing is allocated or
+// synchronised; modules of a loaded kernel are never unloaded, because captured graphs keep pointers into them.
 // SPDX-License-Identifier: Apache-2.0
 #include "CudaKernel.h"
 
@@ -24,9 +24,9 @@ namespace {
 constexpr int kMaxDevices = 64;
 constexpr int64_t kMaxGridX = 0x7fffffff, kMaxGridYZ = 65535;
 
-/// Whether a status speaks of the binary (CUDA_ERROR_INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX, UNSUPPORTED_PTX_VERSION,
-/// INVALID_SOURCE), so that another one may be taken. Memory that is short, or a device that has failed, is no reason to
-/// compile.
+/// Whether a status speaks of the binary (CUDA_ERROR_INVALID_IMAGE, NO_BINARY_FOR_GPU, INVALID_PTX,
+/// UNSUPPORTED_PTX_VERSION, INVALID_SOURCE), so that another one may be taken. Memory that is short, or a device that
+/// has failed, is no reason to compile.
 bool refusesImage(Status status) {
   return status == 200 || status == 209 || status == 218 || status == 222 || status == 300;
 }
@@ -313,8 +313,8 @@ private:
   mutable std::array<std::atomic<const LoadedModule *>, kMaxDevices> modules{};
 };
 
-/// The device that this thread works on; without one (a thread that only compiles), one of the target that the process works
-/// on; else -1.
+/// The device that this thread works on; without one (a thread that only compiles), one of the target that the process
+/// works on; else -1.
 int deviceInUse(const Driver &driver, const Target &target) {
   Context current = nullptr;
   DeviceHandle mine = -1;

@@ -38,8 +38,9 @@ Json jsonHead(std::string_view command, std::string_view device);
 /// Where JSON goes: nowhere (not asked for), stdout ("-"), or a file.
 void writeJson(const Json &value, const std::string &destination);
 
-/// A file that is written through a temporary name beside it, so that an interrupted run leaves no half of it: it takes its name
-/// in `finish`, or never. Links keep pointing to their file; what is no file, a device or a pipe, gets the bytes as they come.
+/// A file that is written through a temporary name beside it, so that an interrupted run leaves no half of it: it takes
+/// its name in `finish`, or never. Links keep pointing to their file; what is no file, a device or a pipe, gets the
+/// bytes as they come.
 class OutputFile {
 public:
   explicit OutputFile(const std::filesystem::path &path);

@@ -53,9 +53,12 @@ void addDemo(CLI::App &app, int &exit) {
   command->add_option("--json", options->json, "results as JSON; -: stdout, none: no JSON")->capture_default_str();
   command->footer(examples("demo", "demo --variants plain,manifold --steps 500 --text book.txt --plot loss.svg"));
   command->callback([options, &exit] {
-    for (const std::string *path : {&options->plot, &options->json})
-      if (*path == "-" ? path == &options->plot : *path != "none")
-        checkDestination(*path);
+    if (options->plot == "-")
+      throw UsageError("--plot -: only JSON goes to the standard output; name a file, or none");
+    if (options->plot != "none")
+      checkDestination(options->plot);
+    if (options->json != "none" && options->json != "-")
+      checkDestination(options->json);
     if (options->plot == options->json && options->plot != "none")
       throw UsageError(fmt::format("--plot and --json both name '{}'", options->plot));
     // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower.

@@ -68,8 +68,8 @@ private:
   c10::SmallVector<at::Tensor, 4> copies;
 };
 
-/// Without tokens, what belongs to them is empty and what is summed over them is zero. That is all, but for sites that hand on
-/// numbers of their parameters alone.
+/// Without tokens, what belongs to them is empty and what is summed over them is zero. That is all, but for sites that
+/// hand on numbers of their parameters alone.
 bool handsOnParameters(const OpPlan &plan) {
   return std::any_of(plan.outputs.begin(), plan.outputs.end(), [](const Slot &slot) { return !slot.token; });
 }

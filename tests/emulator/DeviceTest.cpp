@@ -145,7 +145,8 @@ TEST(Graphs, AReplayGivesTheBitsOfALaunch) {
   EXPECT_EQ(prepared.takeOutputs(), eager);
 }
 
-/// Whoever asks first: also a thread that only fetches kernels, as `prepare` has them, learns whether the driver takes them.
+/// Whoever asks first: also a thread that only fetches kernels, as `prepare` has them, learns whether the driver takes
+/// them.
 // Seen to fail where a thread without a context loaded nothing.
 TEST(Device, P07_ARefusedBinaryIsCompiledOnceMore) {
   if (call("emulatorRefuseLoads", 0, 0) != 0)

@@ -89,6 +89,7 @@ class Usage(Case):
                                    ("--cut is of the backward of a boundary", ["show", "static", "--cut", "late", "--stage", "phases"]),
                                    ("--plot and --json both name 'a.json'", ["bench", "static", "--plot", "a.json", "--json", "a.json"]),
                                    ("--plot and --json both name 'a.json'", ["demo", "--plot", "a.json", "--json", "a.json"]),
+                                   ("--plot -: only JSON goes to the standard output", ["demo", "--plot", "-"]),
                                    ("--plot -: only JSON goes to the standard output", ["bench", "static", "--plot", "-"])]:
             with self.subTest(arguments):
                 self.fails(2, message, *arguments)

@@ -273,8 +273,8 @@ private:
   }
 };
 
-/// What the functions of DSL.h record, without "hc.". The dialect has more: sums over tokens, and what adjoints are made
-/// of. The signature of a program that holds them would be wrong.
+/// What the functions of DSL.h record, without "hc.". The dialect has more: sums over tokens, and what adjoints are
+/// made of. The signature of a program that holds them would be wrong.
 constexpr std::string_view recordable =
     " mix scale_rows gather_rows scatter_rows fill_rows expand round norm dot dot_rows row_sum project"
     " add sub mul div max neg exp log tanh sigmoid sqrt rsqrt reciprocal"

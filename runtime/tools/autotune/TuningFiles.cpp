@@ -47,8 +47,8 @@ std::vector<TuningRecord> prepareOut(const std::string &path) {
   return content.records;
 }
 
-/// A file of results that nobody else changes meanwhile: who waited for one that was replaced takes the new one. Where locks
-/// do not work, one write of one line is what there is.
+/// A file of results that nobody else changes meanwhile: who waited for one that was replaced takes the new one. Where
+/// locks do not work, one write of one line is what there is.
 class LockedFile {
 public:
   LockedFile(const std::string &path, int flags) {

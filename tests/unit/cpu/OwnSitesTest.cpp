@@ -69,31 +69,10 @@ void squares(Site &s) {
   s.next(x + write(dotRows(x, x), s.branchOutput()));
 }
 
-/// More passes over a block of tokens, one after the other, than any recipe of this library has.
-void chain(Site &s) {
-  const int64_t n = s.n();
-  Rows x = s.streams(), sum = x;
-  auto halves = s.constants({n, n}, [&] {
-    std::vector<double> list(size_t(n * n), 0);
-    for (int64_t i = 0; i < n; ++i)
-      list[size_t(i * n + (i + 1) % n)] = 0.5;
-    return list;
-  }());
-  for (int i = 0; i < 70; ++i)
-    sum = mix(halves, sum) + x;
-  s.branchInput(gatherRows(sum, {0}));
-  s.next(sum + write(s.coefficients("post", {n}, constant(1)), s.branchOutput()));
-}
-
 TEST(OwnSites, ReductionsThatCross) {
   hyperjit::define("test-squares", squares);
   checkForward("test-squares:n=2,d=7,weight=fp64,dtype=fp64", 5, "native", 1, {}, 1e-9);
   checkDifferences("test-squares:n=2,d=7,weight=fp64,dtype=fp64", 5);
-}
-
-TEST(OwnSites, ManyPasses) {
-  hyperjit::define("test-chain", chain);
-  checkForward("test-chain:n=16,d=7,weight=fp64,dtype=fp64", 5, "native", 1, {}, 1e-9);
 }
 
 TEST(OwnSites, GiveWhatTheirProgramsMean) {

@@ -27,8 +27,8 @@ public:
   /// Normalised compile flags for a target, without paths; part of the key.
   virtual std::string flags(const Target &target) const = 0;
   /// CUDA C++ text to cubins, one a launch and side by side where `workers` allow, or a closed image as it is. Fills
-  /// meta.entries and the launches' offsets where the payload has several binaries. Throws UserError (LibraryMissing) or
-  /// InternalError (CompilerBug) with the tool's log.
+  /// meta.entries and the launches' offsets where the payload has several binaries. Throws UserError (LibraryMissing)
+  /// or InternalError (CompilerBug) with the tool's log.
   virtual Artifact build(ArtifactMeta meta, std::string payload, const Target &target,
                          const Workers &workers) const = 0;
   /// What the toolchain makes of the compiler's text before the binary (PTX), for people. Throws as `build` does, and

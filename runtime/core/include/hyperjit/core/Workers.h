@@ -10,8 +10,8 @@
 
 namespace hyperjit {
 
-/// How many threads share a piece of work is asked as they are started: `enter` says whether there may be one more beside
-/// the caller's, `leave` is called when that one has nothing left to do.
+/// How many threads share a piece of work is asked as they are started: `enter` says whether there may be one more
+/// beside the caller's, `leave` is called when that one has nothing left to do.
 struct Workers {
   std::function<bool()> enter = [] { return false; };
   std::function<void()> leave = [] {};
@@ -22,8 +22,9 @@ struct Workers {
   }
 };
 
-/// work(0) ... work(count - 1), each once and in this order as threads are free for them. Returns when all are done; throws what
-/// the first that failed threw, after the others. Where the system has no more threads, those that there are do the work.
+/// work(0) ... work(count - 1), each once and in this order as threads are free for them. Returns when all are done;
+/// throws what the first that failed threw, after the others. Where the system has no more threads, those that there
+/// are do the work.
 HYPERJIT_EXPORT void runAll(size_t count, const std::function<void(size_t)> &work, const Workers &workers);
 
 } // namespace hyperjit

@@ -64,14 +64,14 @@ HYPERJIT_TORCH_API std::vector<at::Tensor> afterBackward(const at::Tensor &x, co
                                                          at::TensorList coefficients, const at::Tensor &cotangent,
                                                          std::string_view spec, std::string_view want);
 
-/// h [..., D] -> x [..., n, D] of h's dtype: n equal streams, plus row s of `embedding` [n, D] (h's dtype or fp32) on stream s
-/// where one is given.
+/// h [..., D] -> x [..., n, D] of h's dtype: n equal streams, plus row s of `embedding` [n, D] (h's dtype or fp32) on
+/// stream s where one is given.
 HYPERJIT_TORCH_API at::Tensor expand(const at::Tensor &h, const std::optional<at::Tensor> &embedding, int64_t streams);
 /// -> dh in the cotangent's dtype, and dEmbedding in the compute dtype, [0] where there is none.
 HYPERJIT_TORCH_API std::tuple<at::Tensor, at::Tensor> expandBackward(const at::Tensor &cotangent, bool embedding);
 
-/// x [..., n, D] -> h [..., D] of x's dtype; mode "sum", "mean", or "weighted": sum_s weights[..., s] x_s, weights of any
-/// floating dtype.
+/// x [..., n, D] -> h [..., D] of x's dtype; mode "sum", "mean", or "weighted": sum_s weights[..., s] x_s, weights of
+/// any floating dtype.
 HYPERJIT_TORCH_API at::Tensor reduce(const at::Tensor &x, const std::optional<at::Tensor> &weights,
                                      std::string_view mode);
 /// -> dx in the cotangent's dtype, and dWeights in that of the weights, [0] where there are none.

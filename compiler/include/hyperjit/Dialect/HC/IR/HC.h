@@ -55,8 +55,8 @@ bool isCompute(mlir::Type type);
 /// hc-specialize gives it.
 llvm::LogicalResult checkSpecialized(FuncOp function, llvm::ArrayRef<llvm::StringRef> types);
 
-/// An error that is no fault of the compiler or of a schedule: what is asked for is more than kernels take. `beyondLimits` tells
-/// later that a kernel had one.
+/// An error that is no fault of the compiler or of a schedule: what is asked for is more than kernels take.
+/// `beyondLimits` tells later that a kernel had one.
 mlir::InFlightDiagnostic refuseBeyondLimits(FuncOp kernel);
 bool beyondLimits(FuncOp kernel);
 
@@ -64,8 +64,9 @@ bool beyondLimits(FuncOp kernel);
 mlir::DictionaryAttr attrsOfArgument(FuncOp function, unsigned index);
 mlir::DictionaryAttr attrsOfResult(FuncOp function, unsigned index);
 
-/// What both exits take for granted of a kernel: hc.compute is f32 or f64, all rows and weights have one width, and it is
-/// bound, every op has its phase and stage. Gives the width, 1 where there are no rows; an error names what is missing.
+/// What both exits take for granted of a kernel: hc.compute is f32 or f64, all rows and weights have one width, and it
+/// is bound, every op has its phase and stage. Gives the width, 1 where there are no rows; an error names what is
+/// missing.
 llvm::FailureOr<int64_t> checkKernel(FuncOp kernel);
 
 /// Which values are the same for all tokens: asked through their operands, and remembered.
