@@ -29,7 +29,7 @@
 //
 // Barriers (arrivals): full (lanes of the loader) and empty (compute warps) of each slot; prepared (preparers, or the
 // lanes of the loader) and finished (compute warps and owners) of each record; weights (all warps, the loader's with
-// bytes that a launch packed); a stage: ready (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1),
+// bytes that a launch packed); numbers to pack, by portions (lanes of all warps but the loader); a stage: ready (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1),
 // arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k +
@@ -553,9 +553,9 @@ HYPERJIT_DEVICE void clusterColumns(const L &launch) {
         Uniform::run(token);
       }
     if constexpr (!IsNothing<typename F::Pack>::value) {
-      constexpr int threads = 32 * (S::warps + Kernel::helpers - 1);
-      Packer<float, L, S::width, threads> packer{launch, memory + Kernel::weightsAt, kernel.slice,
-                                                 static_cast<int>(threadIdx.x) - (kernel.warp > S::warps ? 32 : 0)};
+      Packer<float, L, S::width, Kernel::packers> packer{
+          launch, memory + Kernel::weightsAt, kernel.slice,
+          static_cast<int>(threadIdx.x) - (kernel.warp > S::warps ? 32 : 0), kernel.landed()};
       F::Pack::run(packer);
     }
     __syncwarp();

@@ -32,7 +32,10 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
   HYPERJIT_METHOD static constexpr int align(int bytes) { return (bytes + 15) / 16 * 16; }
   static constexpr int depth = (F::records + span - 1) / span; // of an exchange, in tiles of which the CTA owns some
   static constexpr int allSlots = Rings::slotsBefore(Rings::count);
-  static constexpr int barriersOfStage = 2 * F::records + 4, firstOfStages = 2 * allSlots + 2 * F::records + 1;
+  static constexpr int packings = IsNothing<typename F::Pack>::value ? 0 : packingSteps,
+                       packers = 32 * (S::warps + helpers - 1); // barriers of numbers to pack, and who packs them
+  static constexpr int barriersOfStage = 2 * F::records + 4,
+                       firstOfStages = 2 * allSlots + 2 * F::records + 1 + packings;
   static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = depth * cluster * owned * 4; // bytes a sum
   static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
   static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
@@ -74,6 +77,7 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
   HYPERJIT_METHOD unsigned prepared(int place) const { return base + 8 * (2 * allSlots + place); }
   HYPERJIT_METHOD unsigned finished(int place) const { return base + 8 * (2 * allSlots + F::records + place); }
   HYPERJIT_METHOD unsigned weights() const { return base + 8 * (2 * allSlots + 2 * F::records); }
+  HYPERJIT_METHOD unsigned landed() const { return weights() + 8; }
   HYPERJIT_METHOD unsigned ofStage(int stage, int index) const {
     return base + 8 * (firstOfStages + stage * barriersOfStage + index);
   }
@@ -137,6 +141,8 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
         initBarrier(finished(i), S::warps + owners);
       }
       initBarrier(weights(), S::warps + helpers);
+      for (int i = 0; i < packings; ++i)
+        initBarrier(landed() + 8 * i, packers);
       initStage<0>(Stages()...);
       publishBarriers();
     }

@@ -64,6 +64,12 @@ HYPERJIT_DEVICE void storeGlobal(uint2 *target, uint2 v, bool exists) {
                "r"(v.x), "r"(v.y), "r"(static_cast<int>(exists))
                : "memory");
 }
+/// To 1 ulp, without a branch for subnormal numbers: they count as 0.
+HYPERJIT_DEVICE float approximateReciprocal(float x) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
 /// Keeps reads near their use: read ahead without bound, they fill the registers and spill.
 HYPERJIT_DEVICE void orderReads() { asm volatile("" ::: "memory"); }
 /// The same number, of which nothing is worked out before this point: kept over a sweep, such results spill.

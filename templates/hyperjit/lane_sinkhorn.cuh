@@ -48,7 +48,9 @@ template <class O, class T> struct LaneSinkhorn {
   template <bool Row> HYPERJIT_METHOD T other(int i) const { return Row ? b[i] : a[i]; }
   template <bool Row> HYPERJIT_METHOD T at(int line, int i) const { return Row ? k[line][i] : k[i][line]; }
 
+  /// All lines side by side: one after the other, each waits for its own reciprocal.
   template <bool Row> HYPERJIT_METHOD void stepOver(T eps) {
+    T sums[N];
 #pragma unroll
     for (int line = 0; line < N; ++line) {
       if constexpr (O::log) {
@@ -65,17 +67,17 @@ template <class O, class T> struct LaneSinkhorn {
           sum += exponential(term[i] - top);
         own<Row>(line) = -(top + logarithm(sum));
       } else {
-        T sum = 0;
+        T part[2] = {};
 #pragma unroll
         for (int i = 0; i < N; ++i)
-          sum += at<Row>(line, i) * other<Row>(i);
-        sum *= own<Row>(line);
-        if constexpr (O::place == SinkhornPlace::Add)
-          sum += eps;
-        if constexpr (O::place == SinkhornPlace::Clamp)
-          sum = larger(sum, eps);
-        own<Row>(line) *= fastReciprocal(sum);
+          part[i % 2] += at<Row>(line, i) * other<Row>(i);
+        sums[line] = part[0] + part[1];
       }
+    }
+    if constexpr (!O::log) {
+#pragma unroll
+      for (int line = 0; line < N; ++line)
+        own<Row>(line) = normalised<O>(own<Row>(line), sums[line], eps);
     }
   }
   HYPERJIT_METHOD void step(int index, T eps) {

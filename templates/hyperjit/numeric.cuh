@@ -167,8 +167,8 @@ HYPERJIT_DEVICE float squareRoot(float x) { return sqrtf(x); }
 HYPERJIT_DEVICE double squareRoot(double x) { return sqrt(x); }
 HYPERJIT_DEVICE float inverseRoot(float x) { return rsqrtf(x); }
 HYPERJIT_DEVICE double inverseRoot(double x) { return rsqrt(x); }
-/// Reciprocal inside iterations: one approximate step (1 ulp) in fp32.
-HYPERJIT_DEVICE float fastReciprocal(float x) { return __fdividef(1.0f, x); }
+/// Reciprocal inside iterations: in fp32 one approximate step (1 ulp), of numbers below 2^-126 infinite, above 2^126 0.
+HYPERJIT_DEVICE float fastReciprocal(float x) { return approximateReciprocal(x); }
 HYPERJIT_DEVICE double fastReciprocal(double x) { return 1.0 / x; }
 HYPERJIT_DEVICE float larger(float a, float b) { return a >= b || a != a ? a : b; }
 HYPERJIT_DEVICE double larger(double a, double b) { return a >= b || a != a ? a : b; }

@@ -28,6 +28,14 @@ struct SinkhornOptions {
   HYPERJIT_METHOD static bool isRow(int step) { return rowFirst == ((step & 1) == 0); }
 };
 
+/// The potential of a line after a step: it was `own`, and `sum` is the line's over K times the other potentials.
+template <class O, class T> HYPERJIT_DEVICE T normalised(T own, T sum, T eps) {
+  if constexpr (O::place == SinkhornPlace::None)
+    return fastReciprocal(sum);
+  sum *= own;
+  return own * fastReciprocal(O::place == SinkhornPlace::Add ? sum + eps : larger(sum, eps));
+}
+
 /// Row and column `lane` of K (log domain: of the logits), one step at a time.
 template <class O, class T, class W> struct SinkhornMatrix {
   static constexpr int N = O::N;
@@ -124,12 +132,7 @@ template <class O, class T, class W> struct SinkhornMatrix {
     if constexpr (O::log) {
       return -logSum(line, other);
     } else {
-      T sum = own * product(line, other);
-      if constexpr (O::place == SinkhornPlace::Add)
-        sum += eps;
-      if constexpr (O::place == SinkhornPlace::Clamp)
-        sum = larger(sum, eps);
-      return own * fastReciprocal(sum);
+      return normalised<O>(own, product(line, other), eps);
     }
   }
 

@@ -11,7 +11,7 @@
 #define HYPERJIT_TILES_CUH
 
 #include "hyperjit/coefficients.cuh"
-#include "hyperjit/weights.cuh"
+#include "hyperjit/packing.cuh"
 
 namespace hyperjit {
 

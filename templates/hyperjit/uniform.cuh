@@ -33,6 +33,14 @@ template <class U, class Ref, int R_, int K_> struct UniformWeight {
     return Ref::template read<typename U::T>(u.launch, 0, (static_cast<long long>(r) * U::width + c) * K_ + k);
   }
 };
+/// Where numbers of fp32 lie as they are, [row][channel][column].
+template <class U, int Operand_, int R, int K>
+struct StoredWeight<UniformWeight<U, Operand<Operand_, float, 0>, R, K>> {
+  static constexpr bool value = Same<typename U::T, float>::value;
+  template <class L> HYPERJIT_METHOD static const float *numbers(const L &launch) {
+    return Operand<Operand_, float, 0>::at(launch, 0);
+  }
+};
 template <class Ref, int R, class U> HYPERJIT_DEVICE auto uniformRows(U &) { return UniformRows<U, Ref, R>(); }
 template <class Ref, int R, int K, class U> HYPERJIT_DEVICE auto uniformWeight(U &) {
   return UniformWeight<U, Ref, R, K>();
@@ -231,6 +239,14 @@ template <class U, class X, int R_> struct UniformWeightFromRows {
 };
 template <int R, class U, class X> HYPERJIT_DEVICE auto uniformWeightFromRows(U &, const X &x) {
   return UniformWeightFromRows<U, X, R>{x};
+}
+/// Of rows of fp32 as they lie in memory, at once.
+template <class U, int I, int Rows, int R>
+HYPERJIT_DEVICE void fourChannels(const U &u,
+                                  const UniformWeightFromRows<U, UniformRows<U, Operand<I, float, 0>, Rows>, R> &,
+                                  int r, int c, int k, float (&x)[4]) {
+  static_assert(U::width % 4 == 0, "fours lie at multiples of 16 bytes");
+  loadVector<true>(Operand<I, float, 0>::at(u.launch, 0) + static_cast<long long>(k * R + r) * U::width + c, x);
 }
 
 //===-- ends: stores and sums over channels -------------------------------===//

@@ -1,4 +1,4 @@
-// Projections on tensor cores: weights packed as bf16 planes in the order of mma fragments.
+// Projections on tensor cores: weights packed as bf16 planes in the order of mma fragments (by packing.cuh).
 // SPDX-License-Identifier: Apache-2.0
 //
 // fp32-grade: W = hi + lo in bf16 (16 bits), accumulated in fp32. Rows are one plane (bf16) or two (fp16, fp32,
@@ -62,85 +62,6 @@ template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
   static constexpr int words = 128 * steps + 64 * tail, chunkBytes = 2 * V * words;
   static constexpr long long count = 1ll * R * chunks * (V / 2) * 32;
 };
-
-//===-- packing -----------------------------------------------------------===//
-
-/// Which fragments are made where, by whom: all of them in the workspace, by the threads of a grid.
-template <class P> struct Packing {
-  static constexpr int chunks = P::chunks;
-  template <class U> HYPERJIT_METHOD static char *target(const U &u) {
-    return reinterpret_cast<char *>(P::Ref::at(u.launch, 0));
-  }
-  template <class U> HYPERJIT_METHOD static int firstChunk(const U &) { return 0; }
-  template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.block * blockDim.x + threadIdx.x; }
-  template <class U> HYPERJIT_METHOD static int stride(const U &u) { return u.blocks * blockDim.x; }
-};
-/// A CTA's chunks in its shared memory, by some of its threads.
-template <class P, int Offset, int Chunks> struct Packing<StagedPlanes<P, Offset, Chunks>> {
-  static constexpr int chunks = Chunks;
-  template <class U> HYPERJIT_METHOD static char *target(const U &u) {
-    return reinterpret_cast<char *>(u.weights) + Offset;
-  }
-  template <class U> HYPERJIT_METHOD static int firstChunk(const U &u) { return u.rank * Chunks; }
-  template <class U> HYPERJIT_METHOD static int begin(const U &u) { return u.thread; }
-  template <class U> HYPERJIT_METHOD static int stride(const U &) { return U::threads; }
-};
-/// The launch seen by a thread that packs for its CTA.
-template <class T_, class L, int Width_, int Threads_> struct Packer {
-  using T = T_;
-  static constexpr int width = Width_, threads = Threads_;
-  const L &launch;
-  unsigned char *weights;
-  int rank, thread; // of `Threads`
-};
-
-template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(U &u, const W &w) {
-  using Range = Packing<P>;
-  static_assert(P::count < 1ll << 31, "fragments are counted by an int");
-  uint4 *target = reinterpret_cast<uint4 *>(Range::target(u));
-  // Numbers of several fragments on their way together.
-#pragma unroll 8
-  for (int i = Range::begin(u); i < P::R * Range::chunks * P::steps * P::tiles * 32; i += Range::stride(u)) {
-    const int lane = i % 32, tile = i / 32 % P::tiles, step = i / 32 / P::tiles % P::steps;
-    const int chunk = i / 32 / P::tiles / P::steps % Range::chunks, row = i / 32 / P::tiles / P::steps / Range::chunks;
-    const int k = 8 * tile + lane / 4, c = (Range::firstChunk(u) + chunk) * 4 * V + lane % 4 * V + 4 * step;
-    // Rows are multiples of 4; what is known of all numbers costs no branch.
-    const bool exists = (P::K % 8 == 0 || k < P::K) && (U::width % (4 * V) == 0 || c < U::width);
-    float x[4];
-#pragma unroll
-    for (int e = 0; e < 4; ++e)
-      x[e] = exists ? w.at(u, row, c + e, k) : 0.0f;
-    uint4 fragment;
-    splitPair(x[0], x[1], fragment.x, fragment.y);
-    splitPair(x[2], x[3], fragment.z, fragment.w);
-    target[i] = fragment;
-  }
-}
-
-template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U &u, const W &w) {
-  using Range = Packing<P>;
-  static_assert(P::count < 1ll << 31, "fragments are counted by an int");
-  unsigned *target = reinterpret_cast<unsigned *>(Range::target(u));
-  for (int i = Range::begin(u); i < P::R * Range::chunks * (V / 2) * 32; i += Range::stride(u)) {
-    const int lane = i % 32, j = i / 32 % (V / 2);
-    const int chunk = i / 32 / (V / 2) % Range::chunks, row = i / 32 / (V / 2) / Range::chunks;
-    const int g = lane / 4, q = lane % 4, c = (Range::firstChunk(u) + chunk) * 4 * V + g / 2 * V + 2 * j + g % 2;
-    unsigned *block = target + static_cast<long long>(i / 32) * P::words;
-    auto at = [&](int k) { return k < P::K && c < U::width ? w.at(u, row, c, k) : 0.0f; };
-#pragma unroll
-    for (int step = 0; step < P::steps; ++step) {
-      unsigned *words = block + 128 * step + 4 * lane;
-      const int k = 16 * step + 2 * q;
-      splitPair(at(k), at(k + 1), words[0], words[2]);
-      splitPair(at(k + 8), at(k + 9), words[1], words[3]);
-    }
-    if constexpr (P::tail) {
-      unsigned *words = block + 128 * P::steps + 2 * lane;
-      const int k = 16 * P::steps + 2 * q;
-      splitPair(at(k), at(k + 1), words[0], words[1]);
-    }
-  }
-}
 
 //===-- use, in sweeps ----------------------------------------------------===//
 
@@ -342,7 +263,8 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
             for (int i = 0; i < 4; ++i)
               sum[j][t][g][i] = 0;
       auto block = [&](int j) { return words + (r * Place::chunks * blocks + first + j) * P::words; };
-#pragma unroll
+      // Of sixteen streams there are up to 72 steps for each of 32 rows: written out, minutes of compiling.
+#pragma unroll(P::steps <= 8 ? 8 : 2)
       for (int step = 0; step < P::steps; ++step) {
         if constexpr (!held)
 #pragma unroll

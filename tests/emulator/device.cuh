@@ -99,6 +99,10 @@ HYPERJIT_DEVICE void storeGlobal(uint2 *target, uint2 v, bool exists) {
 }
 HYPERJIT_DEVICE void orderReads() {}
 HYPERJIT_DEVICE int fromHere(int number) { return number; }
+HYPERJIT_DEVICE float approximateReciprocal(float x) {
+  const float least = 1.17549435e-38f, y = 1 / (std::fabs(x) < least ? std::copysign(0.0f, x) : x);
+  return std::fabs(y) < least ? std::copysign(0.0f, y) : y;
+}
 
 struct Fragments {
   unsigned a[4], b[2];

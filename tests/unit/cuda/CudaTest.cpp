@@ -12,6 +12,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <set>
 
 using namespace hyperjit;
@@ -74,7 +75,7 @@ Built build(const std::string &spec, bool backward, const std::string &target, c
   GTEST_SKIP() << why
 
 void expectNoSpills(const std::string &spec, bool backward, const std::string &target,
-                    const std::string &role = "boundary", const std::string &schedule = "auto") {
+                    const std::string &role = "boundary", const std::string &schedule = "auto", int most = 0) {
   SCOPED_TRACE(role + " of " + spec + (backward ? " backward for " : " forward for ") + target + ", " + schedule);
   Built built = build(spec, backward, target, schedule, role);
   ASSERT_TRUE(built.ok);
@@ -82,7 +83,7 @@ void expectNoSpills(const std::string &spec, bool backward, const std::string &t
   ASSERT_EQ(compiled.error, "");
   EXPECT_EQ(compiled.entries.size(), built.source.launches.size());
   for (const EntryInfo &entry : compiled.entries) {
-    EXPECT_EQ(entry.spills, 0) << entry.name << " uses local memory";
+    EXPECT_LE(entry.spills, most) << entry.name << " uses local memory";
     EXPECT_GT(entry.registers, 0) << entry.name;
   }
 }
@@ -239,12 +240,24 @@ TEST(Kernels, EveryRecipeWithoutSpills) {
 
 TEST(Kernels, ManyStreamsAndDoublePrecision) {
   NEEDS_NVRTC();
-  for (const char *spec : {"manifold:n=1,d=7,dtype=fp32", "manifold:n=8,d=1000,dtype=bf16",
-                           "static:n=16,d=64,dtype=bf16", "dynamic:n=3,d=48,dtype=fp64",
+  // All sums of eight streams in one sweep: some words in local memory cost less than a second expansion.
+  expectNoSpills("manifold:n=8,d=1000,dtype=bf16", false, "sm_90a");
+  expectNoSpills("manifold:n=8,d=1000,dtype=bf16", true, "sm_90a", "boundary", "auto", 128);
+  for (const char *spec : {"manifold:n=1,d=7,dtype=fp32", "static:n=16,d=64,dtype=bf16", "dynamic:n=3,d=48,dtype=fp64",
                            // An expansion of 32 columns, where addresses are no shifts.
                            "permutation:n=4,d=1000,dtype=bf16"})
     for (bool backward : {false, true})
       expectNoSpills(spec, backward, "sm_90a");
+}
+
+// Each of 32 rows has 72 steps of an expansion: written out, that took NVRTC more than ten minutes.
+TEST(Kernels, SixteenStreamsCompileInSeconds) {
+  NEEDS_NVRTC();
+  Built built = build("manifold:n=16,m=2,d=48,dtype=bf16,iterations=1", true, "sm_90a", "auto", "before");
+  ASSERT_TRUE(built.ok);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(compileCuda(built.source.text, "sm_90a").error, "");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
 }
 
 // Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not,

@@ -270,7 +270,9 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
       slots += ring.slots;
       ringBytes += ring.slots * ring.tokenBytes;
     }
-    int64_t bytes = llvm::alignTo(8 * (2 * slots + 2 * records + 1 + count * (2 * records + 4)), 16);
+    constexpr int64_t packingSteps = 4; // packing.cuh
+    int64_t barriers = 2 * slots + 2 * records + 1 + (columns.packs.empty() ? 0 : packingSteps);
+    int64_t bytes = llvm::alignTo(8 * (barriers + count * (2 * records + 4)), 16);
     bytes += llvm::alignTo(4 * numbers.uniform, 16) + columns.weightBytes;
     bytes += tile * (ringBytes + records * numbers.record * 4);
     int64_t depth = llvm::divideCeil(records, std::max<int64_t>(1, cluster / tile));

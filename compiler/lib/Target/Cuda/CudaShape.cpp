@@ -60,8 +60,9 @@ std::string cuda::writeRows(const Choice &choice) {
 }
 
 /// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
-/// sweeps. Each sweep makes an expansion anew, for which it reads wide weights: that is worth registers, for a matrix
-/// of dots of up to eight streams as a whole. (Kernels in columns have their weights at hand, and few sums.)
+/// sweeps. Each sweep makes an expansion anew, for which it reads wide weights: that is worth registers, for all sums
+/// of up to eight streams (of 4096 channels, an H100: 3262 us instead of 4600, with 84 spilled bytes), else for a
+/// matrix of dots as a whole. (Kernels in columns have their weights at hand, and few sums.)
 int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
   int64_t sums = 0, most = 0;
   hc::Uniformity uniformity;
@@ -72,7 +73,9 @@ int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
       if (!isa<hc::ProjectOp>(op))
         most = std::max(most, count);
     }
-  return sums > 384 ? 96 : expands ? std::clamp<int64_t>(most, 48, 64) : 32;
+  if (sums > 384 || (expands && sums <= 96))
+    return 96;
+  return expands ? std::clamp<int64_t>(most, 48, 64) : 32;
 }
 
 int64_t cuda::recordStride(int64_t size) {
