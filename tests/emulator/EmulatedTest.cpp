@@ -122,6 +122,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"manifold:n=3,d=129,dtype=fp64", Role::Boundary, 13},
         {"dynamic:n=8,d=160,dtype=fp32", Role::Boundary, 13},
         {"manifold:n=8,d=320,dtype=bf16", Role::Boundary, 21},    // an expansion of 80 columns
+        {"manifold:n=7,d=160,dtype=bf16", Role::Boundary, 37},    // a gradient in two halves, of 32 and of 31 columns
         {"permutation:n=5,d=132,dtype=bf16", Role::Boundary, 13}, // of 130
         {"frac:n=1,m=8,d=1024,dtype=bf16", Role::Boundary, 13},
         {"joint:n=2,m=2,d=1280,dtype=bf16", Role::Boundary, 37},

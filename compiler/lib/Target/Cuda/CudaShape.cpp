@@ -61,10 +61,10 @@ std::string cuda::writeRows(const Choice &choice) {
 
 /// Sums that one sweep makes at most: few keep registers free, but hundreds of sums in small portions are as many
 /// sweeps. Each sweep makes an expansion anew, for which it reads wide weights: that is worth registers, for all sums
-/// of up to eight streams (of 4096 channels, an H100: 3262 us instead of 4600, with 84 spilled bytes), else for a
-/// matrix of dots as a whole. (Kernels in columns have their weights at hand, and few sums.)
-int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
-  int64_t sums = 0, most = 0;
+/// of a stage of up to eight streams (of 4096 channels, an H100: 3262 us instead of 4600, with 84 spilled bytes), else
+/// for a matrix of dots as a whole. (Kernels in columns have their weights at hand, and few sums.)
+int64_t cuda::slotsOf(hc::FuncOp kernel, const KernelPlan *expanding) {
+  int64_t sums = 0, most = 0, ofStage = 0;
   hc::Uniformity uniformity;
   for (Operation &op : kernel.getEntry().without_terminator())
     if (hc::sumsOverChannels(&op) && !uniformity.isUniform(op.getResult(0))) {
@@ -73,9 +73,18 @@ int64_t cuda::slotsOf(hc::FuncOp kernel, bool expands) {
       if (!isa<hc::ProjectOp>(op))
         most = std::max(most, count);
     }
-  if (sums > 384 || (expands && sums <= 96))
-    return 96;
-  return expands ? std::clamp<int64_t>(most, 48, 64) : 32;
+  constexpr int64_t many = 96;
+  if (sums > 384)
+    return many;
+  if (!expanding)
+    return 32;
+  for (const StagePlan &stage : expanding->stagePlans) {
+    int64_t count = 0;
+    for (const SweepPass &pass : stage.passes)
+      count += pass.slots;
+    ofStage = std::max(ofStage, count);
+  }
+  return ofStage <= many ? many : std::clamp<int64_t>(most, 48, 64);
 }
 
 int64_t cuda::recordStride(int64_t size) {

@@ -28,7 +28,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
     return nullptr;
   }
   if (tiled && !choice.columns && !choice.slots && !probe.expanded.empty())
-    plan = KernelPlan(kernel, slots = slotsOf(kernel, /*expands=*/true));
+    plan = KernelPlan(kernel, slots = slotsOf(kernel, &probe));
   auto bucket = kernel->getAttrOfType<StringAttr>("hc.bucket");
   few = bucket && bucket.getValue() == "small";
   if (mlir::failed(plan.run(tiled ? tilesOfPass : 0)))

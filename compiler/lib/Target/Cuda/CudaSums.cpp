@@ -132,6 +132,28 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   int64_t beside = besideSlots(numbers.uniform);
   while (onTiles && numbers.warps > 1 && 2 * slotBytes() + beside > leastShared)
     numbers.warps /= 2;
+  // Blocks of 8 columns that a lane sums at once, as many each time. Of two groups of tokens on tensor cores, what one is
+  // done with makes room for the other (measured: 0.6 to 0.75 of both). Nine warps have 168 registers, five 255.
+  auto tilesAtOnce = [&](hc::WeightGradOp gradient, int64_t warps) {
+    auto [rows, columns] = extents(gradient);
+    const int64_t each = rows * vector, pressure = plan.pressure(gradient) * vector * 4 / 3,
+                  planes = planesOf(gradient.getInput()),
+                  room = (warps > 4 ? 165 : 256) - (planes == 2 ? 20 : 0) - pressure;
+    const int64_t blocksOf = llvm::divideCeil(columns, 8), most = std::clamp<int64_t>(room / each, 1, blocksOf);
+    return int64_t(llvm::divideCeil(blocksOf, llvm::divideCeil(blocksOf, most)));
+  };
+  // Each time, rows are read and made anew: half the warps, where they sum more at once (seven streams: 2 times
+  // instead of 8).
+  auto timesOf = [&](int64_t warps) {
+    int64_t times = 1;
+    for (Operation *op : ops)
+      if (auto gradient = dyn_cast<hc::WeightGradOp>(op))
+        times = std::max<int64_t>(
+            times, llvm::divideCeil(llvm::divideCeil(extents(op).second, 8), tilesAtOnce(gradient, warps)));
+    return times;
+  };
+  if (onTiles && numbers.warps > 4 && timesOf(4) < timesOf(numbers.warps))
+    numbers.warps = 4;
   std::string passes;
   int64_t count = 0, blocks = 0;
   double overhead = 0; // of a chunk's sums, in tokens
@@ -146,18 +168,12 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
     auto gradient = dyn_cast<hc::WeightGradOp>(op);
     std::string reference = plan.memory.memory.lookup(op->getResult(0));
     bool weight = isa<hc::WeightType>(op->getResult(0).getType());
-    // Of two groups of tokens on tensor cores; what one of them is done with makes room for the other (measured: 0.6 to
-    // 0.75 of both).
-    int64_t pressure = plan.pressure(op) * vector * (onTiles ? 4 : 3) / 3;
     if (weight) {
       // One body for all blocks of columns: its first column is blockIdx.z's.
       int64_t extent = onTiles ? llvm::divideCeil(columns, 8) : columns;
-      int64_t each = onTiles ? rows * vector : rows * vector * words; // registers of one unit of the extent
-      int64_t limit = !onTiles ? 232 : numbers.warps > 4 ? 165 : 240; // nine warps have 168 registers, five 255
-      if (onTiles && planesOf(gradient.getInput()) == 2)
-        limit -= 20;
-      int64_t room = std::max<int64_t>(each, std::min<int64_t>(columnRegisters, limit - pressure));
-      int64_t per = std::clamp<int64_t>(room / each, 1, extent);
+      int64_t each = rows * vector * words, room = std::min(columnRegisters, 232 - plan.pressure(op) * vector);
+      int64_t per =
+          onTiles ? tilesAtOnce(gradient, numbers.warps) : std::clamp<int64_t>(std::max(room, each) / each, 1, extent);
       std::string className = formatv("{0}{1}", prefix, count++);
       Places own = places;
       std::string inputs;

@@ -66,8 +66,8 @@ constexpr int64_t columnRegisters = 96;
 LogicalResult parseSchedule(hc::FuncOp kernel, StringRef text, Choice &choice);
 /// The text of complete numbers.
 std::string writeRows(const Choice &choice);
-/// Sums that one sweep makes at most.
-int64_t slotsOf(hc::FuncOp kernel, bool expands = false);
+/// Sums that one sweep makes at most. `expanding`: a plan of the kernel, where sweeps expand on tensor cores.
+int64_t slotsOf(hc::FuncOp kernel, const KernelPlan *expanding = nullptr);
 /// Bytes of a number of rows that lie at "Operand<i, storage, stride>" of a kernel that computes in fp32.
 inline int64_t storedBytes(StringRef reference) {
   assert(reference.starts_with("Operand<") && "rows lie in operands");
