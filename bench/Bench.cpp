@@ -258,9 +258,12 @@ LaunchCost launchCost(const SiteSpec &given) {
   const auto doNothing =
       c10::Dispatcher::singleton().findSchemaOrThrow("hyperjit_bench::nothing", "").typed<decltype(nothing)>();
 
-  // The least of many short runs: what interrupts the host is no part of a call.
-  constexpr int calls = 500, runs = 30;
-  auto aRun = [](const std::function<void()> &call) {
+  // The least of many short runs: what interrupts the host is no part of a call. Wide kernels take milliseconds: a run
+  // of few.
+  const double first = millisecondsOf([&] { kernel->launch(pointers, workspace, 1, {}); });
+  const int calls = static_cast<int>(std::clamp(10 / std::max(first, 1e-3), 5.0, 500.0));
+  constexpr int runs = 30;
+  auto aRun = [calls](const std::function<void()> &call) {
     return millisecondsOf([&] {
              for (int i = 0; i < calls; ++i)
                call();
