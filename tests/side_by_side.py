@@ -39,6 +39,7 @@ def main():
     parser.add_argument("--split", nargs="*", default=[], help="tests whose names hold one of these texts run as --parts processes")
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, which processes take by turns")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds for all of them")
     parser.add_argument("--json")
     options = parser.parse_args()
@@ -56,8 +57,8 @@ def main():
     begin = time.monotonic()
     environment = dict(os.environ, OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"))
 
-    def run(item):
-        program, name, part = item
+    def run(numbered):
+        number, (program, name, part) = numbered
         left = begin + options.limit - time.monotonic()
         started = time.monotonic()
         label = name if part == "0/1" else f"{name} (part {part})"
@@ -65,7 +66,10 @@ def main():
         if left <= 0:
             return result
         try:
-            ran = subprocess.run([program, f"--gtest_filter={name}"], env=dict(environment, HYPERJIT_TEST_PART=part), capture_output=True, text=True,
+            own = dict(environment, HYPERJIT_TEST_PART=part)
+            if options.devices > 1:
+                own["CUDA_VISIBLE_DEVICES"] = str(number % options.devices)
+            ran = subprocess.run([program, f"--gtest_filter={name}"], env=own, capture_output=True, text=True,
                                  timeout=None if left == float("inf") else left, check=False)
             result["output"] = ran.stdout + ran.stderr
             skipped = re.search(r"^\[  SKIPPED \]", ran.stdout, re.M)
@@ -79,7 +83,7 @@ def main():
 
     results = []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(run, item) for item in work]):
+        for future in concurrent.futures.as_completed([pool.submit(run, item) for item in enumerate(work)]):
             result = future.result()
             results.append(result)
             if result["result"] != "passed":
