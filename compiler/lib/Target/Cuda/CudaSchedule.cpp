@@ -20,8 +20,10 @@ using llvm::StringRef;
 /// expansion three streams of them leave a lane too few registers (6144 channels, an H100: 666 us, 631 where three
 /// clusters share a row). With less than two tiles ahead (measured) memory waits for the sums. Where a cluster is too
 /// small several share a row, as few of them as leave a block room; an expansion then wants registers of the other
-/// warps, which go over by fours. Few warps leave a processor idle: narrow rows take 4 channels a lane, which makes
-/// twice as many. More than four streams leave a lane no registers for 8 channels of each.
+/// warps, which go over by fours, and more tiles ahead than one cluster has (four streams of 4096 channels and 32
+/// columns, an H100: a site of a chain 701 us, on one cluster 647). Few warps leave a processor idle: narrow rows take
+/// 4 channels a lane, which makes twice as many. More than four streams leave a lane no registers for 8 channels of
+/// each.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
   int64_t streams = 1, width = 0;
@@ -97,7 +99,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
         for (int64_t lag : {0, 3, 2, 1})                      // as many tiles as pay between stages, or as fit
           if (std::optional<Candidate> one = make(cluster, parts, 0, lag); one && one->held && one->bytes >= leastBytes)
-            if (!one->expands || one->warps % 4 == 0)
+            if (!one->expands || (one->warps % 4 == 0 && !(held && one->ahead <= held->ahead)))
               return one->choice;
   return held ? held->choice : Choice();
 }
