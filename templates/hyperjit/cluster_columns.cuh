@@ -29,8 +29,8 @@
 //
 // Barriers (arrivals): full (lanes of the loader) and empty (compute warps) of each slot; prepared (preparers, or the
 // lanes of the loader) and finished (compute warps and owners) of each record; weights (all warps, the loader's with
-// bytes that a launch packed); numbers to pack, by portions (lanes of all warps but the loader); a stage: ready (1 + bytes) of each record, deposited[2] (compute warps), taken[2] (1),
-// arrived[depth] (1 + bytes).
+// bytes that a launch packed); numbers to pack, by portions (lanes of all warps but the loader); a stage: ready (1 +
+// bytes) of each record, deposited[2] (compute warps), taken[2] (1), arrived[depth] (1 + bytes).
 //
 // Reuse is safe because `finished` keeps a CTA's warps together: no compute warp, owner or preparer begins tile k +
 // Records before every compute warp and every owner has done all that it does for tile k. (The loader goes by `empty`,

@@ -116,6 +116,10 @@ template <class P, int V, int Offset, int Chunks, class U, class W> HYPERJIT_DEV
       for (int tile = 0; tile < P::tiles; ++tile)
         fragments[(step * P::tiles + tile) * 32] = fragmentOf(x[step][tile]);
   }
+  // A warp that had other portions to wait for, or none, may not arrive for the next weight before all have for this.
+#pragma unroll 1
+  for (int step = 0; step < packingSteps; ++step)
+    waitFor(u.landed + 8 * step, u.parity);
   u.parity ^= 1;
 }
 

@@ -5,7 +5,7 @@
 //   HYPERJIT_TEST_SEED=7 conformance ...               repeats a rotating sample; the seed is printed
 //   HYPERJIT_TEST_ALL=1 conformance ...                pairs with D and token counts too (or --all)
 //   HYPERJIT_TEST_VERBOSE=1 conformance ...            says each case before it runs
-//   HYPERJIT_TEST_ONLY=seed=508162 conformance ...     of Pairs, Random and the like, cases whose text contains this
+//   HYPERJIT_TEST_ONLY=seed=508162 conformance ...     of tests that have cases, those whose text contains this
 //   HYPERJIT_TEST_GUARD=1 conformance ...              CPU tensors end at forbidden pages
 
 #include "Cases.h"

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Sides.h"
 
+#include "hyperjit/DSL.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/SpecList.h"
 
@@ -170,6 +171,23 @@ INSTANTIATE_TEST_SUITE_P(
         {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 264, "columns:cluster=16,lag=2,parts=2,vector=4"},
         {"manifold:n=4,d=512,dtype=bf16", Role::Boundary, 420, "columns:cluster=16,lag=4,parts=2,ring=2,vector=4"},
     })));
+
+/// Two weights as they lie in memory, the first of so few chunks that most warps have none of it to pack.
+void twoWeights(dsl::Site &s) {
+  using namespace dsl;
+  const int64_t n = s.n();
+  Rows x = s.streams();
+  auto one = project(gatherRows(x, {0}), s.weight("one", {s.D(), n}, normal(0.02)));
+  auto all = project(rmsNorm(flatten(x), 1e-6), s.weight("all", {n * s.D(), n}, normal(0.02)));
+  s.branchInput(mix(tanh(reshape(one, {n})) + tanh(all), x));
+  s.next(x + write(s.coefficients("post", {n}, constant(1)), s.branchOutput()));
+}
+TEST(Shared, TwoWeightsArePackedOneAfterTheOther) {
+  hyperjit::define("test-two-weights", twoWeights);
+  for (Direction direction : {Direction::Forward, Direction::Backward})
+    for (int run = 0; run < 3; ++run)
+      expectEqualSides({"test-two-weights:n=4,d=1024,dtype=bf16", Role::Boundary, 21, "columns:cluster=4"}, direction);
+}
 
 /// With as few records as the stages take, and one group of clusters, which goes through all of them several times.
 TEST(Shared, FewRecordsAreUsedAgainAndAgain) {

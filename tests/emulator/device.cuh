@@ -43,7 +43,6 @@ inline unsigned __float_as_uint(float value) {
   return bits;
 }
 template <class T> inline T __ldg(const T *source) { return *source; }
-inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }
 

@@ -132,8 +132,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   int64_t beside = besideSlots(numbers.uniform);
   while (onTiles && numbers.warps > 1 && 2 * slotBytes() + beside > leastShared)
     numbers.warps /= 2;
-  // Blocks of 8 columns that a lane sums at once, as many each time. Of two groups of tokens on tensor cores, what one is
-  // done with makes room for the other (measured: 0.6 to 0.75 of both). Nine warps have 168 registers, five 255.
+  // Blocks of 8 columns that a lane sums at once, as many each time. Of two groups of tokens on tensor cores, what one
+  // is done with makes room for the other (measured: 0.6 to 0.75 of both). Nine warps have 168 registers, five 255.
   auto tilesAtOnce = [&](hc::WeightGradOp gradient, int64_t warps) {
     auto [rows, columns] = extents(gradient);
     const int64_t each = rows * vector, pressure = plan.pressure(gradient) * vector * 4 / 3,
