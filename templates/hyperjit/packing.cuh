@@ -10,6 +10,7 @@ namespace hyperjit {
 
 /// Which fragments are made where, by whom: all of them in the workspace, by the threads of a grid.
 template <class P> struct Packing {
+  static constexpr bool staged = false;
   static constexpr int chunks = P::chunks;
   template <class U> HYPERJIT_METHOD static char *target(const U &u) {
     return reinterpret_cast<char *>(P::Ref::at(u.launch, 0));
@@ -20,6 +21,7 @@ template <class P> struct Packing {
 };
 /// A CTA's chunks in its shared memory, by some of its threads.
 template <class P, int Offset, int Chunks> struct Packing<StagedPlanes<P, Offset, Chunks>> {
+  static constexpr bool staged = true;
   static constexpr int chunks = Chunks;
   template <class U> HYPERJIT_METHOD static char *target(const U &u) {
     return reinterpret_cast<char *>(u.weights) + Offset;
@@ -61,21 +63,24 @@ HYPERJIT_DEVICE uint4 fragmentOf(const float (&x)[4]) {
 
 /// Numbers that lie in memory as they are come to where their fragments will lie, whole lines at a time, and each warp
 /// packs a row's chunk in its place: lanes that read four channels of one coefficient each from global memory touch
-/// four lines for 128 bytes (6700 cycles for four streams of 512 channels, and twice that where all processors pack).
+/// four lines for 128 bytes (8300 cycles for four streams of 256 channels, and twice that where all processors pack).
 /// A lane begins at another of its four channels than its neighbour, because theirs lie in the same banks.
-template <class P, int V, int Offset, int Chunks, class U, class W> HYPERJIT_DEVICE void packInPlace(U &u) {
+template <class P, int V, class W, class U> HYPERJIT_DEVICE void packInPlace(U &u) {
+  using Range = Packing<P>;
   static_assert(U::width % (4 * V) == 0, "whole chunks");
-  constexpr int warps = U::threads / 32, blocks = P::R * Chunks, together = (blocks + packingSteps - 1) / packingSteps;
+  constexpr int warps = U::threads / 32, chunks = Range::chunks, blocks = P::R * chunks,
+                together = (blocks + packingSteps - 1) / packingSteps;
   constexpr int pieces = V * P::K; // of 16 bytes
   const int warp = u.thread / 32, self = u.thread % 32, q = self % 4, g = self / 4;
-  unsigned char *const target = u.weights + Offset;
-  const float *source = StoredWeight<W>::numbers(u.launch) + static_cast<long long>(u.rank) * Chunks * 4 * V * P::K;
+  char *const target = Range::target(u);
+  const float *source =
+      StoredWeight<W>::numbers(u.launch) + static_cast<long long>(Range::firstChunk(u)) * 4 * V * P::K;
 #pragma unroll 1
   for (int step = 0; step < packingSteps; ++step) {
 #pragma unroll 1
     for (int block = step * together + warp; block < (step + 1) * together && block < blocks; block += warps) {
       const unsigned to = sharedAddress(target + block * P::chunkBytes) + 16 * self;
-      const float *from = source + (block / Chunks * U::width + block % Chunks * 4 * V) * P::K + 4 * self;
+      const float *from = source + (block / chunks * U::width + block % chunks * 4 * V) * P::K + 4 * self;
 #pragma unroll
       for (int i = 0; i < pieces; i += 32)
         if (pieces % 32 == 0 || i + self < pieces)
@@ -142,19 +147,11 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packEach(U &u, 
   }
 }
 
-template <class P> struct InPlace {
-  template <int V, class U, class W> HYPERJIT_METHOD static void pack(U &u, const W &w) { packEach<P, V>(u, w); }
-};
-template <class P, int Offset, int Chunks> struct InPlace<StagedPlanes<P, Offset, Chunks>> {
-  template <int V, class U, class W> HYPERJIT_METHOD static void pack(U &u, const W &w) {
-    if constexpr (StoredWeight<W>::value)
-      packInPlace<P, V, Offset, Chunks, U, W>(u);
-    else
-      packEach<StagedPlanes<P, Offset, Chunks>, V>(u, w);
-  }
-};
 template <class P, int V, class U, class W> HYPERJIT_DEVICE void packProjection(U &u, const W &w) {
-  InPlace<P>::template pack<V>(u, w);
+  if constexpr (Packing<P>::staged && StoredWeight<W>::value)
+    packInPlace<P, V, W>(u);
+  else
+    packEach<P, V>(u, w);
 }
 
 template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U &u, const W &w) {

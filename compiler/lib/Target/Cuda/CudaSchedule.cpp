@@ -21,9 +21,9 @@ using llvm::StringRef;
 /// clusters share a row). With less than two tiles ahead (measured) memory waits for the sums. Where a cluster is too
 /// small several share a row, as few of them as leave a block room; an expansion then wants registers of the other
 /// warps, which go over by fours, and more tiles ahead than one cluster has (four streams of 4096 channels and 32
-/// columns, an H100: a site of a chain 701 us, on one cluster 647). Few warps leave a processor idle: narrow rows take
-/// 4 channels a lane, which makes twice as many. More than four streams leave a lane no registers for 8 channels of
-/// each.
+/// columns, an H100: a site of a chain 701 us; on one cluster, of an earlier state, 647). Few warps leave a processor
+/// idle: narrow rows take 4 channels a lane, which makes twice as many. More than four streams leave a lane no
+/// registers for 8 channels of each.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   hc::Uniformity uniformity;
   int64_t streams = 1, width = 0;
