@@ -482,17 +482,26 @@ template <class S, class F, class L, class... Stages> struct ColumnsKernel : Col
     }
   }
 
-  /// A lane a token: long maths that no sweep waits for, of the tokens whose sums this block has added.
+  /// A lane a token: long maths that no sweep waits for, of the tokens whose sums this block has added. Weights and
+  /// rings have been read.
   template <class Maths> HYPERJIT_METHOD void end(Maths) {
     if (part > 0)
       return;
     const int of = ownedHere(), first = span > 1 ? rank / S::tile : 0,
               own = tiles > first ? (tiles - first + span - 1) / span * of : 0;
-    for (int i = threadIdx.x; i < own; i += 32 * S::warps) {
-      const int index = span > 1 ? rank % S::tile : rank + i % of * cluster;
-      TokenOfLaunch<float, L> token{{launch, firstToken(i / of * span + first) + index, nullptr}};
-      if (token.token < launch.tokens)
-        Maths::run(token);
+    constexpr int room = (Block::recordsAt - Block::weightsAt) / (4 * 32 * S::warps);
+    TokenOfWarp<float, L, room, false> token{
+        {launch, 0, nullptr}, reinterpret_cast<float *>(memory + Block::weightsAt) + 32 * room * warp, false};
+    for (int i = 32 * warp; i < own; i += 32 * S::warps) {
+      const int mine = i + self, index = span > 1 ? rank % S::tile : rank + mine % of * cluster;
+      token.token = firstToken(mine / of * span + first) + index;
+      token.live = mine < own && token.token < launch.tokens;
+      const long long least = __shfl_sync(0xffffffffu, token.token, 0);
+      if (least >= launch.tokens) // a last tile with fewer tokens
+        return;
+      if (!token.live)
+        token.token = least;
+      Maths::run(token);
     }
   }
 

@@ -26,6 +26,8 @@ template <class T_, int N_, int Lanes_ = 32> struct Coefficients {
 template <class T_, class L, int Lanes = 32> struct Token {
   using T = T_;
   static constexpr int lanes = Lanes;
+  static constexpr int room = 0;
+  static constexpr bool live = true;
   static constexpr bool earlier = true; // what it reads from memory was written by earlier launches
   const L &launch;
   long long token;
@@ -40,13 +42,23 @@ template <class T_, class L, int Lanes = 32> struct Token {
 template <class T_, class L> struct Token<T_, L, 1> {
   using T = T_;
   static constexpr int lanes = 1, lane = 0;
+  static constexpr int room = 0;
+  static constexpr bool live = true;
   static constexpr bool earlier = true;
   const L &launch;
   long long token;
   T *scratch;
 };
+/// All lanes of a warp at once, one token each; those that are not live work for another's token and store nothing.
+/// `shared` is the warp's, `Room` numbers a lane.
+template <class T, class L, int Room, bool Earlier = true> struct TokenOfWarp : Token<T, L, 1> {
+  static constexpr int room = Room;
+  static constexpr bool earlier = Earlier;
+  T *shared;
+  bool live;
+};
 
-/// The same, where some of it was written by this launch.
+/// One lane alone, where some of what it reads was written by this launch.
 template <class T, class L> struct TokenOfLaunch : Token<T, L, 1> { static constexpr bool earlier = false; };
 
 /// How far a loop over `Count` elements is unrolled: wholly where one lane has them all.
@@ -54,6 +66,7 @@ template <class W, int Count, int Most> struct Unroll {
   static constexpr int count = W::lanes == 1 || Count <= Most ? Count : 1;
 };
 
+template <class...> struct List {};
 template <int... D> struct Dims { static constexpr int rank = sizeof...(D); };
 
 /// sum over axes of (index decomposed by Dims) * stride
@@ -136,6 +149,8 @@ HYPERJIT_DEVICE Coefficients<typename W::T, N, W::lanes> loadCoefficients(W &war
 
 template <class Ref, class T, int N, class W>
 HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N, W::lanes> &x) {
+  if (!warp.live)
+    return;
   auto *target = Ref::at(warp.launch, warp.token);
   constexpr int fours = inFours<Ref, N, W>();
 #pragma unroll
@@ -147,6 +162,59 @@ HYPERJIT_DEVICE void storeCoefficients(W &warp, const Coefficients<T, N, W::lane
   for (int j = fours; j < x.registers; ++j)
     if (warp.lane + W::lanes * j < N)
       target[warp.lane + W::lanes * j] = convert<typename Ref::Storage>(x.v[j]);
+}
+
+/// A value's place in memory, and among the numbers that its lane leaves in shared memory; and N numbers of a token that
+/// are neighbours in both.
+template <class Ref_, int At> struct PlaceOf {
+  using Ref = Ref_;
+  static constexpr int at = At;
+};
+template <class Ref_, int At, int N> struct Run {
+  using Ref = Ref_;
+  static constexpr int at = At, unit = Ref::fours && N % 4 == 0 ? 4 : 1, pieces = N / unit;
+};
+template <class T, int N> HYPERJIT_DEVICE void stageCoefficients(T *target, const Coefficients<T, N, 1> &x) {
+#pragma unroll
+  for (int j = 0; j < N; j += 4) {
+    T four[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      four[i] = j + i < N ? x.v[j + i] : T(0);
+    storeVector(target + j, four);
+  }
+}
+template <int Pitch, class R, class W> HYPERJIT_DEVICE void storeRun(W &warp) {
+#pragma unroll 2
+  for (int j = 0; j < R::pieces; ++j) {
+    const int piece = 32 * j + static_cast<int>(threadIdx.x % 32), from = piece / R::pieces,
+              at = R::unit * (piece % R::pieces);
+    const long long token = __shfl_sync(0xffffffffu, warp.live ? warp.token : -1, from);
+    typename W::T numbers[R::unit];
+    loadVector(warp.shared + Pitch * from + R::at + at, numbers);
+    if (token >= 0)
+      storeVector<false, true>(R::Ref::at(warp.launch, token) + at, numbers);
+  }
+}
+/// Stores values of a warp's tokens. A lane that stores its own token's touches another line of memory than its
+/// neighbours do: instead, all leave them in shared memory, `Pitch` numbers a lane, and then store pieces of one or four
+/// numbers, neighbours next to each other. Without room for that lanes store their own.
+template <int Pitch, class... Places, class... Runs, class W, class... X>
+HYPERJIT_DEVICE void storeTogether(W &warp, List<Places...>, List<Runs...>, const X &...x) {
+  static_assert(Pitch % 8 == 4, "lanes move four numbers at once, to different banks");
+  if constexpr (Pitch > W::room) {
+    (storeCoefficients<typename Places::Ref>(warp, x), ...);
+  } else {
+    __syncwarp(); // the maths is done with what was here
+    (stageCoefficients(warp.shared + Pitch * static_cast<int>(threadIdx.x % 32) + Places::at, x), ...);
+    __syncwarp();
+    (storeRun<Pitch, Runs>(warp), ...);
+    __syncwarp();
+  }
+}
+template <int Pitch, class Places, class Runs, class W, class... X>
+HYPERJIT_DEVICE void storeTogether(W &warp, const X &...x) {
+  storeTogether<Pitch>(warp, Places(), Runs(), x...);
 }
 
 template <int Offset, int N, class W> HYPERJIT_DEVICE Coefficients<typename W::T, N> readRecord(W &warp) {

@@ -45,15 +45,21 @@ template <class S, class Maths, int Others = 0, class L> HYPERJIT_DEVICE void to
   constexpr int block = S::warps * S::tokenLanes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   T *scratch = reinterpret_cast<T *>(dynamicShared()) + warp * S::tokenLanes * S::scratch;
-  auto all = [&](auto &&token, int place) {
-    for (token.token = static_cast<long long>(blockIdx.x) * block + place; token.token < launch.tokens;
-         token.token += static_cast<long long>(gridDim.x - Others) * block)
+  const long long step = static_cast<long long>(gridDim.x - Others) * block;
+  if constexpr (S::channelLanes == 1) {
+    TokenOfWarp<T, L, S::scratch> token{{launch, 0, scratch + lane}, scratch, false};
+    for (long long first = static_cast<long long>(blockIdx.x) * block + 32 * warp; first < launch.tokens;
+         first += step) {
+      token.live = first + lane < launch.tokens;
+      token.token = token.live ? first + lane : first;
       Maths::run(token);
-  };
-  if constexpr (S::channelLanes == 1)
-    all(Token<T, L, 1>{launch, 0, scratch + lane}, static_cast<int>(threadIdx.x));
-  else
-    all(Token<T, L>{launch, 0, nullptr, scratch, lane}, warp);
+    }
+  } else {
+    Token<T, L> token{launch, 0, nullptr, scratch, lane};
+    for (token.token = static_cast<long long>(blockIdx.x) * block + warp; token.token < launch.tokens;
+         token.token += step)
+      Maths::run(token);
+  }
 }
 
 } // namespace hyperjit

@@ -58,7 +58,6 @@ template <class Coefficients_, class... Passes> struct Stage {
   static constexpr int maxSlots = 0;
 };
 
-template <class...> struct List {};
 /// Rows of each token that are copied to shared memory, Place = Staged<..> or Fetched<..>.
 template <class Place_, int Rows_> struct Input {
   using Place = Place_;

@@ -209,8 +209,10 @@ HYPERJIT_DEVICE void dotRowsSquares(N &lane, const A &a, const B &b) {
     dotRowsSquares<Slot, I0, IN, I + (both ? 2 : 1)>(lane, a, b);
 }
 
-/// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k]
-template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTiles(N &lane) {
+/// out_{gR+r}[c] = sum_k p[g, k] W[r, c, k] + what is in `summands`, of which there are at most two: the tiles begin
+/// with one above the coefficients' upper planes and one above their lower planes.
+template <class Source, class P, int G, class N, class... Summands>
+HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
   constexpr int V = N::V, blocks = V / 2;
   // Fragments of many coefficients are made for each row anew, for all its blocks of channels together: held, they
   // spill.
@@ -262,6 +264,20 @@ template <class Source, class P, int G, class N> HYPERJIT_DEVICE auto expandTile
 #pragma unroll
             for (int i = 0; i < 4; ++i)
               sum[j][t][g][i] = 0;
+      int half = 0;
+      auto beginWith = [&](const auto &rows) {
+#pragma unroll
+        for (int j = 0; j < together; ++j)
+#pragma unroll
+          for (int t = 0; t < N::tokens; ++t)
+#pragma unroll
+            for (int g = 0; g < G; ++g)
+#pragma unroll
+              for (int i = 0; i < 2; ++i)
+                sum[j][t][g][half + i] = rows.v[t][g * P::R + r][2 * (first + j) + i];
+        half += 2;
+      };
+      (beginWith(summands), ...);
       auto block = [&](int j) { return words + (r * Place::chunks * blocks + first + j) * P::words; };
       // Of sixteen streams there are up to 72 steps for each of 32 rows: written out, minutes of compiling.
 #pragma unroll(P::steps <= 8 ? 8 : 2)

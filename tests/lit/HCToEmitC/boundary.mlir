@@ -31,7 +31,7 @@
 // CHECK: //===- boundary_tail{{$}}
 // CHECK: class Tail {
 // CHECK:   sinkhorn<SinkhornOptions<4, 20, SinkhornStart::Exp, false, SinkhornPlace::None, false>>({{.*}}, 0.0, 1.0)
-// CHECK:   storeCoefficients<Operand<5, float, 16>>
+// CHECK:   storeTogether<20, List<PlaceOf<Operand<5, float, 16>, 0>>, List<Run<Operand<5, float, 16>, 0, 16>>>
 // CHECK: // schedule rows:
 // CHECK: // launch {{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
 

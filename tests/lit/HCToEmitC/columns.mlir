@@ -17,7 +17,7 @@
 // CHECK: class Tail {
 // CHECK:   loadCoefficients<Space::PerToken<[[SUMS:[0-9]+]]>, 20>
 // CHECK:   sinkhorn<
-// CHECK:   storeCoefficients<Operand<5, float, 16>>
+// CHECK:   storeTogether<20, List<PlaceOf<Operand<5, float, 16>, 0>>, List<Run<Operand<5, float, 16>, 0, 16>>>
 // CHECK: class Rows0_0 {
 // CHECK:   [[X:v[0-9]+]] = loadRows<Staged<Operand<0, bfloat16, 256>, 0, 0, 32>, 4>
 // CHECK:   releaseRing<0>

@@ -30,6 +30,8 @@ struct Places {
   llvm::DenseMap<mlir::Value, int64_t> record, uniform, fetched;
   /// Weights packed for tensor cores: the types of their planes (weights.cuh) for project and expand.
   llvm::DenseMap<mlir::Value, std::string> projection, expansion;
+  /// Expansions by tensor cores begin with what they are added to, for which lanes have registers.
+  bool sumsInTiles = false;
 };
 
 /// "bfloat16", "float16", "float" or "double".
@@ -60,6 +62,9 @@ public:
   void writeRecord(mlir::Value value, int64_t offset);
   void writeFetched(mlir::Value value, int64_t offset);
   void storeCoefficients(mlir::Value value, llvm::StringRef reference);
+  /// The same of all tokens of a warp; `places` are PlaceOf<...> of the values, `runs` Run<...>.
+  void storeTogether(llvm::ArrayRef<mlir::Value> values, int64_t pitch, llvm::ArrayRef<std::string> places,
+                     llvm::ArrayRef<std::string> runs);
 
   // Kind::Rows
   void storeRows(mlir::Value value, llvm::StringRef reference);
@@ -100,6 +105,11 @@ private:
   mlir::Value convert(mlir::Value value);
   mlir::Value convertCoefficients(mlir::Operation *op);
   mlir::Value convertRows(mlir::Operation *op);
+  /// The expansion on tensor cores that is in a sum of two or three rows, and its other summands: what comes out of a
+  /// tensor core is added to what it is given, in two halves, so that up to two more summands cost nothing.
+  hc::ExpandOp expansionIn(hc::AddOp add, llvm::SmallVectorImpl<mlir::Value> &summands);
+  /// `operands`: the context and those summands.
+  mlir::Value expandTiles(hc::ExpandOp op, llvm::ArrayRef<mlir::Value> operands);
   mlir::Value convertWide(mlir::Operation *op);
   /// How a map reads its coefficients: "InRecord<8>", "InUniform<0>"; wide bodies: a memory reference, or a number that
   /// the program knows.

@@ -5,6 +5,7 @@
 
 #include "hyperjit/Conversion/HCToEmitC.h"
 
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/ADT/TypeSwitch.h"
 #include "llvm/Support/FormatVariadic.h"
 
@@ -208,4 +209,14 @@ void BodyEmitter::writeFetched(Value value, int64_t offset) {
 
 void BodyEmitter::storeCoefficients(Value value, StringRef reference) {
   call("storeCoefficients", {reference.str()}, {context, convert(value)}, {}, false);
+}
+
+void BodyEmitter::storeTogether(ArrayRef<Value> values, int64_t pitch, ArrayRef<std::string> places,
+                                ArrayRef<std::string> runs) {
+  SmallVector<Value> operands = {context};
+  for (Value value : values)
+    operands.push_back(convert(value));
+  call("storeTogether",
+       {number(pitch), formatv("List<{0}>", llvm::join(places, ", ")), formatv("List<{0}>", llvm::join(runs, ", "))},
+       operands, {}, false);
 }

@@ -213,11 +213,52 @@ static SmallVector<std::string> indexTexts(ArrayRef<int64_t> indices) {
   return texts;
 }
 
+Value BodyEmitter::expandTiles(hc::ExpandOp op, ArrayRef<Value> operands) {
+  Value coefficients = op.getCoefficients();
+  return call("expandTiles",
+              {source(coefficients), places.expansion.lookup(op.getWeight()), number(shapeOf(coefficients)[0])},
+              operands);
+}
+
+hc::ExpandOp BodyEmitter::expansionIn(hc::AddOp add, SmallVectorImpl<Value> &summands) {
+  if (!places.sumsInTiles)
+    return nullptr;
+  // What only this sum needs and no memory holds.
+  auto part = [&](Value value) {
+    return value.hasOneUse() && !places.memory.count(value) ? value.getDefiningOp() : nullptr;
+  };
+  for (unsigned i : {0u, 1u}) {
+    Operation *operand = part(add->getOperand(i));
+    if (auto expand = dyn_cast_if_present<hc::ExpandOp>(operand);
+        expand && places.expansion.count(expand.getWeight())) {
+      summands.push_back(add->getOperand(1 - i));
+      return expand;
+    }
+    if (auto inner = dyn_cast_if_present<hc::AddOp>(operand); inner && summands.empty())
+      for (unsigned j : {0u, 1u})
+        if (auto expand = dyn_cast_if_present<hc::ExpandOp>(part(inner->getOperand(j)));
+            expand && places.expansion.count(expand.getWeight())) {
+          summands.append({inner->getOperand(1 - j), add->getOperand(1 - i)});
+          return expand;
+        }
+  }
+  return nullptr;
+}
+
 Value BodyEmitter::convertRows(Operation *op) {
   auto operand = [&](unsigned i) { return convert(op->getOperand(i)); };
   auto binary = [&](StringRef callee) { return call(callee, {}, {operand(0), operand(1)}); };
   return llvm::TypeSwitch<Operation *, Value>(op)
-      .Case<hc::AddOp>([&](auto) { return binary("add"); })
+      .Case<hc::AddOp>([&](hc::AddOp add) {
+        SmallVector<Value> summands;
+        if (hc::ExpandOp expand = expansionIn(add, summands)) {
+          SmallVector<Value> operands = {context};
+          for (Value summand : summands)
+            operands.push_back(convert(summand));
+          return expandTiles(expand, operands);
+        }
+        return binary("add");
+      })
       .Case<hc::SubOp>([&](auto) { return binary("subtract"); })
       .Case<hc::MulOp>([&](auto) { return binary("multiply"); })
       .Case<hc::MixOp>([&](hc::MixOp mix) {
@@ -243,10 +284,8 @@ Value BodyEmitter::convertRows(Operation *op) {
         return call("roundRows", {storageName(*round.getType()).str()}, {context, operand(0)});
       })
       .Case<hc::ExpandOp>([&](hc::ExpandOp expand) {
-        if (auto planes = places.expansion.find(expand.getWeight()); planes != places.expansion.end())
-          return call("expandTiles",
-                      {source(expand.getCoefficients()), planes->second, number(shapeOf(expand.getCoefficients())[0])},
-                      {context});
+        if (places.expansion.count(expand.getWeight()))
+          return expandTiles(expand, {context});
         return call("expand",
                     {source(expand.getCoefficients()), weight(expand.getWeight()),
                      number(shapeOf(expand.getCoefficients())[0])},

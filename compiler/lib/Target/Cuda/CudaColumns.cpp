@@ -175,10 +175,10 @@ void SourceBuilder::prepareRecords() {
     end = std::max(end, place + static_cast<int64_t>(llvm::alignTo(hc::elementCount(value.getType()), 4)));
   }
   int64_t offset = plan.tokenBytes;
-  columns.image.push_back({formatv("Space::PerToken<{0}>", offset), 0, begin, end - begin, 4});
+  columns.image.push_back({perTokenReference(offset), 0, begin, end - begin, 4});
   plan.tokenBytes += llvm::alignTo((end - begin) * 4, 16);
   for (Value value : first.recordWrites)
-    plan.head.push_back({value, formatv("Space::PerToken<{0}>", offset + 4 * (plan.record.lookup(value) - begin))});
+    plan.head.push_back({value, perTokenReference(offset + 4 * (plan.record.lookup(value) - begin))});
 }
 
 int64_t SourceBuilder::laneRegisters() const {

@@ -18,6 +18,15 @@ bool cuda::isLong(Operation *op) {
 }
 
 static bool isCoefficients(Value value) { return isa<hc::CoeffsType>(value.getType()); }
+constexpr StringLiteral perTokenName = "Space::PerToken<";
+std::string cuda::perTokenReference(int64_t offset) { return formatv("{0}{1}>", perTokenName, offset); }
+std::optional<int64_t> cuda::perTokenOffset(StringRef reference) {
+  int64_t offset;
+  if (!reference.consume_front(perTokenName) || reference.consumeInteger(10, offset) || reference != ">")
+    return std::nullopt;
+  return offset;
+}
+
 static int64_t elements(Value value) { return hc::elementCount(value.getType()); }
 
 KernelPlan::KernelPlan(hc::FuncOp kernel, int64_t maxSlots) : kernel(kernel), maxSlots(maxSlots) {
@@ -103,8 +112,7 @@ bool KernelPlan::hasLongMaths(Value value) {
 void KernelPlan::placePerToken(Value value) {
   if (!perToken.insert(value))
     return;
-  std::string reference = formatv("Space::PerToken<{0}>", allocate(tokenBytes, elements(value) * elementBytes));
-  memory.memory[value] = reference;
+  memory.memory[value] = perTokenReference(allocate(tokenBytes, elements(value) * elementBytes));
 }
 
 LogicalResult KernelPlan::collect() {
@@ -234,7 +242,7 @@ LogicalResult KernelPlan::collect() {
   for (Operation *op : liveOps) {
     if (!hc::sumsOverTokens(op) || !isCoefficients(op->getResult(0)))
       continue;
-    lateStores.push_back({op->getOperand(0), formatv("Space::PerToken<{0}>", sumOffset + next * elementBytes)});
+    lateStores.push_back({op->getOperand(0), perTokenReference(sumOffset + next * elementBytes)});
     memory.memory[op->getResult(0)] = formatv("Space::PerChunk<{0}>", chunkSumOffset + next * elementBytes);
     next += elements(op->getResult(0));
   }
@@ -496,7 +504,7 @@ LogicalResult KernelPlan::run(int64_t tiles) {
   for (const Store &store : lateStores)
     addLate(store.value, store.reference);
   for (Value value : columnRecords)
-    addLate(value, formatv("Space::PerToken<{0}>", columnOffset + columnRecord[value] * elementBytes));
+    addLate(value, perTokenReference(columnOffset + columnRecord[value] * elementBytes));
   for (const std::vector<Store> *stores : {&head, &tail}) {
     llvm::DenseSet<Value> own, walked;
     for (const Store &store : *stores)

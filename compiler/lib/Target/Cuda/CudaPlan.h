@@ -31,6 +31,10 @@ struct Store {
   bool packed = false;
 };
 
+/// A place in the token's part of the workspace, and its byte; none if the reference is another's.
+std::string perTokenReference(int64_t offset);
+std::optional<int64_t> perTokenOffset(llvm::StringRef reference);
+
 /// A part of a reduction that fits one pass.
 struct ReductionPart {
   mlir::Operation *op;

@@ -131,7 +131,7 @@ private:
   void emitUniform(const std::vector<Store> &stores, StringRef phase);
   /// Set by emitUniform: the prologue's last wide body, which the head's launch does, emitted next.
   std::string besideHead;
-  bool isForLanes(const BodyEmitter &emitter, llvm::ArrayRef<Store> stores, const Places &places) const;
+  bool hasLongMaths(llvm::ArrayRef<Store> stores, const Places &places) const;
   std::function<void()> emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
   void emitMain();
   llvm::SetVector<Value> readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made);
