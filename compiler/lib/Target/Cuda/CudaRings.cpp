@@ -82,8 +82,9 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   auto wordsOf = [&](Value value) { return mainShape.tokens * rowsOf(value) * mainShape.vector / 2; };
   // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way
   // for longer (us of a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with
-  // three; of 8192, which registers hold for four tiles, too, 599 with two, 565 with three, 528 with four; backward of
-  // 7168 1169 with one, 1125 with two, three of 6144 715 and 635).
+  // three; of 8192, which registers hold for four tiles, too, 599 with two, 565 with three, 528 with four). Beside an
+  // expansion, rows come from slots (of 7168 channels, backward with two, three and four: three streams 972, 927, 901,
+  // four without a Sinkhorn 948, 828, 872); streams of 32 bits have no room for those (four of 4096: 884, 954, 949).
   constexpr int64_t most = 4;
   int64_t words = 0; // that a lane may hold of a tile
   for (auto &[value, use] : uses) {
@@ -93,7 +94,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
         inPairs(value, loaded ? plan.memory.memory.lookup(value) : stored->second.reference))
       words += wordsOf(value);
   }
-  const int64_t between = expands() || columns.stages > 2 ? 2 : (most + 1) * words <= heldRegisters ? most : 3;
+  const int64_t between = expands()                             ? plan.widestStorage == 2 ? most : 2
+                          : columns.stages > 2                  ? 2
+                          : (most + 1) * words <= heldRegisters ? most
+                                                                : 3;
   columns.lag = choice.lag                        ? choice.lag
                 : mainShape.parts > 1             ? between
                 : columns.stages > 2 || expands() ? 1
