@@ -186,9 +186,10 @@ TEST(Schedules, WideRowsGoToClusters) {
   expect(2, 7168, true, "columns", "cluster=16,lag=1,planes");
   expect(4, 6144, false, "columns", "cluster=8,lag=3,parts=3");
   expect(4, 5120, true, "columns", "cluster=4,lag=2,parts=5");
-  expect(4, 8192, true, "columns", "cluster=16,lag=2,parts=2");
+  expect(4, 8192, true, "columns", "cluster=16,lag=3,parts=2");
   expect(4, 8192, false, "columns", "cluster=16,lag=4,parts=2");
-  expect(3, 6144, true, "columns", "cluster=8,lag=2,parts=3");
+  expect(3, 6144, true, "columns", "cluster=8,lag=4,parts=3");
+  expect(4, 7168, false, "columns", "cluster=16,lag=4,parts=2");
   expect(4, 5632, false, "rows", "");
   expect(4, 32768, true, "rows", ""); // eight clusters of sixteen never run together
   // A number of 32 bits takes the room of two.

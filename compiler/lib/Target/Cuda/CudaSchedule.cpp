@@ -11,6 +11,9 @@ using namespace hyperjit;
 using namespace hyperjit::cuda;
 using llvm::StringRef;
 
+/// Tiles between stages: as many as pay, or as fit.
+constexpr int64_t lags[] = {0, 3, 2, 1};
+
 /// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the
 /// kernel fits a cluster, else row by row.
 ///
@@ -105,7 +108,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   for (int64_t parts = 2; parts <= 8; ++parts)
     for (int64_t cluster : {16, 8, 4})
       if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
-        for (int64_t lag : {0, 3, 2, 1})                      // as many tiles as pay between stages, or as fit
+        for (int64_t lag : lags)
           if (std::optional<Candidate> one = make(cluster, parts, 0, lag); one && one->held && one->bytes >= leastBytes)
             if (!one->expands || (one->warps % 4 == 0 && !(held && one->ahead <= held->ahead)))
               return muchLater(*one);
@@ -175,7 +178,20 @@ OwningOpRef<ModuleOp> cuda::buildCudaModule(hc::FuncOp kernel, StringRef target,
   }
   if (failed(checkSinkhorns(kernel)))
     return nullptr;
-  OwningOpRef<ModuleOp> module = SourceBuilder(kernel, target, choice, result).run();
+  auto build = [&](int64_t lag) {
+    choice.lag = lag;
+    result = CudaSource();
+    return SourceBuilder(kernel, target, choice, result).run();
+  };
+  OwningOpRef<ModuleOp> module;
+  if (choice.columns && choice.lag == 0) {
+    ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
+    for (int64_t lag : lags)
+      if ((module = build(lag)))
+        break;
+  }
+  if (!module) // why the fewest tiles do not fit either
+    module = build(choice.lag);
   if (int64_t needs = sharedNeeded(result), has = sharedOf(target); module && needs > has) {
     hc::refuseBeyondLimits(kernel) << "schedule: '" << result.schedule << "' needs " << needs
                                    << " bytes of shared memory, and a block of " << target << " has " << has
