@@ -22,7 +22,8 @@ template <class T_, int N_, int Lanes_ = 32> struct Coefficients {
 };
 
 /// One warp working for one token. `record` is the token's row of numbers in shared memory that sweeps read and
-/// reductions write; `scratch` belongs to the warp.
+/// reductions write; `scratch` belongs to the warp. It stores the token's numbers (`live`) by itself (no `room`: see
+/// TokenOfWarp).
 template <class T_, class L, int Lanes = 32> struct Token {
   using T = T_;
   static constexpr int lanes = Lanes;

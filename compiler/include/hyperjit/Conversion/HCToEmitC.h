@@ -106,7 +106,7 @@ private:
   mlir::Value convertCoefficients(mlir::Operation *op);
   mlir::Value convertRows(mlir::Operation *op);
   /// The expansion on tensor cores that is in a sum of two or three rows, and its other summands: what comes out of a
-  /// tensor core is added to what it is given, in two halves, so that up to two more summands cost nothing.
+  /// tensor core is added to what it is given, in two halves, so that up to two more summands take no instruction.
   hc::ExpandOp expansionIn(hc::AddOp add, llvm::SmallVectorImpl<mlir::Value> &summands);
   /// `operands`: the context and those summands.
   mlir::Value expandTiles(hc::ExpandOp op, llvm::ArrayRef<mlir::Value> operands);

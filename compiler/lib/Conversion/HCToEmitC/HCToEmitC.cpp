@@ -221,24 +221,27 @@ Value BodyEmitter::expandTiles(hc::ExpandOp op, ArrayRef<Value> operands) {
 }
 
 hc::ExpandOp BodyEmitter::expansionIn(hc::AddOp add, SmallVectorImpl<Value> &summands) {
-  if (!places.sumsInTiles)
+  constexpr int64_t mostRows = 4; // more of them leave no registers for the summands
+  if (!places.sumsInTiles || rowsOf(add.getResult()) > mostRows)
     return nullptr;
-  // What only this sum needs and no memory holds.
-  auto part = [&](Value value) {
+  // What makes a value that nothing but the sum needs and no memory holds.
+  auto makes = [&](Value value) {
     return value.hasOneUse() && !places.memory.count(value) ? value.getDefiningOp() : nullptr;
   };
+  auto expands = [&](Value value) {
+    auto expand = dyn_cast_if_present<hc::ExpandOp>(makes(value));
+    return expand && places.expansion.count(expand.getWeight()) ? expand : hc::ExpandOp();
+  };
   for (unsigned i : {0u, 1u}) {
-    Operation *operand = part(add->getOperand(i));
-    if (auto expand = dyn_cast_if_present<hc::ExpandOp>(operand);
-        expand && places.expansion.count(expand.getWeight())) {
-      summands.push_back(add->getOperand(1 - i));
+    Value operand = add->getOperand(i), other = add->getOperand(1 - i);
+    if (hc::ExpandOp expand = expands(operand)) {
+      summands.push_back(other);
       return expand;
     }
-    if (auto inner = dyn_cast_if_present<hc::AddOp>(operand); inner && summands.empty())
+    if (auto inner = dyn_cast_if_present<hc::AddOp>(makes(operand)))
       for (unsigned j : {0u, 1u})
-        if (auto expand = dyn_cast_if_present<hc::ExpandOp>(part(inner->getOperand(j)));
-            expand && places.expansion.count(expand.getWeight())) {
-          summands.append({inner->getOperand(1 - j), add->getOperand(1 - i)});
+        if (hc::ExpandOp expand = expands(inner->getOperand(j))) {
+          summands.append({inner->getOperand(1 - j), other});
           return expand;
         }
   }

@@ -83,8 +83,8 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way
   // for longer (us of a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with
   // three; of 8192, which registers hold for four tiles, too, 599 with two, 565 with three, 528 with four). Beside an
-  // expansion, rows come from slots (of 7168 channels, backward with two, three and four: three streams 972, 927, 901,
-  // four without a Sinkhorn 948, 828, 872); streams of 32 bits have no room for those (four of 4096: 884, 954, 949).
+  // expansion, backward with two, three and four: three streams of 7168 channels 972, 927, 901; four of 8192 1221, 1164
+  // and no room; of streams of 32 bits, four of 4096, 884, 954, 949.
   constexpr int64_t most = 4;
   int64_t words = 0; // that a lane may hold of a tile
   for (auto &[value, use] : uses) {

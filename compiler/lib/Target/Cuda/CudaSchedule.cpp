@@ -41,8 +41,8 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   struct Candidate {
     Choice choice;
-    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, of a row in bytes; of a block
-    bool held = false, expands = false;                    // few enough channels to hold rows
+    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0;  // tiles; of a block, of a row in bytes; of a block
+    bool held = false, expands = false, ofOneStage = false; // few enough channels to hold rows; that are held
   };
   // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280
   // channels 74 and 107, of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight
@@ -65,19 +65,26 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
             : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
       return std::nullopt;
     int64_t channels = builder.blockChannels();
-    Candidate made = {
-        choice, builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
-        false,  builder.expands()};
+    Candidate made = {choice,
+                      builder.tilesAhead(),
+                      channels,
+                      channels * builder.widestStorage(),
+                      builder.computeWarps(),
+                      false,
+                      builder.expands(),
+                      builder.slotsAreOfOneStage()};
     made.held = made.channels <= (made.expands ? expanded : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
   // Two tiles between stages, where the rows of both leave room for three on their way (two streams of 2560 channels,
-  // an H100: 107 us instead of 121; with less room, four of 2560 on an H200 232 instead of 137).
+  // an H100: 107 us instead of 121; with less room, four of 2560 on an H200 232 instead of 137). Beside an expansion,
+  // where lanes hold all of them besides (backward, dynamic 394 us instead of 414; in slots that wait for the later
+  // stage, two streams of 6144 channels 378 instead of 329, four fracs 208 instead of 204).
   auto later = [&](const Candidate &one) {
     std::optional<Candidate> two;
-    if (!one.expands && one.choice.lag == 0)
+    if (one.choice.lag == 0 && one.ahead >= 3)
       two = make(one.choice.cluster, one.choice.parts, one.choice.vector, 2);
-    return two && two->ahead >= 3 ? two->choice : one.choice;
+    return two && two->ahead >= 3 && (two->ofOneStage || !one.expands) ? two->choice : one.choice;
   };
   // Four where clusters share rows and slots leave room for two (four streams of 7168 channels forward, an H100, 499 us
   // instead of 512; with room for one, of 6144, 597 instead of 433).
@@ -106,12 +113,26 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   if (wide)
     return wide->choice;
   for (int64_t parts = 2; parts <= 8; ++parts)
-    for (int64_t cluster : {16, 8, 4})
-      if (parts <= clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
-        for (int64_t lag : lags)
-          if (std::optional<Candidate> one = make(cluster, parts, 0, lag); one && one->held && one->bytes >= leastBytes)
-            if (!one->expands || (one->warps % 4 == 0 && !(held && one->ahead <= held->ahead)))
-              return muchLater(*one);
+    for (int64_t cluster : {16, 8, 4}) {
+      if (parts > clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
+        continue;
+      // Beside an expansion rather three tiles between stages than four with one slot ahead (dynamic of 7168 channels, an
+      // H100: 828 us with three and two slots, 872 with four and one), but not fewer for that (four streams of 8192: 1164
+      // with three and one slot, 1246 with one and two).
+      std::optional<Candidate> fits;
+      for (int64_t lag : lags) {
+        std::optional<Candidate> one = make(cluster, parts, 0, lag);
+        if (!one || !one->held || one->bytes < leastBytes ||
+            (one->expands && (one->warps % 4 || (held && one->ahead <= held->ahead))))
+          continue;
+        if (!one->expands || (one->ahead >= 2 && (lag == 0 || lag == 3)))
+          return muchLater(*one);
+        if (!fits)
+          fits = one;
+      }
+      if (fits)
+        return fits->choice;
+    }
   return held ? held->choice : Choice();
 }
 

@@ -3,7 +3,8 @@
 //
 // One builder for one kernel. CudaSchedule.cpp chooses the skeleton,
 // CudaShape.cpp the numbers of the schedule, CudaColumns.cpp and CudaRings.cpp
-// plan the skeleton clusterColumns, CudaSums.cpp makes the sums over tokens,
+// plan the skeleton clusterColumns, CudaTokens.cpp makes the maths of one token
+// off the path of wide kernels, CudaSums.cpp the sums over tokens,
 // CudaSource.cpp the rest.
 //===----------------------------------------------------------------------===//
 #ifndef HYPERJIT_TARGET_CUDA_SOURCEBUILDER_H
@@ -57,6 +58,8 @@ struct Generation {
 /// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230
 /// registers.
 constexpr int64_t laneNumbers = 40;
+/// Threads of a launch that does wide work.
+constexpr int64_t wideThreads = 65536;
 /// Schedules are made for an H100's; on other GPUs that is a guess.
 constexpr int64_t processorsOfH100 = 132;
 /// Registers of a lane for sums over tokens.
@@ -94,6 +97,10 @@ public:
   }
   /// Tiles that every ring of clusterColumns fetches ahead; after `run`.
   int64_t tilesAhead() const { return columns.ahead; }
+  /// Whether no slot of them keeps rows for a later stage; after `run`.
+  bool slotsAreOfOneStage() const {
+    return llvm::all_of(columns.rings, [](const auto &ring) { return ring.first == ring.last; });
+  }
   /// Channels of a row that one block has; after `run`.
   int64_t blockChannels() const { return plan.width / mainShape.blocksOfRow(); }
   /// Of a number of the widest rows.
