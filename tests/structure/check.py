@@ -58,6 +58,21 @@ def instructions(root):
             problems.append(f"{path.relative_to(root)} has PTX; templates/hyperjit/device.cuh is for that")
 
 
+def files(root):
+    """Every file says its licence, and is about one thing."""
+    longer = {"compiler/include/hyperjit/Dialect/HC/IR/HCOps.td", "tests/lit/HC/adjoints.mlir"}
+    suffixes = {".cpp", ".h", ".cuh", ".td", ".py", ".mlir", ".cmake"}
+    for folder in ("compiler", "runtime", "templates", "tests", "bench", "examples", "cmake"):
+        for path in sorted((root / folder).rglob("*")):
+            name = path.relative_to(root).as_posix()
+            if path.suffix not in suffixes or "__pycache__" in name:
+                continue
+            text = path.read_text()
+            lines = text.count("\n")
+            check(lines < 600 or name in longer, f"{name} has {lines} lines; what are its two subjects?")
+            check(path.suffix == ".mlir" or "SPDX-License-Identifier: Apache-2.0" in text, f"{name} does not say its licence")
+
+
 def needed(library):
     text = subprocess.run(["readelf", "-d", library], check=True, capture_output=True, text=True).stdout
     return re.findall(r"\(NEEDED\).*\[(.*)\]", text)
@@ -79,6 +94,7 @@ def main():
     includes(options.source)
     variants(options.source)
     instructions(options.source)
+    files(options.source)
 
     foreign = re.compile(r"LLVM|MLIR|torch|c10|cuda|nvrtc")
     for name in needed(options.libhyperjit):
