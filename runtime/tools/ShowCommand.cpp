@@ -30,7 +30,7 @@ std::string recorded(const KernelSpec &kernel) {
 
 struct Options {
   SpecArguments specs;
-  std::string stage, role, direction, tokens, target, cut, json; ///< tokens: large if empty
+  std::string stage, role, direction, tokens, target, cut, schedule, json; ///< tokens: large if empty
   bool traffic = false;
 };
 
@@ -43,13 +43,14 @@ struct Traffic {
 };
 
 /// The compiler ends with CUDA C++; its PTX is the back end's.
-std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &target, const std::string &cut) {
+std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &target, const Schedule &schedule,
+                const std::string &cut) {
   std::shared_ptr<const Backend> backend = Backend::find(target.device);
   if (!backend || target.device != DeviceType::Cuda)
     throw UsageError(fmt::format(
         "--stage ptx needs a CUDA target that this build has, for example --target sm_90a, not {}", target.text()));
   backend->toolchain(); // where NVRTC is missing, that is the answer
-  return backend->assembly(manager.stage(kernel, target, "cuda", {}, cut), target);
+  return backend->assembly(manager.stage(kernel, target, "cuda", schedule, cut), target);
 }
 
 std::string disassemble(const ResolvedArtifact &resolved) {
@@ -90,13 +91,18 @@ int showStage(const Options &options, const std::string &text) {
     throw UsageError(
         "--cut is of the backward of a boundary, in the stages of the compiler: --role boundary --direction "
         "backward --stage phases, for example");
+  const Schedule schedule = Schedule::parse(options.schedule.empty() ? "auto" : options.schedule);
+  const std::vector<std::string> scheduled = {"emitc", "cuda", "vector", "llvm", "asm", "ptx", "sass"};
+  if (!options.schedule.empty() && std::find(scheduled.begin(), scheduled.end(), options.stage) == scheduled.end())
+    throw UsageError(fmt::format("--schedule changes the stages {}; '{}' comes before them", fmt::join(scheduled, ", "),
+                                 options.stage));
   // A CUDA stage without a target means the newest table entry that most people have.
   bool cuda = options.stage == "cuda" || options.stage == "emitc" || options.stage == "ptx" || options.stage == "sass";
   Target target = targetOf(options.target.empty() && cuda ? "sm_90a" : options.target);
   std::string content = options.stage == "recipe" ? recorded(kernel)
-                        : options.stage == "ptx"  ? ptx(manager, kernel, target, options.cut)
-                        : options.stage == "sass" ? disassemble(manager.artifact(kernel, target))
-                                                  : manager.stage(kernel, target, options.stage, {}, options.cut);
+                        : options.stage == "ptx"  ? ptx(manager, kernel, target, schedule, options.cut)
+                        : options.stage == "sass" ? disassemble(manager.artifact(kernel, target, schedule))
+                                                  : manager.stage(kernel, target, options.stage, schedule, options.cut);
   if (options.json.empty()) {
     std::cout << content;
     if (content.empty() || content.back() != '\n')
@@ -106,6 +112,8 @@ int showStage(const Options &options, const std::string &text) {
     answer["spec"] = kernel.text();
     answer["target"] = target.text();
     answer["stage"] = options.stage;
+    if (!options.schedule.empty())
+      answer["schedule"] = schedule.text();
     answer["text"] = content;
     writeJson(answer, options.json);
   }
@@ -222,6 +230,8 @@ int run(const Options &options) {
         "'{}' is a kernel, which says itself what --role, --direction and --tokens say; leave them out", text));
   if (!options.cut.empty() && options.stage.empty())
     throw UsageError("--cut needs --stage: what runs is cut early");
+  if (!options.schedule.empty() && options.stage.empty())
+    throw UsageError("--schedule needs --stage: a summary is of what runs");
   if (options.traffic && !options.stage.empty())
     throw UsageError("--traffic and --stage show different things; give one");
   if (options.stage.empty())
@@ -252,6 +262,9 @@ void addShow(CLI::App &app, int &exit) {
           "--cut", options->cut,
           "early|late|auto: with --stage, which of the two equal cuts of a boundary's backward (early: what runs)")
       ->check(CLI::IsMember({"early", "late", "auto"}));
+  command->add_option("--schedule", options->schedule,
+                      "with --stage emitc|cuda|vector|llvm|asm|ptx|sass, another schedule than the cost model's: "
+                      "skeleton:name=integer,... as `autotune --list` prints them (auto)");
   command->add_flag("--traffic", options->traffic, "only the wide traffic of a site, in u");
   addJson(*command, options->json);
   command->footer(examples("show manifold:n=4,d=4096,dtype=bf16 --traffic",

@@ -87,6 +87,8 @@ class Usage(Case):
                                    ("--traffic and --stage show different things", ["show", "static", "--traffic", "--stage", "hc"]),
                                    ("--cut needs --stage", ["show", "static", "--cut", "late"]),
                                    ("--cut is of the backward of a boundary", ["show", "static", "--cut", "late", "--stage", "phases"]),
+                                   ("--schedule needs --stage", ["show", "static", "--schedule", "blocks:tokens=8"]),
+                                   ("--schedule changes the stages emitc, cuda", ["show", "static", "--schedule", "auto", "--stage", "phases"]),
                                    ("--plot and --json both name 'a.json'", ["bench", "static", "--plot", "a.json", "--json", "a.json"]),
                                    ("--plot and --json both name 'a.json'", ["demo", "--plot", "a.json", "--json", "a.json"]),
                                    ("--plot -: only JSON goes to the standard output", ["demo", "--plot", "-"]),
@@ -339,6 +341,23 @@ class Show(Case):
         self.assertEqual(text(), text("--cut", "early"))
         self.assertNotEqual(text(), text("--cut", "late"))
         self.assertIn(text("--cut", "auto"), [text(), text("--cut", "late")])
+
+    def test_a_schedule_is_shown(self):
+        def cuda(*schedule):
+            return self.good("show", "manifold:n=2,d=512,dtype=bf16", "--stage", "cuda", "--target", "sm_90a", *schedule)
+
+        self.assertIn("clusterColumns<", cuda("--schedule", "columns:cluster=2,lag=1"))
+        self.assertIn("Flow<1, ", cuda("--schedule", "columns:cluster=2,lag=1"))
+        self.assertIn("Flow<2, ", cuda("--schedule", "columns:lag=2,cluster=2"))
+        self.assertIn("rowReduced<", cuda("--schedule", "rows:tokens=8"))
+        self.assertEqual(cuda(), cuda("--schedule", "auto"))
+        for message, schedule in [("'depth=2' is no number of 'columns'; it takes", "columns:depth=2"),
+                                  ("columns splits rows into 16 parts of whole chunks", "columns:cluster=16,vector=8"),
+                                  ("'cluster' is not name=number", "columns:cluster"),
+                                  ("names the skeleton 'columnar'", "columnar")]:
+            with self.subTest(schedule):
+                self.fails(2, message, "show", "manifold:n=2,d=520,dtype=bf16", "--stage", "cuda", "--target", "sm_90a",
+                           "--schedule", schedule)
 
     def test_more_than_kernels_take(self):
         for message, arguments in [("bytes of scratch a thread; at most 4294967296 are supported", ["manifold:n=8,d=16777216", "--target", "x86-64-v3"]),
