@@ -54,10 +54,10 @@ void parallelFor(void *, int64_t count, ParallelBody body, void *bodyContext) {
 }
 
 /// `stream`: where there is a GPU.
-AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device, cuda::Device *stream,
-                       const Target &target, int repeats) {
+AloneTiming timeKernel(const KernelSpec &spec, const Schedule &schedule, int64_t tokens, at::Device device,
+                       cuda::Device *stream, const Target &target, int repeats) {
   KernelManager &manager = KernelManager::global();
-  const std::shared_ptr<const Kernel> kernel = manager.get(spec, target);
+  const std::shared_ptr<const Kernel> kernel = manager.get(spec, target, schedule);
   LaunchContext context;
   if (stream) {
     context.device = device.index();
@@ -109,7 +109,10 @@ AloneTiming timeKernel(const KernelSpec &spec, int64_t tokens, at::Device device
   }
   const double scale = 1e3 / launches;
   const TrafficInfo &traffic = kernel->meta().traffic;
-  return {spec, {all.median * scale, all.min * scale, all.max * scale}, double(traffic.readsU + traffic.writesU)};
+  return {spec,
+          kernel->meta().schedule,
+          {all.median * scale, all.min * scale, all.max * scale},
+          double(traffic.readsU + traffic.writesU)};
 }
 
 /// Null on the CPU.
@@ -119,16 +122,15 @@ std::unique_ptr<cuda::Device> streamOf(at::Device device) {
 
 } // namespace
 
-std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device,
-                                   const Target &target, int repeats) {
+std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, const std::vector<Schedule> &schedules,
+                                   int64_t tokens, at::Device device, const Target &target, int repeats) {
   torch::NoGradGuard noGradients;
   const std::unique_ptr<cuda::Device> stream = streamOf(device);
   std::vector<AloneTiming> all;
-  for (const KernelSpec &kernel : kernels) {
-    if (interrupted())
-      break;
-    all.push_back(timeKernel(kernel, tokens, device, stream.get(), target, repeats));
-  }
+  for (const KernelSpec &kernel : kernels)
+    for (const Schedule &schedule : schedules)
+      if (!interrupted())
+        all.push_back(timeKernel(kernel, schedule, tokens, device, stream.get(), target, repeats));
   return all;
 }
 
@@ -136,7 +138,7 @@ AloneTiming timeDecode(const SiteSpec &given, int64_t tokens, at::Device device,
   torch::NoGradGuard noGradients;
   const SiteSpec site = ProgramSource::global().normalise(given);
   const std::unique_ptr<cuda::Device> stream = streamOf(device);
-  return timeKernel(KernelSpec::boundaryForward(site, site, /*save=*/false, bucketOf(tokens)), tokens, device,
+  return timeKernel(KernelSpec::boundaryForward(site, site, /*save=*/false, bucketOf(tokens)), {}, tokens, device,
                     stream.get(), target, repeats);
 }
 

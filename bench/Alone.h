@@ -5,6 +5,7 @@
 #include "torch/Measure.h"
 
 #include <hyperjit/core/KernelSpec.h>
+#include <hyperjit/core/Schedule.h>
 #include <hyperjit/core/SiteSpec.h>
 #include <hyperjit/core/Target.h>
 
@@ -14,8 +15,9 @@ namespace hyperjit::tools {
 
 struct AloneTiming {
   KernelSpec kernel;
-  Timing us; ///< of one launch
-  double u;  ///< wide traffic that the compiler counts
+  std::string schedule; ///< what "auto" stands for
+  Timing us;            ///< of one launch
+  double u;             ///< wide traffic that the compiler counts
 };
 
 /// The kernels that a layer of this site needs in training: of the site alone, and of its boundary with a site like it.
@@ -23,9 +25,9 @@ std::vector<KernelSpec> trainingKernels(const SiteSpec &site, Bucket bucket);
 
 /// Each kernel launched again and again on random operands, in turn on as many sets as keep them out of the last cache
 /// (at most 1024; parameters are the same in all). On a GPU by replays of a graph, so of few tokens, too, it is the
-/// device that is timed and not the host; times include the gaps between launches.
-std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, int64_t tokens, at::Device device,
-                                   const Target &target, int repeats);
+/// device that is timed and not the host; times include the gaps between launches. Each with each of the schedules.
+std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, const std::vector<Schedule> &schedules,
+                                   int64_t tokens, at::Device device, const Target &target, int repeats);
 /// The boundary's forward without gradients, the same way: what a site of a decoding model takes.
 AloneTiming timeDecode(const SiteSpec &site, int64_t tokens, at::Device device, const Target &target, int repeats);
 

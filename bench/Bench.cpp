@@ -37,7 +37,7 @@ namespace hyperjit::tools {
 namespace {
 
 struct Row {
-  std::string implementation, spec, direction, mode;
+  std::string implementation, spec, direction, mode, schedule; ///< schedule: of a kernel
   int64_t tokens = 0;
   Timing us;                      ///< of one site; hyperjit's on a GPU of replays of a graph
   std::optional<Timing> launched; ///< of one site of a chain, launched by the host call by call
@@ -142,7 +142,8 @@ std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &opt
   const double scale = 1e3 / double(options.sites); // ms of a chain to us of a site
   auto row = [&](const char *direction, const Timing &us, const Timing &byHost) {
     auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
-    return Row{eager ? "eager" : "hyperjit", chain.spec.text(), direction, "chain", tokens, scaled(us), scaled(byHost)};
+    return Row{
+        eager ? "eager" : "hyperjit", chain.spec.text(), direction, "chain", "", tokens, scaled(us), scaled(byHost)};
   };
   return {row("forward", timing.forward, launched.forward), row("backward", timing.backward, launched.backward),
           row("both", timing.both, launched.both)};
@@ -323,6 +324,9 @@ int bench(const BenchOptions &options) {
   };
   const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"),
              decode = asked(options.modes, "decode");
+  std::vector<Schedule> schedules(options.schedules.empty() ? 1 : 0);
+  for (const std::string &text : options.schedules)
+    schedules.push_back(Schedule::parse(text));
   std::vector<SiteSpec> specs;
   std::vector<std::optional<KernelSpec>> kernelTexts; // of each spec: this kernel and no others
   for (const std::string &text : options.specs) {
@@ -339,6 +343,11 @@ int bench(const BenchOptions &options) {
           throw UserError(ErrorId::InvalidSpec,
                           fmt::format("'{}' is not the kernel for {} tokens; --tokens says how many", text, tokens));
       spec = kernel->before ? *kernel->before : *kernel->after;
+    } else if (!options.schedules.empty()) {
+      throw UserError(ErrorId::InvalidSchedule,
+                      fmt::format("--schedule is of kernels, and '{}' is none: give a kernel's text, as `autotune "
+                                  "--dry-run {}` prints them, with --mode alone",
+                                  text, text));
     } else if (text.starts_with("boundary(")) {
       throw UserError(ErrorId::InvalidSpec,
                       fmt::format("'{}' names two sites, and a chain has one: write a site, or a kernel of the two "
@@ -374,7 +383,7 @@ int bench(const BenchOptions &options) {
   };
   auto addKernel = [&](const SiteSpec &spec, const AloneTiming &one, const char *mode, int64_t tokens) {
     rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward",
-                    mode, tokens, one.us, std::nullopt, one.u,
+                    mode, one.schedule, tokens, one.us, std::nullopt, one.u,
                     one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
   // What was under way when the process was asked to end has too few repeats: it is no row.
@@ -395,7 +404,7 @@ int bench(const BenchOptions &options) {
       if (alone)
         kernels =
             timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : trainingKernels(spec, bucketOf(tokens)),
-                      tokens, device, target, options.repeats);
+                      schedules, tokens, device, target, options.repeats);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
       if (chains && !interrupted()) {
@@ -438,15 +447,17 @@ int bench(const BenchOptions &options) {
     return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}};
   };
   for (const Row &row : rows) {
-    table.add({row.spec, fmt::format("{}", row.tokens), row.direction, row.implementation,
-               fmt::format("{:.1f}", row.us.median), fmt::format("{:.1f}", row.us.min),
-               fmt::format("{:.1f}", row.us.max), row.launched ? fmt::format("{:.1f}", row.launched->median) : "-",
-               fmt::format("{:.2f}", row.u), fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
+    table.add({options.schedules.empty() ? row.spec : row.spec + " " + row.schedule, fmt::format("{}", row.tokens),
+               row.direction, row.implementation, fmt::format("{:.1f}", row.us.median),
+               fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max),
+               row.launched ? fmt::format("{:.1f}", row.launched->median) : "-", fmt::format("{:.2f}", row.u),
+               fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
     answer["rows"].push_back({{"implementation", row.implementation},
                               {"spec", row.spec},
                               {"tokens", row.tokens},
                               {"direction", row.direction},
                               {"mode", row.mode},
+                              {"schedule", row.schedule.empty() ? Json() : Json(row.schedule)},
                               {"us", json(row.us)},
                               {"launched_us", row.launched ? json(*row.launched) : Json()},
                               {"u", row.u},

@@ -33,6 +33,11 @@ void addBench(CLI::App &app, int &exit) {
       ->allow_extra_args(false)
       ->check(CLI::IsMember({"chain", "alone", "decode"}))
       ->capture_default_str();
+  command
+      ->add_option("--schedule", options->schedules,
+                   "time kernels, given by their text, with this schedule instead of the one that runs: "
+                   "skeleton:name=integer,... as `autotune --list` prints them; may be given again, for several")
+      ->allow_extra_args(false);
   command->add_option("--sites", options->sites, "sites of a chain, each with parameters of its own")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();

@@ -30,6 +30,7 @@ struct BenchOptions {
   std::vector<int64_t> tokens = {4096};
   std::vector<std::string> against = {"eager"};
   std::vector<std::string> modes = {"chain"}; ///< chain, alone, decode
+  std::vector<std::string> schedules;         ///< of kernels by their text, each timed with each; none: what runs
   int64_t sites = 4;
   std::string device = "auto";
   int repeats = 7;
