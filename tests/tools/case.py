@@ -61,27 +61,3 @@ class Case(unittest.TestCase):
         checks = {c["name"]: c for c in json.loads(self.run_command("doctor", "--json").stdout)["checks"]}
         if not checks["nvrtc"]["ok"]:
             self.skipTest("no NVRTC: " + checks["nvrtc"]["found"])
-
-
-class OneKernel(Case):
-    KERNEL = "before(dynamic:n=2,m=1,d=64,dtype=fp32):forward:save:tokens=large"
-
-    def test_is_timed_from_a_pack_alone(self):
-        pack = os.path.join(self.folder, "pack")
-        self.good("precompile", self.KERNEL, "--out", pack)  # for what runs here ask for, bench as well
-        timed = ["bench", self.KERNEL, "--device", "cpu", "--mode", "alone", "--repeats", "1"]
-        answer = self.json(*timed, "--tokens", "128", HYPERJIT_JIT="off", HYPERJIT_CACHE_PATH=pack)
-        self.assertEqual([(row["mode"], row["tokens"]) for row in answer["rows"]], [("alone", 128)])
-        self.assertGreater(answer["rows"][0]["us"]["median"], 0)
-        # And what it compiles for itself is for the same target.
-        self.json(*timed, "--tokens", "128")
-        own = {entry["target"] for entry in self.json("cache", "ls", command="cache-ls")["entries"]}
-        self.assertEqual(own, {entry["target"] for entry in self.json("precompile", self.KERNEL)["entries"]})
-        # Other schedules than the one that runs, side by side.
-        both = self.json(*timed, "--tokens", "128", "--schedule", "auto", "--schedule", "blocks:tokens=4")["rows"]
-        self.assertEqual([row["schedule"] for row in both][0], answer["rows"][0]["schedule"])
-        self.assertIn("tokens=4,", both[1]["schedule"])
-        self.fails(2, "'token=4' is no number of 'blocks'; it takes", *timed, "--tokens", "128", "--schedule", "blocks:token=4")
-        self.fails(2, "--schedule is of kernels, and 'dynamic' is none", "bench", "dynamic", "--mode", "alone", "--schedule", "auto")
-        self.fails(2, "is not the kernel for 12 tokens; --tokens says how many", *timed, "--tokens", "12")
-        self.fails(2, "is a kernel, and kernels are timed by themselves: write --mode alone, or a site", "bench", self.KERNEL, "--device", "cpu")
