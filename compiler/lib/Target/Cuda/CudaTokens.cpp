@@ -48,7 +48,7 @@ struct Staging {
         numbers += count(order[next++]);
       } while (next < order.size() && numbers % 4 == 0 && count(order[next]) % 4 == 0 &&
                follows(stores[order[first]], stores[order[next]], numbers * elementBytes));
-      // A piece or few, or pieces of four and some numbers more: a lane's own are as good (three streams: 8.6 us, and
+      // One piece, or pieces of four and some numbers more: a lane's own are as good (three streams, an H200: 8.6 us, and
       // 11.6 as single numbers of all lanes).
       std::optional<int64_t> begin = perTokenOffset(stores[order[first]].reference);
       if (numbers <= 4 || (begin && *begin % 16 == 0 && numbers % 4)) {
