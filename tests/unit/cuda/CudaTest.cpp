@@ -369,9 +369,9 @@ TEST(Source, SizesOfValuesSayHowManyLanesATokenHas) {
   struct {
     const char *spec;
     int64_t tokens, sharedBytes;
-  } cases[] = {{"manifold:n=4,d=1280,dtype=bf16", 32, 32 * 40 * 4 * 4},
+  } cases[] = {{"manifold:n=4,d=1280,dtype=bf16", 32, 32 * 4 * 164}, // what it stores together
                {"manifold:n=8,d=1280,dtype=bf16", 4, -1},
-               {"permutation:n=4,d=1280,dtype=bf16", 32, 0},
+               {"permutation:n=4,d=1280,dtype=bf16", 32, 32 * 4 * 204},
                {"permutation:n=5,d=1280,dtype=bf16", 4, -1},
                {"manifold:n=4,d=1280,dtype=bf16,iterations=100", 4, -1},
                {"manifold:n=4,d=1280,dtype=fp64", 4, -1}};

@@ -319,12 +319,12 @@ void SourceBuilder::emitMain() {
       places.memory[value] = reference;
   places.projection = projection;
   places.expansion = expansion;
-  // All rows of the other summands are there before the first is added to: wide numbers and sums of weight gradients
-  // (four streams of 24 columns) leave no registers for that.
+  // All rows of the other summands are there before the first is added to: wide numbers, sums of weight gradients (four
+  // streams of 24 columns) and what clusters that share rows tell each other leave no registers for that.
   int64_t gradients = 0;
   for (Operation *op : plan.sweptGradients)
     gradients += rounds() * sumRegisters(cast<hc::WeightGradOp>(op));
-  places.sumsInTiles = choice.columns && plan.widestStorage == 2 && gradients <= 64;
+  places.sumsInTiles = choice.columns && mainShape.parts == 1 && plan.widestStorage == 2 && gradients <= 64;
   llvm::SetVector<Value> uniformReads(plan.uniformReads.begin(), plan.uniformReads.end());
   // Behind the first stage, rows wait for maths: what it reads from memory would take longer than the maths.
   if (choice.columns)
