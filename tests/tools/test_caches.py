@@ -203,7 +203,7 @@ class OneKernel(Case):
         self.assertEqual(own, {entry["target"] for entry in self.json("precompile", self.KERNEL)["entries"]})
         # Other schedules than the one that runs, side by side.
         both = self.json(*timed, "--tokens", "128", "--schedule", "auto", "--schedule", "blocks:tokens=4")["rows"]
-        self.assertEqual([row["schedule"] for row in both][0], answer["rows"][0]["schedule"])
+        self.assertEqual(both[0]["schedule"], answer["rows"][0]["schedule"])
         self.assertIn("tokens=4,", both[1]["schedule"])
         self.fails(2, "'token=4' is no number of 'blocks'; it takes", *timed, "--tokens", "128", "--schedule", "blocks:token=4")
         self.fails(2, "--schedule is of kernels, and 'dynamic' is none", "bench", "dynamic", "--mode", "alone", "--schedule", "auto")

@@ -17,7 +17,6 @@ bool cuda::isLong(Operation *op) {
   return isa_and_present<hc::SinkhornOp, hc::SinkhornAdjointOp, hc::PermutationMixOp, hc::PermutationDotOp>(op);
 }
 
-static bool isCoefficients(Value value) { return isa<hc::CoeffsType>(value.getType()); }
 constexpr StringLiteral perTokenName = "Space::PerToken<";
 std::string cuda::perTokenReference(int64_t offset) { return formatv("{0}{1}>", perTokenName, offset); }
 std::optional<int64_t> cuda::perTokenOffset(StringRef reference) {
@@ -27,6 +26,7 @@ std::optional<int64_t> cuda::perTokenOffset(StringRef reference) {
   return offset;
 }
 
+static bool isCoefficients(Value value) { return isa<hc::CoeffsType>(value.getType()); }
 static int64_t elements(Value value) { return hc::elementCount(value.getType()); }
 
 KernelPlan::KernelPlan(hc::FuncOp kernel, int64_t maxSlots) : kernel(kernel), maxSlots(maxSlots) {

@@ -347,10 +347,10 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
       words += numbers.parts * llvm::alignTo(stageSums, 4);
     int64_t offset = llvm::alignTo(plan.tokenBytes, 16);
     plan.tokenBytes = offset + 8 * words;
-    exchange = formatv(", Exchange<{0}, Space::PerToken<{1}>>", numbers.parts, offset);
+    exchange = formatv(", Exchange<{0}, {1}>", numbers.parts, perTokenReference(offset));
     constexpr int64_t threads = 256;
     int64_t tokens = llvm::divideCeil(4 * threads, words / 2); // of a block
-    entry("clear", formatv("clearWords<Space::PerToken<{0}>, {1}>", offset, words / 2).str(), threads, 1,
+    entry("clear", formatv("clearWords<{0}, {1}>", perTokenReference(offset), words / 2).str(), threads, 1,
           json::Object{{"grid", json::Object{{"kind", "tokens"}, {"tokens_per_block", tokens}}}}, /*cluster=*/1,
           /*bare=*/true);
   }

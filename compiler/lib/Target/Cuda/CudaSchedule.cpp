@@ -41,8 +41,9 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   struct Candidate {
     Choice choice;
-    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0;  // tiles; of a block, of a row in bytes; of a block
-    bool held = false, expands = false, ofOneStage = false; // few enough channels to hold rows; that are held
+    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, of a row in bytes; of a block
+    bool held = false, expands = false;                    // few enough channels to hold rows
+    bool ofOneStage = false;                               // no slot keeps rows for a later stage
   };
   // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280
   // channels 74 and 107, of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight

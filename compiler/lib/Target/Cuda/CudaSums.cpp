@@ -219,7 +219,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   int64_t room = onTiles && Generation(target).shared == mostShared ? mostShared : leastShared;
   int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
   std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
-  std::string records = formatv("Space::PerToken<{0}>, {1}", plan.columnOffset, plan.columnSize);
+  std::string records = formatv("{0}, {1}", perTokenReference(plan.columnOffset), plan.columnSize);
   if (onTiles) {
     int64_t tileSlots = std::clamp<int64_t>((room - beside) / slotBytes(), 1, 4);
     shared = std::max(shared, tileSlots * (slotBytes() + 16) / 4);
@@ -246,7 +246,7 @@ std::string SourceBuilder::takeSums() {
   if (!plan.sumCount || sumsTaken)
     return "Nothing";
   sumsTaken = true;
-  return formatv("TokenSums<Space::PerToken<{0}>, Space::PerChunk<{1}>, {2}>", plan.sumOffset, plan.chunkSumOffset,
+  return formatv("TokenSums<{0}, Space::PerChunk<{1}>, {2}>", perTokenReference(plan.sumOffset), plan.chunkSumOffset,
                  plan.sumCount);
 }
 
