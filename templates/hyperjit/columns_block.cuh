@@ -38,14 +38,18 @@ template <class S, class F, class L, class... Stages> struct ColumnsBlock {
                        firstOfStages = 2 * allSlots + 2 * F::records + 1 + packings;
   static constexpr int partialsOf = 2 * S::warps * S::tile * 4, exchangeOf = depth * cluster * owned * 4; // bytes a sum
   static constexpr int barrierBytes = align(8 * (firstOfStages + stages * barriersOfStage));
-  static constexpr int uniformAt = barrierBytes, weightsAt = uniformAt + align(4 * S::uniform);
-  static constexpr int ringsAt = weightsAt + F::weightBytes,
+  // Weights and rows lie in shared memory as in the lines of memory that they come from: of copies to a place that is no
+  // multiple of 32 bytes, L2 is asked for every sector twice.
+  HYPERJIT_METHOD static constexpr int alignLines(int bytes) { return (bytes + 127) / 128 * 128; }
+  static constexpr int uniformAt = barrierBytes, weightsAt = alignLines(uniformAt + 4 * S::uniform);
+  static constexpr int ringsAt = alignLines(weightsAt + F::weightBytes),
                        recordsAt = ringsAt + S::tile * Rings::bytesBefore(Rings::count);
   static constexpr int partialsAt = recordsAt + F::records * S::tile * S::record * 4;
   static constexpr int exchangeAt = partialsAt + partialsOf * Table::sumsBefore(stages);
   static constexpr int scratchAt = exchangeAt + exchangeOf * Table::sumsBefore(stages);
   static constexpr int fetchedAt = scratchAt + 4 * S::scratch * (owners + preparers);
   static_assert(fetchedAt + 4 * F::fetched * owners == F::shared, "the compiler plans another amount of shared memory");
+  static_assert(Rings::inSectors, "a token's rows begin within a sector of memory");
   static_assert(cluster <= S::tile || cluster % S::tile == 0, "blocks own tokens of different numbers of tiles");
   static_assert(F::records > F::lag * (stages - 1), "a record is used again before its last stage");
   static_assert(F::heldWords == 0 || channels / S::chunk == S::warps,

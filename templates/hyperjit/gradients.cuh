@@ -95,7 +95,9 @@ template <class S, class Records, int Size, class P, class L> struct TileLoader 
 template <class S, class Uniform, class Records, int Size, int Slots, class Sums, class... Passes, class L>
 HYPERJIT_DEVICE void columnTiles(const L &launch) {
   const SharedMemory<S> memory(0);
-  unsigned char *const slots = reinterpret_cast<unsigned char *>(memory.records) + 16 * Slots;
+  static_assert(S::uniform % 8 == 0,
+                "slots begin at multiples of 32 bytes, as what is copied into them does in memory");
+  unsigned char *const slots = reinterpret_cast<unsigned char *>(memory.records) + (16 * Slots + 31) / 32 * 32;
   auto full = [&](int slot) { return sharedAddress(memory.records) + 8 * slot; };
   auto empty = [&](int slot) { return full(Slots + slot); };
   if (threadIdx.x == 0) {

@@ -277,7 +277,8 @@ LogicalResult SourceBuilder::finishColumns(llvm::ArrayRef<StringRef> stages, llv
     constexpr int64_t packingSteps = 4; // packing.cuh
     int64_t barriers = 2 * slots + 2 * records + 1 + (columns.packs.empty() ? 0 : packingSteps);
     int64_t bytes = llvm::alignTo(8 * (barriers + count * (2 * records + 4)), 16);
-    bytes += llvm::alignTo(4 * numbers.uniform, 16) + columns.weightBytes;
+    constexpr int64_t line = 128; // weights and rows begin at one
+    bytes = llvm::alignTo(llvm::alignTo(bytes + 4 * numbers.uniform, line) + columns.weightBytes, line);
     bytes += tile * (ringBytes + records * numbers.record * 4);
     int64_t depth = llvm::divideCeil(records, std::max<int64_t>(1, cluster / tile));
     for (int64_t stageSums : sums)

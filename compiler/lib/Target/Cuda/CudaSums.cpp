@@ -98,6 +98,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   Places places;
   places.memory = plan.memory.memory;
   std::string uniform = emitUniformRecord(prefix + "Uniform", plan.columnUniforms, places, numbers);
+  if (onTiles)
+    numbers.uniform = llvm::alignTo(numbers.uniform, 8);
   places.record = plan.columnRecord;
   numbers.record = recordStride(plan.columnSize);
   while (!onTiles && numbers.tokens > 1 && numbers.tokens * numbers.record * plan.elementBytes > 32768)
@@ -222,7 +224,7 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   std::string records = formatv("{0}, {1}", perTokenReference(plan.columnOffset), plan.columnSize);
   if (onTiles) {
     int64_t tileSlots = std::clamp<int64_t>((room - beside) / slotBytes(), 1, 4);
-    shared = std::max(shared, tileSlots * (slotBytes() + 16) / 4);
+    shared = std::max<int64_t>(shared, (tileSlots * slotBytes() + llvm::alignTo(16 * tileSlots, 32)) / 4);
     skeleton = formatv("columnTiles<{0}, {1}", shape(numbers), uniform);
     records += formatv(", {0}, {1}", tileSlots, takeSums()).str();
   }
