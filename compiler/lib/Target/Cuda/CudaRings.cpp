@@ -80,7 +80,10 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
     return bytesOf(value, reference) == rowsOf(value) * channels * 2;
   };
   auto wordsOf = [&](Value value) { return mainShape.tokens * rowsOf(value) * mainShape.vector / 2; };
-  // Two tiles between stages where registers hold the rows of both. What several clusters tell each other is on its way
+  // Two tiles between stages where registers hold the rows of both and the sums of sixteen blocks take longer than a
+  // tile (us of a boundary forward, an H100, one and two tiles: of 4096 channels four streams 260 and 251, three 201 and
+  // 192; in clusters of eight, of 2048, 135 and 140, 103 and 107; in slots, three of 7168 331 and 351; beside an
+  // expansion, backward, dynamic 363 and 395). What several clusters tell each other is on its way
   // for longer (us of a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with
   // three; of 8192, which registers hold for four tiles, too, 599 with two, 565 with three, 528 with four). Beside an
   // expansion, backward with two, three and four: three streams of 7168 channels 972, 927, 901; four of 8192 1221, 1164
@@ -98,11 +101,11 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
                           : columns.stages > 2                  ? 2
                           : (most + 1) * words <= heldRegisters ? most
                                                                 : 3;
-  columns.lag = choice.lag                        ? choice.lag
-                : mainShape.parts > 1             ? between
-                : columns.stages > 2 || expands() ? 1
-                : laneRegisters() > 128           ? 2
-                                                  : 1;
+  const bool farApart = mainShape.cluster >= 16 && chunks == mainShape.warps && laneRegisters() > 128;
+  columns.lag = choice.lag                                      ? choice.lag
+                : mainShape.parts > 1                           ? between
+                : farApart && columns.stages == 2 && !expands() ? 2
+                                                                : 1;
   if (expands() && columns.lag > 1) // with no room at all four streams spilled
     heldRegisters -= 8;
 

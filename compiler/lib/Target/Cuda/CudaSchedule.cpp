@@ -43,7 +43,6 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     Choice choice;
     int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, of a row in bytes; of a block
     bool held = false, expands = false;                    // few enough channels to hold rows
-    bool ofOneStage = false;                               // no slot keeps rows for a later stage
   };
   // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280
   // channels 74 and 107, of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight
@@ -66,26 +65,11 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
             : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
       return std::nullopt;
     int64_t channels = builder.blockChannels();
-    Candidate made = {choice,
-                      builder.tilesAhead(),
-                      channels,
-                      channels * builder.widestStorage(),
-                      builder.computeWarps(),
-                      false,
-                      builder.expands(),
-                      builder.slotsAreOfOneStage()};
+    Candidate made = {
+        choice, builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
+        false,  builder.expands()};
     made.held = made.channels <= (made.expands ? expanded : std::max<int64_t>(320, 1280 / streams));
     return made;
-  };
-  // Two tiles between stages, where the rows of both leave room for three on their way (two streams of 2560 channels,
-  // an H100: 107 us instead of 121; with less room, four of 2560 on an H200 232 instead of 137). Beside an expansion,
-  // where lanes hold all of them besides (backward, dynamic 394 us instead of 414; in slots that wait for the later
-  // stage, two streams of 6144 channels 378 instead of 329, four fracs 208 instead of 204).
-  auto later = [&](const Candidate &one) {
-    std::optional<Candidate> two;
-    if (one.choice.lag == 0 && one.ahead >= 3)
-      two = make(one.choice.cluster, one.choice.parts, one.choice.vector, 2);
-    return two && two->ahead >= 3 && (two->ofOneStage || !one.expands) ? two->choice : one.choice;
   };
   // Four where clusters share rows and slots leave room for two (four streams of 7168 channels forward, an H100, 499 us
   // instead of 512; with room for one, of 6144, 597 instead of 433).
@@ -101,7 +85,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       std::optional<Candidate> one = make(cluster, 1, vector, 0);
       if (one && one->held) {
         if (one->ahead >= 2)
-          return later(*one);
+          return one->choice;
         if (vector == 0 || !held || held->choice.cluster != cluster)
           held = one;
       } else if (vector == 0) {

@@ -97,10 +97,6 @@ public:
   }
   /// Tiles that every ring of clusterColumns fetches ahead; after `run`.
   int64_t tilesAhead() const { return columns.ahead; }
-  /// Whether no slot of them keeps rows for a later stage; after `run`.
-  bool slotsAreOfOneStage() const {
-    return llvm::all_of(columns.rings, [](const auto &ring) { return ring.first == ring.last; });
-  }
   /// Channels of a row that one block has; after `run`.
   int64_t blockChannels() const { return plan.width / mainShape.blocksOfRow(); }
   /// Of a number of the widest rows.
