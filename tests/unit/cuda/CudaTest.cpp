@@ -195,7 +195,7 @@ TEST(Schedules, WideRowsGoToClusters) {
   // A number of 32 bits takes the room of two.
   expect(4, 2048, true, "columns", "cluster=16,lag=1,planes", "fp32");
   expect(4, 4096, false, "columns", "cluster=16,lag=4,parts=2", "fp32");
-  expect(1, 4096, false, "columns", "cluster=8,lag=2,planes", "fp32");
+  expect(1, 4096, false, "columns", "cluster=4,lag=1,planes", "fp32");
 }
 
 // Fewer streams leave registers for weight gradients, of more or fewer columns.
