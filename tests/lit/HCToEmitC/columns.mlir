@@ -36,7 +36,7 @@
 // CHECK:   loadRows<Held<Operand<3, bfloat16, 256>, 0>, 4>
 // CHECK: class Weights {
 // CHECK:   packProjection<StagedPlanes<ProjectionPlanes<Nothing, 4, 20, 64, 8>, 0, 1>, 8>
-// CHECK: using MainFlow = Flow<2, 6, 0, {{[0-9]+}}, 0, List<RecordCopy<Operand<1, float, 16>, 0, [[H]], 16, 4>>, 0, 16, 12288, {{[0-9]+}}, List<Ring<6, 0, 0, true, 320,{{.*}} Tail>;
+// CHECK: using MainFlow = Flow<1, 5, 0, {{[0-9]+}}, 0, List<RecordCopy<Operand<1, float, 16>, 0, [[H]], 16, 4>>, 0, 16, 12288, {{[0-9]+}}, List<Ring<6, 0, 0, true, 320,{{.*}} Tail>;
 // CHECK: clusterColumns<Main, MainFlow, Nothing,
 // CHECK:   Publish<0, 0, Stage<Nothing, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>>,
 // CHECK:   Publish<[[Q]], 4, Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>, Late1>>(launch);
