@@ -17,6 +17,7 @@ struct Number {
 };
 static constexpr Number kNumbers[] = {
     {"ahead"},         // whether rows of the next tokens are fetched meanwhile
+    {"apart"},         // tokens from which on each warp has tokens of its own
     {"blocks"},        // blocks of an SM
     {"chunks"},        // most chunks of tokens with partial sums of their own
     {"cluster", true}, // blocks of a cluster that share a token
@@ -25,6 +26,7 @@ static constexpr Number kNumbers[] = {
     {"parts", true},   // clusters that share the channels of a token
     {"planes", true},  // bf16 planes a weight is split into for tensor cores, 0 without them
     {"preparers"},     // warps for the maths before the first stage
+    {"ranges", true},  // of a row's channels, each summed by itself, instead of chunks in turn
     {"ring"},          // most tiles fetched ahead into shared memory
     {"slots"},         // sums of one sweep
     {"stream"},        // MiB of a launch's rows from which on its results are stored past the cache

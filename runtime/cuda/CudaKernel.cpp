@@ -12,6 +12,7 @@
 #include <atomic>
 #include <cstring>
 #include <fmt/format.h>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -43,8 +44,9 @@ struct LoadedModule {
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
-  int64_t moreBlocks = 0; ///< beside those of tokens
-  int64_t parts = 1;      ///< clusters that share a token and wait for one another: they must all be there
+  int64_t moreBlocks = 0;                                                    ///< beside those of tokens
+  int64_t fromTokens = 0, belowTokens = std::numeric_limits<int64_t>::max(); ///< launched for so many only
+  int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool overlaps = false; ///< begins while the launch before it ends, and waits for it itself
   bool yIsChunks = false;
@@ -140,6 +142,8 @@ public:
         extra.parts = json.value("parts", int64_t(1));
         extra.overlaps = json.value("overlaps", false) && Driver::get().overlaps;
         extra.moreBlocks = json.value("more_blocks", int64_t(0));
+        extra.fromTokens = json.value("from_tokens", extra.fromTokens);
+        extra.belowTokens = json.value("below_tokens", extra.belowTokens);
       }
       extras.push_back(extra);
     }
@@ -268,6 +272,8 @@ private:
     for (size_t i = 0; i < what.launches.size(); ++i) {
       const LaunchInfo &launch = what.launches[i];
       const GridExtra &extra = extras[i];
+      if (tokens < extra.fromTokens || tokens >= extra.belowTokens)
+        continue;
       int64_t x = 1, y = extra.yIsChunks ? chunks : extra.y, z = extra.z;
       switch (launch.grid) {
       case GridKind::Once:

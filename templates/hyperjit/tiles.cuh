@@ -17,11 +17,12 @@ namespace hyperjit {
 
 /// Record: numbers a token keeps in shared memory, = 4 mod 8 so that the tokens of a warp hit different banks.
 template <class T_, int Width, int Warps, int TokenLanes, int Tokens, int V, int Record, int Uniform, int Scratch,
-          int Cluster = 1>
+          int Cluster = 1, bool Ranges = false>
 struct Shape {
   using T = T_;
   static constexpr int width = Width, warps = Warps, tokenLanes = TokenLanes, tokens = Tokens, v = V, record = Record,
                        uniform = Uniform, scratch = Scratch, cluster = Cluster;
+  static constexpr bool ranges = Ranges; // each warp has a range of channels, else chunks in turn
   static constexpr int threads = 32 * Warps;
   static constexpr int tile = TokenLanes * Tokens;                                // tokens a tile
   static constexpr int channelLanes = 32 / TokenLanes;                            // lanes that share a token
@@ -239,8 +240,13 @@ HYPERJIT_DEVICE void sweepTile(const L &launch, const SharedMemory<S> &memory, l
   using T = typename S::T;
   auto lane = laneOfTile<S, P>(launch, memory, first);
   const int warp = threadIdx.x / 32, column = threadIdx.x % S::channelLanes;
+  constexpr int range = (S::width + S::chunk * S::warps - 1) / (S::chunk * S::warps) * S::chunk;
+  static_assert(!S::ranges || S::cluster == 1, "ranges are of a block's warps");
+  const int begin = S::ranges ? warp * range : (slice * S::warps + warp) * S::chunk,
+            end = S::ranges && begin + range < S::width ? begin + range : S::width,
+            step = S::ranges ? S::chunk : slices * S::warps * S::chunk;
 #pragma unroll 1
-  for (int base = (slice * S::warps + warp) * S::chunk; base < S::width; base += slices * S::warps * S::chunk) {
+  for (int base = begin; base < end; base += step) {
     // Large matrices of coefficients are read from shared memory where they are used, not kept in registers.
     if constexpr (S::record + S::uniform > 96)
       orderReads();

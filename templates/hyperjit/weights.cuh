@@ -53,6 +53,15 @@ template <class P, int Offset, int Chunks> struct PlanesPlace<StagedPlanes<P, Of
   static constexpr long long chunks = Chunks;
 };
 
+/// The fragments of one chunk, `Offset` bytes into its place in shared memory, through which they pass.
+template <class P, int Offset> struct PassingPlanes : P { static constexpr int offset = Offset; };
+template <class P, int Offset> struct PlanesPlace<PassingPlanes<P, Offset>> {
+  template <class N> HYPERJIT_METHOD static const char *at(const N &lane, int, int) {
+    return reinterpret_cast<const char *>(lane.weights) + Offset;
+  }
+  static constexpr long long chunks = 1;
+};
+
 /// Fragments for `expand`: words [row][chunk][V / 2][k-steps of 16: lane, 4][k-step of 8: lane, 2].
 template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
   using Ref = Ref_;

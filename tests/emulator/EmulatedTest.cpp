@@ -182,11 +182,19 @@ void twoWeights(dsl::Site &s) {
   s.branchInput(mix(tanh(reshape(one, {n})) + tanh(all), x));
   s.next(x + write(s.coefficients("post", {n}, constant(1)), s.branchOutput()));
 }
+void defineTwoWeights() {
+  [[maybe_unused]] static const bool once = (hyperjit::define("test-two-weights", twoWeights), true);
+}
 TEST(Shared, TwoWeightsArePackedOneAfterTheOther) {
-  hyperjit::define("test-two-weights", twoWeights);
+  defineTwoWeights();
   for (Direction direction : {Direction::Forward, Direction::Backward})
     for (int run = 0; run < 3; ++run)
       expectEqualSides({"test-two-weights:n=4,d=1024,dtype=bf16", Role::Boundary, 21, "columns:cluster=4"}, direction);
+}
+TEST(Shared, TwoWeightsPassSideBySide) {
+  defineTwoWeights();
+  for (Direction direction : {Direction::Forward, Direction::Backward})
+    expectEqualSides({"test-two-weights:n=4,d=320,dtype=bf16", Role::Boundary, 77, "rows:apart=1,ranges=8"}, direction);
 }
 
 /// With as few records as the stages take, and one group of clusters, which goes through all of them several times.
@@ -210,6 +218,43 @@ TEST(Shared, MoreClustersThanFitAreRefused) {
     EXPECT_NE(std::string(error.what()).find("and 3 are needed"), std::string::npos) << error.what();
   }
 }
+
+/// Warps with tokens of their own, whose weights pass through shared memory, give the bits of warps that share a
+/// token's channels, where each has a range of them.
+class Apart : public testing::TestWithParam<Case> {};
+TEST_P(Apart, GivesTheBitsOfRanges) {
+  const Case &given = GetParam();
+  const Target target = Target::parse(given.target);
+  for (Direction direction : {Direction::Forward, Direction::Backward}) {
+    SCOPED_TRACE(fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given),
+                             seedOfRun()));
+    const KernelSpec kernel = kernelOf(given.site, given.role, direction);
+    auto with = [&](const std::string &numbers) { return Schedule::parse(given.schedule + numbers); };
+    Sides sides(kernel, given.tokens, with(",apart=1"), target);
+    EXPECT_EQ(sides.compare(), "") << sides.meta().schedule;
+    EXPECT_EQ(sides.repeat(), "") << sides.meta().schedule;
+    // For as many tokens one main kernel is launched, for one more the other.
+    for (const std::string &numbers :
+         {std::string(), fmt::format(",apart={}", given.tokens), fmt::format(",apart={}", given.tokens + 1)})
+      EXPECT_EQ(sides.sameBits(*KernelManager::global().get(kernel, target, with(numbers))), "");
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, Apart,
+                         testing::ValuesIn(orOwn({
+                             {"manifold:n=8,d=320,dtype=bf16", Role::Boundary, 77, "rows:ranges=8"},
+                             {"manifold:n=5,d=576,dtype=bf16", Role::Boundary, 133, "rows:ranges=8,vector=8"},
+                             // Ranges of two chunks, of one, of none.
+                             {"dynamic:n=6,d=132,dtype=fp16", Role::Before, 37, "rows:ranges=8"},
+                             {"manifold-streams:n=7,d=160,dtype=bf16", Role::Boundary, 65, "rows:ranges=4"},
+                             {"permutation:n=5,d=132,dtype=bf16", Role::Boundary, 13, "rows:ranges=8"},
+                             {"delayed-pre:n=6,d=320,dtype=bf16", Role::Boundary, 37, "rows:ranges=8"},
+                             // Rows of 32 bits, two planes of them.
+                             {"manifold:n=5,d=160,dtype=fp32", Role::Boundary, 37, "rows:ranges=8"},
+                             {"frac:n=1,m=8,d=1024,dtype=bf16", Role::Boundary, 69, "rows:ranges=4"},
+                             {"joint:n=2,m=4,d=640,dtype=bf16", Role::Boundary, 37, "rows:ranges=8"},
+                             // Several tokens a lane.
+                             {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 150, "rows:ranges=4,tokens=16"},
+                         })));
 
 class Schedules : public testing::TestWithParam<std::tuple<std::string, Direction>> {};
 TEST_P(Schedules, AllThatAreLegalGiveWhatTheCpuGives) {

@@ -185,6 +185,7 @@ template <int Nanoseconds> HYPERJIT_DEVICE void sleepFor() {}
 HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, unsigned barrier) {
   emulator::copyBulk(target, source, bytes, barrier);
 }
+HYPERJIT_DEVICE void fetchToL2(const void *) {}
 template <int Bytes> HYPERJIT_DEVICE void copyAsync(unsigned target, const void *source) {
   emulator::copyAsync(target, source, Bytes);
 }

@@ -163,7 +163,7 @@ TEST(CudaSchedules, AreRefusedByName) {
   EXPECT_NE(refusal(spec, gpu, "blocks:tokens=4").find("names the skeleton 'blocks'; CUDA kernels have 'rows'"),
             std::string::npos);
   EXPECT_NE(refusal(spec, gpu, "rows:unroll=2")
-                .find("it takes blocks, chunks, cluster, planes, slots, tokens, vector, warps"),
+                .find("it takes apart, blocks, chunks, cluster, planes, ranges, slots, tokens, vector, warps"),
             std::string::npos);
 }
 
@@ -172,6 +172,8 @@ TEST(Schedules, OrderNamesWhatOrdersSums) {
             "blocks:tokens=8,vector=64");
   EXPECT_EQ(Schedule::parse("rows:blocks=2,chunks=32,cluster=1,planes=2,slots=32,tokens=8,vector=8,warps=8").order(),
             "rows:cluster=1,planes=2,tokens=8,vector=8,warps=8");
+  // For many tokens another kernel, with the same sums.
+  EXPECT_EQ(Schedule::parse("rows:apart=4224,ranges=8,tokens=8").order(), "rows:ranges=8,tokens=8");
   EXPECT_EQ(Schedule().order(), "auto");
 }
 

@@ -150,6 +150,12 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
     time *= 1.5; // the sums are waited for
   if (s.projected > 0 && !tiled)
     time *= 1.5; // multiply-adds outside of tensor cores
+  if (tiled) {
+    // Planes of weights come from L2 for each tile (n=8 of 4096 channels forward, an H100: 10.5 MB for 16 tokens in 1180 us
+    // are 1.5 times what a copy moves), where warps have tokens of their own for those of all warps.
+    double tokens = double(std::max<int64_t>(n.tokens, 8)) * (n.apart ? double(n.warps) : 1);
+    time += 4 * double(s.projected + s.expanded) / tokens / (1.5 * shape.copyGBs);
+  }
   return time;
 }
 
@@ -157,9 +163,10 @@ int64_t hyperjit::clustersAtOnce(int64_t processors, int64_t cluster) { return p
 
 double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
   // Measured at four streams of 4096 channels: 0.9 of copy bandwidth with two tiles between stages or two tokens a
-  // lane, some percent less where sums wait for the exchange, and where a block has few of a row's channels.
+  // lane, some percent less where sums wait for the exchange of sixteen blocks, where tiles lie between stages that do
+  // not, and where a block has few of a row's channels.
   double time = double(s.wideBytes) / shape.copyGBs / 0.9;
-  if (n.lag * n.tokens < 16)
+  if (n.cluster >= 16 ? n.lag * n.tokens < 16 : n.parts <= 1 && n.lag > 1)
     time *= 1.03;
   int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
   if (parts > 1) {
@@ -231,6 +238,16 @@ std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuSh
     for (int64_t chunks : {8, 16, 32, 64}) {
       RowNumbers numbers = first;
       numbers.chunks = chunks;
+      add(numbers);
+    }
+  if (tiled && sizes.reduces)
+    for (int64_t vector : {4, 8}) {
+      // A row's channels in ranges, for few tokens; where half of the processors' warps have tokens of their own, so.
+      RowNumbers numbers = first;
+      numbers.ranges = numbers.warps = 8, numbers.tokens = 8, numbers.blocks = 1, numbers.cluster = 1;
+      numbers.vector = vector;
+      add(numbers);
+      numbers.apart = shape.processors * numbers.warps * numbers.tokens / 2;
       add(numbers);
     }
   if (tiled) {

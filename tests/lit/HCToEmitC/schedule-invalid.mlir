@@ -5,7 +5,7 @@
 // RUN: hc-opt --hc-form-phases %s | not hc-translate --hc-to-cuda --target=sm_80 --schedule=rows:cluster=4 2>&1 | FileCheck %s --check-prefix=CLUSTER
 
 // POWER: vector is 3; legal are 1 to 8, powers of two
-// NAME: 'width=3' is no number of 'rows'; it takes blocks, chunks, cluster, planes, slots, tokens, vector, warps
+// NAME: 'width=3' is no number of 'rows'; it takes apart, blocks, chunks, cluster, planes, ranges, slots, tokens, vector, warps
 // SKELETON: names the skeleton 'tiles'; CUDA kernels have 'rows' and 'columns'
 // DIVIDES: vector is 4; {{.*}} it divides 2 channels
 // CLUSTER: cluster is 4, but sm_80 has no clusters

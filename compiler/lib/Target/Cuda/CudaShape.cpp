@@ -30,7 +30,9 @@ LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &cho
     numbers.push_back({"preparers", &choice.preparers, 1, 12});
     numbers.push_back({"ring", &choice.ring, 2, 32});
   } else {
+    numbers.push_back({"apart", &choice.apart, 1, 1 << 20});
     numbers.push_back({"blocks", &choice.blocks, 1, 8});
+    numbers.push_back({"ranges", &choice.ranges, 1, 16});
   }
   llvm::sort(numbers, [](const ScheduleNumber &a, const ScheduleNumber &b) { return a.name < b.name; });
   return readSchedule(kernel, text, choice.columns ? "columns" : "rows", "CUDA kernels", numbers);
@@ -49,10 +51,12 @@ std::string cuda::writeRows(const Choice &choice) {
                                      {"tokens", choice.tokens},
                                      {"vector", choice.vector},
                                      {"warps", choice.warps}});
-  return writeSchedule("rows", {{"blocks", choice.blocks},
+  return writeSchedule("rows", {{"apart", choice.apart ? choice.apart : -1},
+                                {"blocks", choice.blocks},
                                 {"chunks", choice.chunks},
                                 {"cluster", choice.cluster},
                                 {"planes", choice.planes},
+                                {"ranges", choice.ranges ? choice.ranges : -1},
                                 {"slots", choice.slots},
                                 {"tokens", choice.tokens},
                                 {"vector", choice.vector},
@@ -127,9 +131,10 @@ LogicalResult SourceBuilder::chooseMain() {
     planeBytes += hc::elementCount(weight.getType()) * 4;
   for (Value weight : plan.expanded)
     planeBytes += hc::elementCount(weight.getType()) * 4;
-  int64_t repeat = choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
-                   : tiled && plan.widestStorage == 2 && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
-                                                                                                         : 1;
+  int64_t repeat =
+      choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
+      : tiled && !choice.ranges && plan.widestStorage == 2 && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
+                                                                                                              : 1;
   auto load = [&](const SweepPass &pass, int64_t stage, int64_t vector) {
     return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
            (plan.elementBytes / 4);
@@ -169,6 +174,7 @@ LogicalResult SourceBuilder::chooseMain() {
       mainSums = std::max(mainSums, pass.sums());
       reduces |= !pass.parts.empty();
     }
+  mainReduces = reduces;
   // Warps of a block wait for one another's sums: many small blocks do so less often together (measured).
   bool small = reduces && !tiled && !plan.wide();
   mainShape = tileShape(vector, small ? 5 : 8);
@@ -185,7 +191,10 @@ LogicalResult SourceBuilder::chooseMain() {
     mainShape.tokens = repeat;
     int64_t pieces = llvm::divideCeil(plan.width, 4 * vector);
     bool twelve = !two && heaviest <= 130 && expandedColumns <= 24 && pieces >= 48;
-    mainShape.warps = choice.warps ? choice.warps : twelve ? 12 : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
+    mainShape.warps = choice.warps    ? choice.warps
+                      : choice.ranges ? choice.ranges
+                      : twelve        ? 12
+                                      : std::clamp<int64_t>(llvm::PowerOf2Ceil(pieces), 1, 8);
   }
   mainShape.record = recordStride(plan.recordSize);
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
@@ -196,10 +205,30 @@ LogicalResult SourceBuilder::chooseMain() {
   if (choice.cluster > 1 && !reduces)
     return kernel.emitError("schedule: cluster above 1 is for kernels that reduce over channels");
   mainShape.cluster = choice.cluster ? choice.cluster : 1;
+  if (mlir::failed(checkRanges()))
+    return failure();
   liveRows = heaviest / std::max<int64_t>(1, vector * repeat * (plan.elementBytes / 4));
-  mainReduces = reduces;
   if (tiled)
     placePlanes();
+  return success();
+}
+
+/// What `ranges` and `apart` need.
+LogicalResult SourceBuilder::checkRanges() {
+  auto refuse = [&](const llvm::Twine &why) { return kernel.emitError() << "schedule: " << why; };
+  if (choice.apart && !choice.ranges)
+    return refuse("apart is for kernels with ranges");
+  if (!choice.ranges)
+    return success();
+  if (!tiled || !mainReduces)
+    return refuse("ranges is for kernels that make sums on tensor cores");
+  if (mainShape.cluster > 1)
+    return refuse("ranges is for blocks, and cluster is " + llvm::Twine(mainShape.cluster));
+  if (choice.ranges != mainShape.warps)
+    return refuse("ranges is " + llvm::Twine(choice.ranges) + ", and each of " + llvm::Twine(mainShape.warps) +
+                  " warps has one");
+  if (choice.apart && !Generation(target).clusters)
+    return refuse("apart needs bulk copies, which " + target + " lacks");
   return success();
 }
 

@@ -45,8 +45,10 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   std::function<void()> launchTail = [] {};
   if (ends)
     launchTail = emitTokenwise(plan.tail, "tail", /*ofTail=*/true);
-  if (plan.hasMain())
-    emitMain();
+  if (plan.hasMain() && choice.apart != 1)
+    emitMain(/*apart=*/false);
+  if (plan.hasMain() && choice.apart)
+    emitMain(/*apart=*/true);
   if (!ends)
     launchTail = emitTokenwise(plan.tail, "tail", /*ofTail=*/true);
   launchTail();
@@ -101,7 +103,10 @@ void SourceBuilder::emitHeader() {
   auto top = [&](StringRef text) { emitc::VerbatimOp::create(builder, kernel.getLoc(), text); };
   top(formatv("// {0} for {1}", name, target).str());
   // Headers of templates/, in memory.
-  for (StringRef header : {"cluster_columns", "gradients", "row_reduced", "token_sums", "uniform"})
+  SmallVector<StringRef> headers{"cluster_columns", "gradients", "row_reduced", "token_sums", "uniform"};
+  if (choice.apart)
+    headers.push_back("shared_weights");
+  for (StringRef header : headers)
     top(formatv("#include \"hyperjit/{0}.cuh\"", header).str());
   top("using namespace hyperjit;");
   top(formatv("using Space = Workspace<{0}, {1}, {2}, {3}>;", number(), llvm::alignTo(plan.fixedBytes, 256),
@@ -308,8 +313,12 @@ llvm::SetVector<Value> SourceBuilder::readsOf(llvm::ArrayRef<Value> values, cons
   return reads;
 }
 
-void SourceBuilder::emitMain() {
+/// `apart`: as the skeleton sharedWeights, which does what the other main kernel does, for many tokens.
+void SourceBuilder::emitMain(bool apart) {
+  const StringRef kind = apart ? "Apart" : ""; // names of classes that both have
   ShapeNumbers &numbers = mainShape;
+  numbers.uniform = 0;
+  numbers.ranges = !apart && choice.ranges > 0;
   int64_t vector = numbers.vector;
 
   Places places;
@@ -319,6 +328,8 @@ void SourceBuilder::emitMain() {
       places.memory[value] = reference;
   places.projection = projection;
   places.expansion = expansion;
+  if (apart)
+    shareWeights(places);
   // All rows of the other summands are there before the first is added to: wide numbers, sums of weight gradients (four
   // streams of 24 columns) and what clusters that share rows tell each other leave no registers for that.
   int64_t gradients = 0;
@@ -332,7 +343,7 @@ void SourceBuilder::emitMain() {
       for (Value value : readsOf(stage.recordWrites.getArrayRef(), {}))
         if (plan.isUniform(value))
           uniformReads.insert(value);
-  std::string uniform = emitUniformRecord("MainUniform", uniformReads.getArrayRef(), places, numbers);
+  std::string uniform = emitUniformRecord(("MainUniform" + kind).str(), uniformReads.getArrayRef(), places, numbers);
 
   llvm::DenseSet<Value> made; // in a record by now
   for (auto &[value, offset] : plan.record)
@@ -356,7 +367,7 @@ void SourceBuilder::emitMain() {
                          llvm::ArrayRef<Store> stores) -> std::string {
       if (writes.empty() && stores.empty())
         return "Nothing";
-      std::string maths = formatv("{0}{1}", className, stage);
+      std::string maths = formatv("{0}{1}{2}", className, stage, kind);
       Places coefficientPlaces = places;
       coefficientPlaces.record.clear();
       coefficientPlaces.fetched.insert(fetched.begin(), fetched.end());
@@ -405,7 +416,7 @@ void SourceBuilder::emitMain() {
     std::string passText;
     int64_t stageSums = 0;
     for (auto [index, pass] : llvm::enumerate(stagePlan.passes)) {
-      std::string className = formatv("Rows{0}_{1}", stage, index);
+      std::string className = formatv("Rows{0}_{1}{2}", stage, index, kind);
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, rowPlaces);
       auto placeOf = [&](const Store &store) -> std::string {
         auto kept = columns.kept.find(store.value);
@@ -447,16 +458,16 @@ void SourceBuilder::emitMain() {
       // Reads of staged weights do not pass stores: there, sums come first.
       if (!choice.columns)
         storeAll();
-      passText += formatv(", Pass<{0}, {1}, {2}, {3}", className, pass.squares ? 0 : pass.slots,
-                          pass.squares ? pass.slots : 0, pass.tiles)
-                      .str();
+      std::string passOf = formatv("Pass<{0}, {1}, {2}, {3}", className, pass.squares ? 0 : pass.slots,
+                                   pass.squares ? pass.slots : 0, pass.tiles);
       for (const ReductionPart &part : pass.parts)
         emitter.reduce(part.op, part.slot, part.begin, part.count, part.columnBegin, part.columns, pass.squares);
       if (alone && plan.sweptGradients.empty())
         release();
       for (const RecordSegment &segment : pass.segments)
-        passText += formatv(", Segment<{0}, {1}, {2}>", segment.slot, segment.count, segment.record).str();
-      passText += ">";
+        passOf += formatv(", Segment<{0}, {1}, {2}>", segment.slot, segment.count, segment.record).str();
+      passOf += ">";
+      passText += ", " + (apart ? sharingOf(pass, passOf, rowPlaces) : passOf);
       if (choice.columns)
         storeAll();
       close(emitter);
@@ -485,12 +496,16 @@ void SourceBuilder::emitMain() {
     failed |= mlir::failed(finishColumns(texts, sums, published, uniform));
     return;
   }
+  if (apart) {
+    failed |= mlir::failed(finishSharing(stages, uniform));
+    return;
+  }
   int64_t tile = numbers.tokenLanes * numbers.tokens, exchange = llvm::alignTo(tile * mainSums, 4);
   auto sharedNumbers = [&] {
     return llvm::alignTo(numbers.uniform, 4) + tile * numbers.record +
            (numbers.warps + (numbers.cluster > 1 ? 2 : 0)) * exchange + numbers.warps * numbers.scratch;
   };
-  while (!choice.warps && numbers.warps > 1 && sharedNumbers() * plan.elementBytes > leastShared)
+  while (!choice.warps && !choice.ranges && numbers.warps > 1 && sharedNumbers() * plan.elementBytes > leastShared)
     numbers.warps /= 2;
   int64_t shared = sharedNumbers();
   bool streams = !reduces && stages.size() == 1;
@@ -500,6 +515,8 @@ void SourceBuilder::emitMain() {
     call += ",\n      " + stage;
   call += ">";
   json::Object launch{{"shared_bytes", shared * plan.elementBytes}};
+  if (choice.apart)
+    launch["below_tokens"] = choice.apart;
   if (streams) {
     int64_t chunk = 32 / numbers.tokenLanes * vector * numbers.warps;
     launch["grid"] = json::Object{{"kind", "tokens"}, {"tokens_per_block", tile}};

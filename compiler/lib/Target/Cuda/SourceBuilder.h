@@ -3,7 +3,7 @@
 //
 // One builder for one kernel. CudaSchedule.cpp chooses the skeleton,
 // CudaShape.cpp the numbers of the schedule, CudaColumns.cpp and CudaRings.cpp
-// plan the skeleton clusterColumns, CudaTokens.cpp makes the maths of one token
+// plan the skeleton clusterColumns, CudaSharing.cpp sharedWeights, CudaTokens.cpp makes the maths of one token
 // off the path of wide kernels, CudaSums.cpp the sums over tokens,
 // CudaSource.cpp the rest.
 //===----------------------------------------------------------------------===//
@@ -39,6 +39,7 @@ using Choice = RowNumbers;
 struct ShapeNumbers {
   int64_t warps = 8, tokenLanes = 8, tokens = 1, vector = 1, record = 4, uniform = 0, scratch = 0, cluster = 1;
   int64_t parts = 1; ///< clusters that share a row's channels
+  bool ranges = false;
   int64_t blocksOfRow() const { return cluster * parts; }
 };
 
@@ -122,7 +123,9 @@ private:
   std::string shape(const ShapeNumbers &s) {
     return formatv("Shape<{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}, {8}{9}>", number(), plan.width, s.warps, s.tokenLanes,
                    s.tokens, s.vector, s.record, s.uniform, s.scratch,
-                   s.cluster > 1 ? ", " + std::to_string(s.cluster) : "");
+                   s.ranges        ? ", 1, true"
+                   : s.cluster > 1 ? ", " + std::to_string(s.cluster)
+                                   : "");
   }
 
   /// The entry and its launch. `call` is the skeleton with its template arguments. `bare`: it uses nothing of what was
@@ -136,7 +139,7 @@ private:
   std::string besideHead;
   bool hasLongMaths(llvm::ArrayRef<Store> stores, const Places &places) const;
   std::function<void()> emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
-  void emitMain();
+  void emitMain(bool apart);
   llvm::SetVector<Value> readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made);
   void emitColumns();
   void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
@@ -145,7 +148,13 @@ private:
   std::string takeSums();
   LogicalResult chooseMain();
   LogicalResult chooseColumns();
+  LogicalResult checkRanges();
   void placePlanes();
+  using SharedWeights = llvm::SetVector<std::pair<Value, int>>;
+  SharedWeights weightsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, llvm::SetVector<Value> &loads);
+  void shareWeights(Places &places);
+  std::string sharingOf(const SweepPass &pass, StringRef text, const Places &places);
+  LogicalResult finishSharing(llvm::ArrayRef<std::string> stages, StringRef uniform);
   bool isDirect(Value weight);
   void prepareRecords();
   void countWarps();
@@ -239,6 +248,8 @@ private:
     std::vector<HeldRows> held;    ///< operands that the next stage reads from registers, and the pass that loads them
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
   } columns;
+  int64_t chunkBytes = 0; ///< of sharedWeights: a chunk's packed weights
+  bool oneSet = true;     ///< of weights: all sweeps that use any use the same
   OwningOpRef<ModuleOp> module;
   Operation *lastOfPart = nullptr; ///< of the launch before
   SmallVector<std::string> tables;
