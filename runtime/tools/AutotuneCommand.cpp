@@ -212,6 +212,10 @@ void Run::tune(const Task &task, size_t index, size_t count) {
         return candidate.schedule.order() != order && !(candidate.schedule == first);
       });
     }
+    // What would run for more tokens only is not what would be timed.
+    std::erase_if(candidates, [&, first = candidates.front().schedule](const ScheduleCandidate &candidate) {
+      return candidate.schedule.parameter("apart").value_or(0) > task.tokens && !(candidate.schedule == first);
+    });
     Progress progress(fmt::format("autotune {}/{}", index + 1, count), int64_t(candidates.size()));
     SearchTools tools;
     tools.attempt = [&](const Schedule &schedule, int samples, double hopeless) {

@@ -276,7 +276,8 @@ HYPERJIT_DEVICE void bulkLoad(unsigned target, const void *source, int bytes, un
                "l"(source), "r"(bytes), "r"(barrier)
                : "memory");
 }
-/// 32 bytes from memory to L2, where they will be read from soon. (A bulk prefetch is one lane's at a time.)
+/// From memory to L2, where it will be read from soon: at least the 32 bytes around the address. (Lanes do this side by
+/// side; a bulk prefetch of more would be made by one lane after the other.)
 HYPERJIT_DEVICE void fetchToL2(const void *source) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(source)));
 }

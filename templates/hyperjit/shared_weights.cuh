@@ -1,19 +1,20 @@
-// Skeleton where each warp has tokens of its own, and packed weights pass through shared memory once for all of them:
-// `sharedWeights`, for weights that are too wide to stay there.
+// Skeleton where each warp has tokens of its own, and all warps of a CTA read packed weights from its shared memory:
+// `sharedWeights`.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Split of work. A CTA owns S::warps * S::tile tokens. Each warp does all for its S::tile: coefficient maths, and sweeps
-// over all channels, one chunk after the other. Where a sweep uses weights, warps go from group to group of chunks
-// together, so that L2 is asked for them once a CTA: rowReduced, whose warps share the channels of S::tile tokens, asks
-// once for those. One group of all chunks stays (F::resident), and warps go on their own.
+// Split of work. A CTA owns S::warps * S::tile tokens. Each warp does all for its S::tile: coefficient maths, and
+// sweeps over all channels, one chunk after the other. Weights that fit shared memory stay there (F::resident), and
+// warps go on their own. Others pass through it in groups of chunks: warps go from group to group together, and L2 is
+// asked for a weight once for all tokens of the CTA. (rowReduced, whose warps share the channels of S::tile tokens,
+// asks once for those.)
 //
 // Sums. Channels are in S::warps ranges. A warp sums range by range and adds the ranges' sums in their order in the
 // token's record: what rowReduced does with S::ranges, where each warp has a range. So both give the same bits.
 //
 // Shared memory: barriers, a ring of slots with the weights of a group each, numbers that all tokens share, records of
-// all tokens, scratch of each warp. Barriers (arrivals): full (1 + bytes) of each slot, and that of the block after each
-// group, behind which the slot is filled again: all warps have read it. Nothing else is shared, so warps wait
-// for one another nowhere else.
+// all tokens, scratch of each warp. Barriers (arrivals): full (1 + bytes) of each slot, and that of the block after
+// each group, behind which the slot is filled again: all warps have read it. Nothing else is shared, so warps wait for
+// one another nowhere else.
 //
 // Rows of the next channels are on their way to L2 meanwhile: a warp's own loads, between two barriers, are too few.
 #ifndef HYPERJIT_SHARED_WEIGHTS_CUH
@@ -25,12 +26,12 @@
 namespace hyperjit {
 
 /// Slots of the ring, chunks of a group, bytes of a chunk's weights, and whether all of them stay.
-template <int Slots, int Group, int ChunkBytes, bool Resident> struct Sharings {
+template <int Slots, int Group, int ChunkBytes, bool Resident> struct WeightRing {
   static constexpr int slots = Slots, group = Group, chunkBytes = ChunkBytes;
   static constexpr bool resident = Resident;
 };
 /// A pass, the rows that it reads, and the weights that it uses (PassingPlanes).
-template <class P, class Inputs_, class... W> struct Sharing : P {
+template <class P, class Inputs_, class... W> struct UsingWeights : P {
   using Inputs = Inputs_;
   using Weights = List<W...>;
 };
@@ -102,8 +103,7 @@ template <class S, class F, class L> struct SharingBlock {
       (copy<W>(group, slot), ...);
     __syncwarp();
   }
-  /// Of the sweep's groups as many as there are slots: the block's barrier behind the last group of the sweep before
-  /// was that of all slots.
+  /// Fills all slots. They are free: each group of the sweep before ended with the block's barrier.
   template <class... W> HYPERJIT_METHOD void firstWeights(List<W...> weights) {
     if (!F::resident || turn == 0)
       for (int i = 0; i < slots && i < groups; ++i)

@@ -156,7 +156,8 @@ std::string Sides::sameBits(const Kernel &other) {
 double Sides::largestOf(const OperandInfo &operand, const void *numbers) const {
   double largest = 0;
   for (size_t at = 0; at < bytesOf(operand); at += sizeOf(operand.dtype))
-    largest = std::max(largest, std::fabs(toDouble(static_cast<const char *>(numbers) + at, operand.dtype)));
+    if (const double number = toDouble(static_cast<const char *>(numbers) + at, operand.dtype); std::isfinite(number))
+      largest = std::max(largest, std::fabs(number)); // an infinite one would allow anything
   return largest;
 }
 
@@ -170,9 +171,11 @@ std::string Sides::difference(const OperandInfo &operand, const void *mine, cons
   double worst = 1;
   size_t where = count;
   for (size_t i = 0; i < count && !std::isnan(worst); ++i) {
-    const double wanted = number(theirs, i);
-    const double off =
-        std::fabs(number(mine, i) - wanted) / (allowed.ulp * std::fabs(wanted) + allowed.share * largest + 1e-300);
+    const double given = number(mine, i), wanted = number(theirs, i);
+    if (given == wanted ||
+        (std::isnan(given) && std::isnan(wanted))) // infinite ones are equal, their difference is none
+      continue;
+    const double off = std::fabs(given - wanted) / (allowed.ulp * std::fabs(wanted) + allowed.share * largest + 1e-300);
     if (!(off <= worst)) {
       worst = off;
       where = i;

@@ -134,7 +134,7 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
     time *= 1 + (wanted - there) / 64;
   // Lanes that a row leaves idle in its last round.
   double pieces = double(divideCeil(s.width, n.vector)),
-         lanes = 32.0 / double(std::clamp<int64_t>(n.tokens, 1, 8)) * double(n.warps);
+         lanes = 32.0 / double(std::clamp<int64_t>(n.tokens, 1, 8)) * (n.apart ? 1 : double(n.warps));
   lanes *= double(n.cluster);
   double waste = std::ceil(pieces / lanes) * lanes / pieces;
   time *= 0.75 + 0.25 * waste;
@@ -143,18 +143,19 @@ double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const Row
                   double(n.vector * s.storageBytes * std::max<int64_t>(1, s.liveRows / 2));
   time *= std::sqrt(std::max(1.0, 40960 / flying));
   // Each further sweep reads rows again, from L2 at best.
-  time *= 1 + 0.3 * double(std::max<int64_t>(1, divideCeil(s.slotSums, std::max<int64_t>(1, n.slots))) - 1);
+  const int64_t passes = std::max<int64_t>(1, divideCeil(s.slotSums, std::max<int64_t>(1, n.slots)));
+  time *= 1 + 0.3 * double(passes - 1);
   if (n.cluster > 1)
     time *= 1.05;
-  if (s.reduces && s.projected > 0)
-    time *= 1.5; // the sums are waited for
+  if (s.reduces && s.projected > 0 && !n.apart)
+    time *= 1.5; // the other warps' sums are waited for
   if (s.projected > 0 && !tiled)
     time *= 1.5; // multiply-adds outside of tensor cores
   if (tiled) {
-    // Planes of weights come from L2 for each tile (n=8 of 4096 channels forward, an H100: 10.5 MB for 16 tokens in 1180 us
-    // are 1.5 times what a copy moves), where warps have tokens of their own for those of all warps.
+    // Planes of weights come from L2 for each tile; where warps have tokens of their own, for those of all warps. (n=8
+    // of 4096 channels forward, an H100: 10.5 MB for each 16 of 8192 tokens, in 1180 us: 1.5 times what a copy moves.)
     double tokens = double(std::max<int64_t>(n.tokens, 8)) * (n.apart ? double(n.warps) : 1);
-    time += 4 * double(s.projected + s.expanded) / tokens / (1.5 * shape.copyGBs);
+    time = std::max(time, 4 * double(s.projected + passes * s.expanded) / tokens / (1.5 * shape.copyGBs));
   }
   return time;
 }
@@ -163,10 +164,10 @@ int64_t hyperjit::clustersAtOnce(int64_t processors, int64_t cluster) { return p
 
 double hyperjit::columnsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
   // Measured at four streams of 4096 channels: 0.9 of copy bandwidth with two tiles between stages or two tokens a
-  // lane, some percent less where sums wait for the exchange of sixteen blocks, where tiles lie between stages that do
-  // not, and where a block has few of a row's channels.
+  // lane, some percent less where sums wait for the exchange of sixteen blocks or several clusters, where tiles lie
+  // between the stages of others, and where a block has few of a row's channels.
   double time = double(s.wideBytes) / shape.copyGBs / 0.9;
-  if (n.cluster >= 16 ? n.lag * n.tokens < 16 : n.parts <= 1 && n.lag > 1)
+  if (n.cluster >= 16 || n.parts > 1 ? n.lag * n.tokens < 16 : n.lag > 1)
     time *= 1.03;
   int64_t parts = std::max<int64_t>(n.parts, 1), blocks = parts * n.cluster;
   if (parts > 1) {
@@ -242,7 +243,7 @@ std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuSh
     }
   if (tiled && sizes.reduces)
     for (int64_t vector : {4, 8}) {
-      // A row's channels in ranges, for few tokens; where half of the processors' warps have tokens of their own, so.
+      // With tokens of their own, warps want so many that half of the processors have some.
       RowNumbers numbers = first;
       numbers.ranges = numbers.warps = 8, numbers.tokens = 8, numbers.blocks = 1, numbers.cluster = 1;
       numbers.vector = vector;

@@ -19,10 +19,10 @@
 // CHECK:   storeRows<Operand<3, bfloat16, 256>>
 // CHECK:   projectTiles<0, PassingPlanes<ProjectionPlanes<Space::Fixed<0>, 4, 20, 64, 8>, 0>, 0, 1, 0, 3, 1>
 // CHECK: using MainApart = Shape<float, 64, 2, 8, 1, 8, 44, 0, 0>;
-// CHECK: sharedWeights<MainApart, Sharings<1, 2, 12288, true>, Nothing,
-// CHECK:   Stage<Coefficients0Apart, Sharing<Pass<Rows0_0Apart, 0, 0, 3, Segment<0, 20, 0>>, List<Input<Operand<0, bfloat16, 256>, 4>>, PassingPlanes<ProjectionPlanes<Space::Fixed<0>, 4, 20, 64, 8>, 0>>>,
+// CHECK: sharedWeights<MainApart, WeightRing<1, 2, 12288, true>, Nothing,
+// CHECK:   Stage<Coefficients0Apart, UsingWeights<Pass<Rows0_0Apart, 0, 0, 3, Segment<0, 20, 0>>, List<Input<Operand<0, bfloat16, 256>, 4>>, PassingPlanes<ProjectionPlanes<Space::Fixed<0>, 4, 20, 64, 8>, 0>>>,
 // What stage 0 has stored is read again, and no weight.
-// CHECK:   Stage<Coefficients1Apart, Sharing<Pass<Rows1_0Apart, 0, 0, 0>, List<Input<Operand<3, bfloat16, 256>, 4>>>>>(launch);
+// CHECK:   Stage<Coefficients1Apart, UsingWeights<Pass<Rows1_0Apart, 0, 0, 0>, List<Input<Operand<3, bfloat16, 256>, 4>>>>>(launch);
 // CHECK: // schedule rows:apart=100,blocks=2,{{.*}}ranges=2,{{.*}}tokens=8,{{.*}}warps=2
 // CHECK: // launch {"below_tokens":100,{{.*}}"entry":"boundary_main",{{.*}}"tokens_per_block":8}
 // CHECK: // launch {{.*}}"entry":"boundary_main_apart","from_tokens":100,{{.*}}"tokens_per_block":16}
@@ -34,10 +34,16 @@
 // NEVER: rowReduced<
 // NEVER-NOT: below_tokens
 
+// Of few tokens, what is for more is not made.
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=rows:apart=100,ranges=2 | FileCheck %s --check-prefix=FEW
+// FEW-NOT: sharedWeights<
+// FEW: // schedule rows:apart=100,
+// FEW-NOT: below_tokens
+
 // RANGES: apart is for kernels with ranges
 // WARPS: ranges is 4, and each of 2 warps has one
 // CLUSTER: ranges is for blocks, and cluster is 2
-// PLANES: ranges is for kernels that make sums on tensor cores
+// PLANES: ranges is for kernels that use tensor cores and make sums
 // TARGET: apart needs bulk copies, which sm_80 lacks
 hc.func @boundary(%x: !hc.rows<4, 64> {hc.dtype = bf16, hc.operand = "streams"},
                   %h: !hc.coeffs<16> {hc.dtype = f32, hc.operand = "coefficients"},

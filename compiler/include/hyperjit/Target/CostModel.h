@@ -83,8 +83,8 @@ struct GpuShape {
 /// The numbers of the skeletons `rows` and `columns`; 0 (planes: -1) leaves one to the rules.
 struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
-  /// `rows`: ranges of a row's channels, each summed by itself; tokens from which on each warp has tokens of its own, and
-  /// the main kernel is `sharedWeights`.
+  /// `rows`: 0, or as many ranges of a row's channels, each summed by itself, as there are warps; and tokens from which
+  /// on each warp has tokens of its own, in the main kernel `sharedWeights` (0: never).
   int64_t ranges = 0, apart = 0;
   bool columns = false; ///< the main kernel is `clusterColumns`:
   int64_t lag = 0, preparers = 0,

@@ -81,13 +81,13 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
   };
   auto wordsOf = [&](Value value) { return mainShape.tokens * rowsOf(value) * mainShape.vector / 2; };
   // Two tiles between stages where registers hold the rows of both and the sums of sixteen blocks take longer than a
-  // tile (us of a boundary forward, an H100, one and two tiles: of 4096 channels four streams 260 and 251, three 201 and
-  // 192; in clusters of eight, of 2048, 135 and 140, 103 and 107; in slots, three of 7168 331 and 351; beside an
-  // expansion, backward, dynamic 363 and 395). What several clusters tell each other is on its way
-  // for longer (us of a boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with
-  // three; of 8192, which registers hold for four tiles, too, 599 with two, 565 with three, 528 with four). Beside an
-  // expansion, backward with two, three and four: three streams of 7168 channels 972, 927, 901; four of 8192 1221, 1164
-  // and no room; of streams of 32 bits, four of 4096, 884, 954, 949.
+  // tile (us of a boundary forward, an H100, one and two tiles: of 4096 channels four streams 260 and 251, three 201
+  // and 192; in clusters of eight, of 2048, 135 and 140, 103 and 107; in slots, three of 7168 331 and 351; beside an
+  // expansion, backward, dynamic 363 and 395). What several clusters tell each other is on its way for longer (us of a
+  // boundary, an H100: four streams of 7168 channels forward 731 with one, 563 with two, 524 with three; of 8192, which
+  // registers hold for four tiles, too, 599 with two, 565 with three, 528 with four). Beside an expansion, backward with
+  // two, three and four: three streams of 7168 channels 972, 927, 901; four of 8192 1221, 1164 and no room; of streams
+  // of 32 bits, four of 4096, 884, 954, 949.
   constexpr int64_t most = 4;
   int64_t words = 0; // that a lane may hold of a tile
   for (auto &[value, use] : uses) {

@@ -221,7 +221,7 @@ LogicalResult SourceBuilder::checkRanges() {
   if (!choice.ranges)
     return success();
   if (!tiled || !mainReduces)
-    return refuse("ranges is for kernels that make sums on tensor cores");
+    return refuse("ranges is for kernels that use tensor cores and make sums");
   if (mainShape.cluster > 1)
     return refuse("ranges is for blocks, and cluster is " + llvm::Twine(mainShape.cluster));
   if (choice.ranges != mainShape.warps)

@@ -45,10 +45,12 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   std::function<void()> launchTail = [] {};
   if (ends)
     launchTail = emitTokenwise(plan.tail, "tail", /*ofTail=*/true);
+  // Of few tokens, what is for more is not made.
+  apart = choice.apart && !(few && choice.apart > mostOfFew);
   if (plan.hasMain() && choice.apart != 1)
-    emitMain(/*apart=*/false);
-  if (plan.hasMain() && choice.apart)
-    emitMain(/*apart=*/true);
+    emitMain(/*asApart=*/false);
+  if (plan.hasMain() && apart)
+    emitMain(/*asApart=*/true);
   if (!ends)
     launchTail = emitTokenwise(plan.tail, "tail", /*ofTail=*/true);
   launchTail();
@@ -104,7 +106,7 @@ void SourceBuilder::emitHeader() {
   top(formatv("// {0} for {1}", name, target).str());
   // Headers of templates/, in memory.
   SmallVector<StringRef> headers{"cluster_columns", "gradients", "row_reduced", "token_sums", "uniform"};
-  if (choice.apart)
+  if (apart)
     headers.push_back("shared_weights");
   for (StringRef header : headers)
     top(formatv("#include \"hyperjit/{0}.cuh\"", header).str());
@@ -313,12 +315,12 @@ llvm::SetVector<Value> SourceBuilder::readsOf(llvm::ArrayRef<Value> values, cons
   return reads;
 }
 
-/// `apart`: as the skeleton sharedWeights, which does what the other main kernel does, for many tokens.
-void SourceBuilder::emitMain(bool apart) {
-  const StringRef kind = apart ? "Apart" : ""; // names of classes that both have
+/// `asApart`: with the skeleton sharedWeights, which does what the other main kernel does, for many tokens.
+void SourceBuilder::emitMain(bool asApart) {
+  const StringRef suffix = asApart ? "Apart" : ""; // of classes that both have
   ShapeNumbers &numbers = mainShape;
   numbers.uniform = 0;
-  numbers.ranges = !apart && choice.ranges > 0;
+  numbers.ranges = !asApart && choice.ranges > 0;
   int64_t vector = numbers.vector;
 
   Places places;
@@ -328,7 +330,7 @@ void SourceBuilder::emitMain(bool apart) {
       places.memory[value] = reference;
   places.projection = projection;
   places.expansion = expansion;
-  if (apart)
+  if (asApart)
     shareWeights(places);
   // All rows of the other summands are there before the first is added to: wide numbers, sums of weight gradients (four
   // streams of 24 columns) and what clusters that share rows tell each other leave no registers for that.
@@ -343,7 +345,7 @@ void SourceBuilder::emitMain(bool apart) {
       for (Value value : readsOf(stage.recordWrites.getArrayRef(), {}))
         if (plan.isUniform(value))
           uniformReads.insert(value);
-  std::string uniform = emitUniformRecord(("MainUniform" + kind).str(), uniformReads.getArrayRef(), places, numbers);
+  std::string uniform = emitUniformRecord(("MainUniform" + suffix).str(), uniformReads.getArrayRef(), places, numbers);
 
   llvm::DenseSet<Value> made; // in a record by now
   for (auto &[value, offset] : plan.record)
@@ -367,7 +369,7 @@ void SourceBuilder::emitMain(bool apart) {
                          llvm::ArrayRef<Store> stores) -> std::string {
       if (writes.empty() && stores.empty())
         return "Nothing";
-      std::string maths = formatv("{0}{1}{2}", className, stage, kind);
+      std::string maths = formatv("{0}{1}{2}", className, stage, suffix);
       Places coefficientPlaces = places;
       coefficientPlaces.record.clear();
       coefficientPlaces.fetched.insert(fetched.begin(), fetched.end());
@@ -416,7 +418,7 @@ void SourceBuilder::emitMain(bool apart) {
     std::string passText;
     int64_t stageSums = 0;
     for (auto [index, pass] : llvm::enumerate(stagePlan.passes)) {
-      std::string className = formatv("Rows{0}_{1}{2}", stage, index, kind);
+      std::string className = formatv("Rows{0}_{1}{2}", stage, index, suffix);
       BodyEmitter emitter = body(className, BodyEmitter::Kind::Rows, rowPlaces);
       auto placeOf = [&](const Store &store) -> std::string {
         auto kept = columns.kept.find(store.value);
@@ -467,7 +469,7 @@ void SourceBuilder::emitMain(bool apart) {
       for (const RecordSegment &segment : pass.segments)
         passOf += formatv(", Segment<{0}, {1}, {2}>", segment.slot, segment.count, segment.record).str();
       passOf += ">";
-      passText += ", " + (apart ? sharingOf(pass, passOf, rowPlaces) : passOf);
+      passText += ", " + (asApart ? sharingOf(pass, passOf, rowPlaces) : passOf);
       if (choice.columns)
         storeAll();
       close(emitter);
@@ -496,7 +498,7 @@ void SourceBuilder::emitMain(bool apart) {
     failed |= mlir::failed(finishColumns(texts, sums, published, uniform));
     return;
   }
-  if (apart) {
+  if (asApart) {
     failed |= mlir::failed(finishSharing(stages, uniform));
     return;
   }
@@ -515,7 +517,7 @@ void SourceBuilder::emitMain(bool apart) {
     call += ",\n      " + stage;
   call += ">";
   json::Object launch{{"shared_bytes", shared * plan.elementBytes}};
-  if (choice.apart)
+  if (apart)
     launch["below_tokens"] = choice.apart;
   if (streams) {
     int64_t chunk = 32 / numbers.tokenLanes * vector * numbers.warps;
@@ -526,9 +528,13 @@ void SourceBuilder::emitMain(bool apart) {
     launch["tokens_per_block"] = tile;
   }
   entry("main", call, 32 * numbers.warps, minBlocks, std::move(launch), numbers.cluster);
-  // Weights as stored need no number: planes is said where they are packed, or where that was ruled out.
+  useRows();
+}
+
+void SourceBuilder::useRows() {
   used = choice;
-  used.blocks = minBlocks, used.cluster = numbers.cluster, used.slots = slots;
+  used.blocks = minBlocks, used.cluster = mainShape.cluster, used.slots = slots;
+  // Weights as stored need no number: planes is said where they are packed, or where that was ruled out.
   used.planes = tiled ? 2 : choice.planes == 0 ? 0 : -1;
-  used.tokens = tile, used.vector = vector, used.warps = numbers.warps;
+  used.tokens = mainShape.tokenLanes * mainShape.tokens, used.vector = mainShape.vector, used.warps = mainShape.warps;
 }

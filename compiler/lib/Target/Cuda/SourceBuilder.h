@@ -63,6 +63,8 @@ constexpr int64_t laneNumbers = 40;
 constexpr int64_t wideThreads = 65536;
 /// Schedules are made for an H100's; on other GPUs that is a guess.
 constexpr int64_t processorsOfH100 = 132;
+/// Of the bucket of few tokens: kSmallTokens of the runtime.
+constexpr int64_t mostOfFew = 64;
 /// Registers of a lane for sums over tokens.
 constexpr int64_t columnRegisters = 96;
 
@@ -139,7 +141,7 @@ private:
   std::string besideHead;
   bool hasLongMaths(llvm::ArrayRef<Store> stores, const Places &places) const;
   std::function<void()> emitTokenwise(const std::vector<Store> &stores, StringRef phase, bool ofTail);
-  void emitMain(bool apart);
+  void emitMain(bool asApart);
   llvm::SetVector<Value> readsOf(llvm::ArrayRef<Value> values, const llvm::DenseSet<Value> &made);
   void emitColumns();
   void emitColumnLaunch(const std::vector<Operation *> &ops, bool onTiles);
@@ -150,11 +152,11 @@ private:
   LogicalResult chooseColumns();
   LogicalResult checkRanges();
   void placePlanes();
-  using SharedWeights = llvm::SetVector<std::pair<Value, int>>;
-  SharedWeights weightsOf(const SweepPass &pass, const llvm::DenseSet<Value> &stored, llvm::SetVector<Value> &loads);
   void shareWeights(Places &places);
   std::string sharingOf(const SweepPass &pass, StringRef text, const Places &places);
   LogicalResult finishSharing(llvm::ArrayRef<std::string> stages, StringRef uniform);
+  /// The numbers of `rows`, complete.
+  void useRows();
   bool isDirect(Value weight);
   void prepareRecords();
   void countWarps();
@@ -199,6 +201,7 @@ private:
   KernelPlan plan;
   std::string name;
   bool tiled = false, few = false; ///< on tensor cores; for few tokens
+  bool apart = false;              ///< there is a main kernel whose warps have tokens of their own
   Choice used;                     ///< the numbers of the schedule, complete
   ShapeNumbers mainShape;
   int64_t minBlocks = 1, mainSums = 0, liveRows = 0;
@@ -248,8 +251,16 @@ private:
     std::vector<HeldRows> held;    ///< operands that the next stage reads from registers, and the pass that loads them
     llvm::DenseMap<Value, std::string> kept; ///< rows that later stages read from a slot or from registers
   } columns;
-  int64_t chunkBytes = 0; ///< of sharedWeights: a chunk's packed weights
-  bool oneSet = true;     ///< of weights: all sweeps that use any use the same
+  /// Of the skeleton sharedWeights.
+  struct {
+    struct Pass {
+      llvm::SetVector<std::pair<Value, int>> weights; ///< that it uses, and whether it expands with them
+      llvm::SetVector<Value> rows;                    ///< that it reads
+    };
+    llvm::DenseMap<const SweepPass *, Pass> passes;
+    int64_t chunkBytes = 0; ///< of a chunk's packed weights
+    bool same = true;       ///< all sweeps that use weights use the same
+  } sharing;
   OwningOpRef<ModuleOp> module;
   Operation *lastOfPart = nullptr; ///< of the launch before
   SmallVector<std::string> tables;
