@@ -16,7 +16,7 @@
 // each group, behind which the slot is filled again: all warps have read it. Nothing else is shared, so warps wait for
 // one another nowhere else.
 //
-// Rows of the next channels are on their way to L2 meanwhile: a warp's own loads, between two barriers, are too few.
+// Rows of the next channels are on their way to L2 meanwhile: between two barriers a warp loads few itself.
 #ifndef HYPERJIT_SHARED_WEIGHTS_CUH
 #define HYPERJIT_SHARED_WEIGHTS_CUH
 

@@ -38,8 +38,8 @@ using Choice = RowNumbers;
 /// Template arguments of Shape.
 struct ShapeNumbers {
   int64_t warps = 8, tokenLanes = 8, tokens = 1, vector = 1, record = 4, uniform = 0, scratch = 0, cluster = 1;
-  int64_t parts = 1; ///< clusters that share a row's channels
-  bool ranges = false;
+  int64_t parts = 1;   ///< clusters that share a row's channels
+  bool ranges = false; ///< of channels, one a warp, instead of chunks in turn
   int64_t blocksOfRow() const { return cluster * parts; }
 };
 
