@@ -5,6 +5,7 @@
 // A site saves x, y, the coefficients that crossed, its parameters and carries (all alive anyway) and the few numbers a
 // token that the forward kernel wrote: (n + 1) wide vectors a token, nothing else that grows with them.
 
+#include "Devices.h"
 #include "OpPlan.h"
 
 #include <hyperjit/torch/Ops.h>
@@ -40,6 +41,11 @@ bool needsGradient(const Operands &operands, Role role, std::string_view spec, c
   return any && at::GradMode::is_enabled();
 }
 
+/// A gather with sparse_grad sends a sparse cotangent.
+at::Tensor dense(const at::Tensor &grad) {
+  return grad.defined() && grad.layout() != at::kStrided ? grad.to_dense() : grad;
+}
+
 /// Which groups of outputs got a cotangent, as letters, and their cotangents; a group is given whole, so an output
 /// without one gets zeros if another of its group has one.
 std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::ArrayRef<at::Tensor> grads,
@@ -55,8 +61,7 @@ std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::Array
     const Slot &slot = plan.outputs[i];
     if (given.find(slot.group) == std::string::npos)
       continue;
-    // A gather with sparse_grad sends a sparse one.
-    cotangents.push_back(grads[i].defined() ? grads[i].layout() == at::kStrided ? grads[i] : grads[i].to_dense()
+    cotangents.push_back(grads[i].defined() ? dense(grads[i])
                                             : at::zeros_symint(slot.sizes<c10::SymInt>(OpPlan::lead(x.sym_sizes())),
                                                                x.options().dtype(slot.dtype)));
   }
@@ -173,7 +178,7 @@ struct Begin : torch::autograd::Function<Begin> {
     return outputs;
   }
   static variable_list backward(AutogradContext *context, variable_list grads) {
-    return runNode(context, Role::Before, at::ArrayRef<at::Tensor>(grads).slice(1), grads[0]);
+    return runNode(context, Role::Before, at::ArrayRef<at::Tensor>(grads).slice(1), dense(grads[0]));
   }
 };
 
@@ -276,7 +281,7 @@ struct Expand : torch::autograd::Function<Expand> {
     const int64_t type = context->saved_data["embedding"].toInt();
     if (!grads[0].defined())
       return {at::Tensor(), at::Tensor(), at::Tensor()};
-    auto [dh, dEmbedding] = expandBackward(grads[0], type >= 0 && context->needs_input_grad(1));
+    auto [dh, dEmbedding] = expandBackward(dense(grads[0]), type >= 0 && context->needs_input_grad(1));
     if (type < 0 || !context->needs_input_grad(1))
       return {dh, at::Tensor(), at::Tensor()};
     return {dh, dEmbedding.to(static_cast<at::ScalarType>(type)), at::Tensor()};
@@ -289,7 +294,7 @@ struct Reduce : torch::autograd::Function<Reduce> {
                             std::string_view mode) {
     at::AutoDispatchBelowADInplaceOrView below;
     context->set_materialize_grads(false);
-    at::Tensor result = reduce(x, weights, mode); // first: it checks x
+    at::Tensor result = reduce(x, weights, mode);
     context->saved_data["mode"] = std::string(mode);
     context->saved_data["streams"] = x.sym_size(-2).guard_int(__FILE__, __LINE__);
     if (weights.has_value())
@@ -303,19 +308,40 @@ struct Reduce : torch::autograd::Function<Reduce> {
     const int64_t streams = context->saved_data["streams"].toInt();
     variable_list saved = context->get_saved_variables();
     if (saved.empty()) {
-      auto [dx, none] = reduceBackward(grads[0], std::nullopt, std::nullopt, streams, mode);
+      auto [dx, none] = reduceBackward(dense(grads[0]), std::nullopt, std::nullopt, streams, mode);
       return {dx, at::Tensor(), at::Tensor()};
     }
-    auto [dx, dWeights] = reduceBackward(grads[0], saved[0], saved[1], streams, mode);
+    auto [dx, dWeights] = reduceBackward(dense(grads[0]), saved[0], saved[1], streams, mode);
     return {dx, dWeights, at::Tensor()};
   }
 };
 
+/// Of expand and reduce, after their check: the same as of sites.
+bool needsGradient(const at::Tensor &x, const std::optional<at::Tensor> &other, const char *op) {
+  auto refuseTangent = [&](const at::Tensor &tensor) {
+    TORCH_CHECK(!tensor._fw_grad(0).defined(), op, ": forward-mode differentiation is not supported");
+  };
+  refuseTangent(x);
+  if (other.has_value())
+    refuseTangent(*other);
+  return at::GradMode::is_enabled() && (x.requires_grad() || (other.has_value() && other->requires_grad()));
+}
+
 at::Tensor expandAutograd(const at::Tensor &h, const std::optional<at::Tensor> &embedding, int64_t streams) {
+  checkExpand(h, embedding, streams);
+  if (!needsGradient(h, embedding, "hyperjit::expand")) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return expand(h, embedding, streams);
+  }
   return Expand::apply(h, embedding, streams);
 }
 
 at::Tensor reduceAutograd(const at::Tensor &x, const std::optional<at::Tensor> &weights, std::string_view mode) {
+  checkReduce(x, weights, mode);
+  if (!needsGradient(x, weights, "hyperjit::reduce")) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return reduce(x, weights, mode);
+  }
   return Reduce::apply(x, weights, mode);
 }
 

@@ -190,10 +190,21 @@ void ConnectionImpl::pretty_print(std::ostream &stream) const {
 
 std::shared_ptr<ConnectionImpl> ConnectionImpl::make() const { return std::make_shared<ConnectionImpl>(options); }
 
+/// LibTorch's own clones ask for all gradients.
+static std::shared_ptr<torch::nn::Module> cloneOf(const torch::nn::Module &module,
+                                                  const std::optional<at::Device> &device) {
+  std::shared_ptr<torch::nn::Module> copy = module.clone(device);
+  auto targets = copy->named_parameters();
+  for (const auto &source : module.named_parameters())
+    if (at::Tensor *target = targets.find(source.key()))
+      target->set_requires_grad(source.value().requires_grad());
+  return copy;
+}
+
 std::shared_ptr<torch::nn::Module> ConnectionImpl::clone(const std::optional<at::Device> &device) const {
   std::shared_ptr<ConnectionImpl> copy = make();
   if (branchModule)
-    copy->wrapModule(branchModule->clone(device), branchCall);
+    copy->wrapModule(cloneOf(*branchModule, device), branchCall);
   else
     copy->branchFunction = branchFunction;
   copy->copyFrom(*this, device);
@@ -209,7 +220,7 @@ void ConnectionImpl::clone_(Module &other, const std::optional<at::Device> &devi
   if (branchModule)
     copyBranch(*branchModule, *source->branchModule, device);
   else if (source->branchModule)
-    wrapModule(source->branchModule->clone(device), source->branchCall);
+    wrapModule(cloneOf(*source->branchModule, device), source->branchCall);
   else if (!branchFunction)
     branchFunction = source->branchFunction;
   copyFrom(*source, device);
@@ -241,6 +252,13 @@ void ConnectionImpl::copyFrom(const ConnectionImpl &other, const std::optional<a
     values[i].set_data(device ? source.to(*device, /*non_blocking=*/false, /*copy=*/true) : source.clone());
     values[i].set_requires_grad(source.requires_grad());
   }
+  auto refuseMissing = [&](const auto &here, const auto &there, const char *what) {
+    for (const auto &item : there)
+      TORCH_CHECK(here.contains(item.key()), typeName, ": clone() cannot carry the ", what, " '", item.key(),
+                  "', which was registered from outside; register it in a module that holds this layer");
+  };
+  refuseMissing(named_parameters(), other.named_parameters(), "parameter");
+  refuseMissing(named_buffers(), other.named_buffers(), "buffer");
   // Each module has a mode of its own: a branch may be frozen. train() reaches all below, so those below come later.
   train(other.is_training());
   auto mine = modules(/*include_self=*/false), theirs = other.modules(/*include_self=*/false);
@@ -267,7 +285,12 @@ void ConnectionImpl::load(torch::serialize::InputArchive &archive) {
   ParameterLoader loader(typeName, archive);
   for (size_t i = 0; i < values.size(); ++i)
     loader.read(declared[i].name, values[i]);
-  // A branch, and whatever else was registered here, knows itself how it is read.
+  // What else was registered here; a branch, and other modules, know themselves how they are read.
+  for (const auto &parameter : named_parameters(/*recurse=*/false))
+    if (std::none_of(declared.begin(), declared.end(), [&](const auto &info) { return info.name == parameter.key(); }))
+      loader.read(parameter.key(), parameter.value());
+  for (const auto &buffer : named_buffers(/*recurse=*/false))
+    loader.read(buffer.key(), buffer.value());
   for (const auto &child : named_children()) {
     if (dynamic_cast<ParameterGroupImpl *>(child.value().get()) || !child.value()->is_serializable())
       continue;

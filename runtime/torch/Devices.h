@@ -61,8 +61,11 @@ std::tuple<at::Tensor, at::Tensor> reduceBackwardKernel(const at::Tensor &cotang
   library.impl("reduce", TORCH_FN(::hyperjit::ops::reduceKernel));                                                     \
   library.impl("reduce_backward", TORCH_FN(::hyperjit::ops::reduceBackwardKernel))
 
-/// Shape checks of expand and reduce, shared with Meta.
+/// Checks of expand and reduce, shared with Meta and Autograd.
 void checkExpand(const at::Tensor &h, const std::optional<at::Tensor> &embedding, int64_t streams);
+void checkExpandBackward(const at::Tensor &cotangent);
 void checkReduce(const at::Tensor &x, const std::optional<at::Tensor> &weights, std::string_view mode);
+void checkReduceBackward(const at::Tensor &cotangent, const std::optional<at::Tensor> &x,
+                         const std::optional<at::Tensor> &weights, int64_t streams, std::string_view mode);
 
 } // namespace hyperjit::ops

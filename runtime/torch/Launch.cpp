@@ -204,11 +204,15 @@ void checkExpand(const at::Tensor &h, const std::optional<at::Tensor> &embedding
     TORCH_CHECK(sizes.size() == 2 && sizes[0] == streams && sizes[1] == h.sym_size(-1),
                 "hyperjit::expand: embedding is ", sizes, "; [streams=", streams, ", D=", h.sym_size(-1),
                 "] is supported");
+    TORCH_CHECK(embedding->layout() == at::kStrided, "hyperjit::expand: embedding has layout ", embedding->layout(),
+                "; a strided tensor is supported");
     TORCH_CHECK(embedding->device() == h.device(), "hyperjit::expand: embedding is on ", embedding->device(),
                 ", h is on ", h.device(), "; all operands must be on one device");
     TORCH_CHECK(embedding->scalar_type() == h.scalar_type() || embedding->scalar_type() == at::kFloat,
-                "hyperjit::expand: embedding is ", embedding->scalar_type(), "; the dtype of h, ", h.scalar_type(),
-                ", or Float is supported");
+                "hyperjit::expand: embedding is ", embedding->scalar_type(), "; ",
+                h.scalar_type() == at::kFloat ? "Float, the dtype of h,"
+                                              : c10::str("the dtype of h, ", h.scalar_type(), ", or Float"),
+                " is supported");
   }
 }
 
@@ -225,10 +229,48 @@ void checkReduce(const at::Tensor &x, const std::optional<at::Tensor> &weights, 
     const auto expected = x.sym_sizes().slice(0, x.dim() - 1);
     TORCH_CHECK(weights->sym_sizes() == expected, "hyperjit::reduce: weights are ", weights->sym_sizes(), "; ",
                 expected, ", the sizes of x without its last, are supported");
+    TORCH_CHECK(weights->layout() == at::kStrided, "hyperjit::reduce: weights have layout ", weights->layout(),
+                "; a strided tensor is supported");
     TORCH_CHECK(weights->device() == x.device() && weights->is_floating_point(), "hyperjit::reduce: weights are ",
                 weights->scalar_type(), " on ", weights->device(), "; a floating-point tensor on ", x.device(),
                 " is supported");
   }
+}
+
+namespace {
+
+void checkCotangent(const at::Tensor &cotangent, int64_t rank, const char *op, const char *shape) {
+  TORCH_CHECK(cotangent.defined() && cotangent.layout() == at::kStrided && cotangent.is_floating_point(), op,
+              ": cotangent is ",
+              cotangent.defined() ? c10::str(cotangent.scalar_type(), ", layout ", cotangent.layout()) : "undefined",
+              "; a strided floating-point tensor ", shape, " is supported");
+  TORCH_CHECK(cotangent.dim() >= rank, op, ": cotangent has rank ", cotangent.dim(), "; ", shape, " is supported");
+}
+
+} // namespace
+
+void checkExpandBackward(const at::Tensor &cotangent) {
+  checkCotangent(cotangent, 2, "hyperjit::expand_backward", "[..., n, D]");
+}
+
+void checkReduceBackward(const at::Tensor &cotangent, const std::optional<at::Tensor> &x,
+                         const std::optional<at::Tensor> &weights, int64_t streams, std::string_view mode) {
+  checkCotangent(cotangent, 1, "hyperjit::reduce_backward", "[..., D]");
+  TORCH_CHECK(streams >= 1, "hyperjit::reduce_backward: streams is ", streams, "; 1 or more are supported");
+  c10::SymDimVector sizes(cotangent.sym_sizes().begin(), cotangent.sym_sizes().end());
+  sizes.insert(sizes.end() - 1, c10::SymInt(streams));
+  if (mode == "weighted") {
+    TORCH_CHECK(x.has_value() && weights.has_value(), "hyperjit::reduce_backward: mode weighted needs x and weights");
+    TORCH_CHECK(x->sym_sizes() == c10::SymIntArrayRef(sizes), "hyperjit::reduce_backward: x has sizes ", x->sym_sizes(),
+                "; ", c10::SymIntArrayRef(sizes), ", those of cotangent and streams, are supported");
+    checkReduce(*x, weights, mode);
+    TORCH_CHECK(x->device() == cotangent.device(), "hyperjit::reduce_backward: x is on ", x->device(),
+                ", cotangent is on ", cotangent.device(), "; all operands must be on one device");
+    return;
+  }
+  TORCH_CHECK(mode == "sum" || mode == "mean", "hyperjit::reduce_backward: mode is '", mode,
+              "'; sum, mean and weighted are supported");
+  TORCH_CHECK(!weights.has_value(), "hyperjit::reduce_backward: mode ", mode, " takes no weights");
 }
 
 at::Tensor expandKernel(const at::Tensor &h, const std::optional<at::Tensor> &embedding, int64_t streams) {
@@ -245,6 +287,7 @@ at::Tensor expandKernel(const at::Tensor &h, const std::optional<at::Tensor> &em
 }
 
 std::tuple<at::Tensor, at::Tensor> expandBackwardKernel(const at::Tensor &cotangent, bool embedding) {
+  checkExpandBackward(cotangent);
   const auto compute = computeOf(cotangent);
   at::Tensor dh = at::sum(cotangent, {-2}, false, compute).to(cotangent.scalar_type());
   at::Tensor dEmbedding =
@@ -267,10 +310,10 @@ at::Tensor reduceKernel(const at::Tensor &x, const std::optional<at::Tensor> &we
 std::tuple<at::Tensor, at::Tensor> reduceBackwardKernel(const at::Tensor &cotangent, const std::optional<at::Tensor> &x,
                                                         const std::optional<at::Tensor> &weights, int64_t streams,
                                                         std::string_view mode) {
+  checkReduceBackward(cotangent, x, weights, streams, mode);
   const auto compute = computeOf(cotangent);
   at::Tensor row = cotangent.unsqueeze(-2);
   if (mode == "weighted") {
-    TORCH_CHECK(x.has_value() && weights.has_value(), "hyperjit::reduce_backward: mode weighted needs x and weights");
     at::Tensor wide = row.to(compute);
     at::Tensor dWeights = at::sum(x->to(compute) * wide, {-1}).to(weights->scalar_type());
     return {(wide * weights->to(compute).unsqueeze(-1)).to(cotangent.scalar_type()).contiguous(),

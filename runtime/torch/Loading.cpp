@@ -36,11 +36,13 @@ void ParameterLoader::read(const std::string &name, const at::Tensor &parameter)
   if (!find(archive, name, value))
     throw UserError(ErrorId::InvalidFile, module + ": the archive has no parameter '" + name + "', which is " +
                                               shapeText(parameter.sizes()) + " here");
-  if (!value.is_floating_point()) {
+  if (value.is_floating_point() != parameter.is_floating_point()) { // a buffer may count
     std::ostringstream type;
     type << value.scalar_type();
-    throw UserError(ErrorId::InvalidFile, module + ": parameter '" + name + "' is " + type.str() +
-                                              " in the archive; a floating-point dtype is supported");
+    throw UserError(ErrorId::InvalidFile,
+                    module + ": parameter '" + name + "' is " + type.str() + " in the archive; " +
+                        (parameter.is_floating_point() ? "a floating-point dtype" : "an integer dtype, as here,") +
+                        " is supported");
   }
   const bool oneNumber = parameter.dim() <= 1 && parameter.numel() == 1 && value.dim() <= 1 && value.numel() == 1;
   if (!oneNumber && value.sizes() != parameter.sizes())

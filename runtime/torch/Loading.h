@@ -22,7 +22,7 @@ public:
       : module(std::move(module)), archive(archive) {}
 
   /// Reads `name` ("norm.gamma" lies in the sub-archive "norm") for `parameter`. Throws UserError where it is missing,
-  /// is no floating-point tensor or has another shape; one number may be () or (1,).
+  /// has another kind of number (floating-point or not) or another shape; one number may be () or (1,).
   void read(const std::string &name, const at::Tensor &parameter);
   /// Copies everything that was read. Until then no parameter has changed.
   void finish();

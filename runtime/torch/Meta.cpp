@@ -81,6 +81,7 @@ at::Tensor expandMeta(const at::Tensor &h, const std::optional<at::Tensor> &embe
 }
 
 std::tuple<at::Tensor, at::Tensor> expandBackwardMeta(const at::Tensor &cotangent, bool embedding) {
+  checkExpandBackward(cotangent);
   const auto sizes = cotangent.sym_sizes();
   c10::SymDimVector row(sizes.begin(), sizes.end());
   row.erase(row.end() - 2);
@@ -100,6 +101,7 @@ at::Tensor reduceMeta(const at::Tensor &x, const std::optional<at::Tensor> &weig
 std::tuple<at::Tensor, at::Tensor> reduceBackwardMeta(const at::Tensor &cotangent, const std::optional<at::Tensor> &x,
                                                       const std::optional<at::Tensor> &weights, int64_t streams,
                                                       std::string_view mode) {
+  checkReduceBackward(cotangent, x, weights, streams, mode);
   c10::SymDimVector sizes(cotangent.sym_sizes().begin(), cotangent.sym_sizes().end());
   sizes.insert(sizes.end() - 1, c10::SymInt(streams));
   return {at::empty_symint(sizes, cotangent.options()),

@@ -9,6 +9,7 @@
 
 #include <ATen/ATen.h>
 
+#include <locale>
 #include <sstream>
 
 namespace hyperjit::nn {
@@ -16,6 +17,7 @@ namespace {
 
 std::string text(double value) {
   std::ostringstream stream;
+  stream.imbue(std::locale::classic()); // the program's may write a comma
   stream.precision(17);
   stream << value;
   return stream.str();
@@ -115,6 +117,7 @@ void ExpandStreamsImpl::load(torch::serialize::InputArchive &archive) {
 }
 
 Stream ExpandStreamsImpl::forward(const at::Tensor &h) {
+  TORCH_CHECK(h.defined(), "hyperjit::nn::ExpandStreams: h is undefined; [..., D=", options.dim(), "] is supported");
   TORCH_CHECK(h.dim() >= 1 && h.size(-1) == options.dim(), "hyperjit::nn::ExpandStreams: h has sizes ", h.sizes(),
               "; [..., D=", options.dim(), "] is supported");
   return ops::expand(h, embedding.defined() ? std::optional<at::Tensor>(embedding) : std::nullopt, options.streams());

@@ -79,6 +79,8 @@ void prepareFile(const std::string &path, const std::vector<at::Device> &devices
   std::vector<std::string> specs;
   for (SpecLine &line : specLines(file))
     specs.push_back(std::move(line.text));
+  if (file.bad()) // a folder opens, and fails to be read
+    throw UserError(ErrorId::InvalidFile, path + " cannot be read");
   prepare(specs, devices);
 }
 

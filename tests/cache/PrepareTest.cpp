@@ -47,6 +47,7 @@ TEST(Prepare, SaysWhatMakesNoSense) {
   EXPECT_EQ(caught([] { prepare({"statik:n=2,d=8"}); }).id, "unknown-recipe");
   EXPECT_EQ(caught([] { prepare({"boundary(static:n=2,d=8)"}); }).id, "invalid-spec");
   EXPECT_EQ(caught([] { prepareFile("/nonexistent/specs"); }).id, "invalid-file");
+  EXPECT_EQ(caught([] { prepareFile("/"); }).id, "invalid-file"); // opens, and is no file
   Caught device = caught([] { prepare({"static:n=2,d=8"}, {at::Device(at::kMeta)}); });
   EXPECT_EQ(device.id, "invalid-operand");
   EXPECT_NE(device.text.find("not for meta"), std::string::npos) << device.text;

@@ -80,5 +80,63 @@ TEST(ExpandReduce, Carry) {
                  nn::ReduceStreams(nn::ReduceStreamsOptions("carry"))->forward(x));
 }
 
+at::Tensor meta(const at::Tensor &tensor) { return tensor.to(at::kMeta); }
+
+TEST(ExpandReduce, BackwardOperatorsRefuseByName) {
+  for (bool onMeta : {false, true}) {
+    SCOPED_TRACE(onMeta);
+    const auto on = [&](const at::Tensor &tensor) { return onMeta ? meta(tensor) : tensor; };
+    const at::Tensor dh = on(at::ones({5, 6})), x = on(at::ones({5, 3, 6})), weights = on(at::ones({5, 3}));
+    EXPECT_MESSAGE("hyperjit::expand_backward: cotangent has rank 1; [..., n, D] is supported",
+                   ops::expandBackward(on(at::ones({6})), false));
+    EXPECT_MESSAGE("hyperjit::expand_backward: cotangent is Long",
+                   ops::expandBackward(on(at::ones({3, 6}, at::kLong)), false));
+    EXPECT_MESSAGE("hyperjit::reduce_backward: cotangent has rank 0; [..., D] is supported",
+                   ops::reduceBackward(on(at::ones({})), std::nullopt, std::nullopt, 3, "sum"));
+    EXPECT_MESSAGE("streams is 0; 1 or more are supported",
+                   ops::reduceBackward(dh, std::nullopt, std::nullopt, 0, "sum"));
+    EXPECT_MESSAGE("mode is 'max'; sum, mean and weighted are supported",
+                   ops::reduceBackward(dh, std::nullopt, std::nullopt, 3, "max"));
+    EXPECT_MESSAGE("mode sum takes no weights", ops::reduceBackward(dh, x, weights, 3, "sum"));
+    EXPECT_MESSAGE("mode weighted needs x and weights",
+                   ops::reduceBackward(dh, std::nullopt, std::nullopt, 3, "weighted"));
+    EXPECT_MESSAGE("x has sizes [5, 3, 6]; [5, 7, 6], those of cotangent and streams, are supported",
+                   ops::reduceBackward(dh, x, weights, 7, "weighted"));
+    EXPECT_MESSAGE("x has sizes [1, 3, 6]",
+                   ops::reduceBackward(dh, on(at::ones({1, 3, 6})), on(at::ones({1, 3})), 3, "weighted"));
+    EXPECT_MESSAGE("weights are [3]", ops::reduceBackward(dh, x, on(at::ones({3})), 3, "weighted"));
+    auto [dx, dWeights] = ops::reduceBackward(dh, x, weights, 3, "weighted");
+    EXPECT_EQ(dx.sizes(), x.sizes());
+    EXPECT_EQ(dWeights.sizes(), weights.sizes());
+  }
+}
+
+TEST(ExpandReduce, SparseCotangentsOfTheEnds) {
+  const at::Tensor index = at::zeros({2, 1, 6}, at::kLong);
+  const auto gradient = [&](bool sparse) {
+    const at::Tensor h = random({2, 6}, 1).set_requires_grad(true);
+    const at::Tensor x = ops::expand(h, std::nullopt, 3);
+    (at::gather(x, 1, index, sparse).to_dense().sum() +
+     at::gather(ops::reduce(x, std::nullopt, "mean"), 1, index.squeeze(1), sparse).to_dense().sum())
+        .backward();
+    return h.grad();
+  };
+  EXPECT_TRUE(at::equal(gradient(true), gradient(false)));
+}
+
+TEST(ExpandReduce, RefusedAtTheEnds) {
+  const at::Tensor h = at::ones({2, 6}), x = at::ones({2, 3, 6});
+  EXPECT_MESSAGE("hyperjit::expand: h is Float, layout Sparse; a strided floating-point tensor [..., D] is supported",
+                 ops::expand(h.to_sparse(), std::nullopt, 3));
+  EXPECT_MESSAGE("hyperjit::reduce: x is Float, layout Sparse", ops::reduce(x.to_sparse(), std::nullopt, "sum"));
+  EXPECT_MESSAGE("hyperjit::expand: embedding is Double; Float, the dtype of h, is supported",
+                 ops::expand(h, at::ones({3, 6}, at::kDouble), 3));
+  EXPECT_MESSAGE("hyperjit::nn::ExpandStreams: h is undefined",
+                 nn::ExpandStreams(nn::ExpandStreamsOptions(3, 6))->forward(at::Tensor()));
+  // Nothing asks for a gradient: no node, so that what follows makes none either.
+  EXPECT_FALSE(ops::expand(h, std::nullopt, 3).requires_grad());
+  EXPECT_FALSE(ops::reduce(x, std::nullopt, "sum").requires_grad());
+}
+
 } // namespace
 } // namespace hyperjit::tests

@@ -12,6 +12,8 @@
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 
+#include <c10/util/ScopeExit.h>
+#include <locale>
 #include <set>
 
 namespace hyperjit::tests {
@@ -373,13 +375,17 @@ TEST(Modules, CloneIsDeep) {
     SCOPED_TRACE(named.recipe);
     auto layer = named.make();
     randomise(*layer, 5);
-    layer->wrap(torch::nn::Linear(6, 6));
+    torch::nn::Linear branch(6, 6);
+    branch->weight.set_requires_grad(false);
+    layer->wrap(branch);
     at::Tensor(layer->siteParameters()[0]).set_requires_grad(false);
     auto copy = std::dynamic_pointer_cast<nn::ConnectionImpl>(layer->clone());
     ASSERT_TRUE(copy);
     EXPECT_EQ(copy->name(), layer->name());
     EXPECT_EQ(names(*copy), names(*layer));
     EXPECT_FALSE(copy->siteParameters()[0].requires_grad());
+    EXPECT_FALSE(copy->named_parameters()["branch.weight"].requires_grad());
+    EXPECT_TRUE(copy->named_parameters()["branch.bias"].requires_grad());
     const at::Tensor x = streams(*layer), before = layer->forward(x).tensor().detach();
     EXPECT_TRUE(at::equal(before, copy->forward(x).tensor()));
     {
@@ -390,6 +396,36 @@ TEST(Modules, CloneIsDeep) {
     EXPECT_TRUE(at::equal(before, layer->forward(x).tensor()));
     EXPECT_FALSE(at::equal(before, copy->forward(x).tensor()));
   }
+}
+
+TEST(Modules, WhatElseIsRegisteredIsReadAndNeverDropped) {
+  const auto make = [](double value) {
+    nn::Connection layer(nn::ConnectionOptions("static", 6).streams(2).layerIndex(0));
+    layer->register_parameter("gate", at::full({3}, value));
+    layer->register_buffer("count", at::full({2}, int64_t(value)));
+    return layer;
+  };
+  nn::Connection one = make(1), two = make(2);
+  auto archive = saved(*one);
+  two->load(archive);
+  EXPECT_TRUE(at::equal(two->named_parameters()["gate"], at::ones({3})));
+  EXPECT_TRUE(at::equal(two->named_buffers()["count"], at::ones({2}, at::kLong)));
+  EXPECT_MESSAGE("clone() cannot carry the parameter 'gate'", one->clone());
+  nn::Connection other(nn::ConnectionOptions("static", 6).streams(2).layerIndex(0));
+  other->register_buffer("count", at::zeros({2}));
+  EXPECT_MESSAGE("parameter 'count' is Long in the archive; a floating-point dtype is supported", other->load(archive));
+  other->register_buffer("more", at::zeros({2}));
+  EXPECT_MESSAGE("clone() cannot carry the buffer 'count'", other->clone());
+}
+
+TEST(Modules, OptionsAreWrittenWithAPointWhateverTheLocale) {
+  struct Comma : std::numpunct<char> {
+    char do_decimal_point() const override { return ','; }
+  };
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Comma));
+  const auto restore = c10::make_scope_exit([&] { std::locale::global(before); });
+  nn::HyperConnection layer(nn::HyperConnectionOptions(6).streams(2).layerIndex(0).normEps(0.001));
+  EXPECT_NE(layer->spec().text().find("norm_eps=0.001"), std::string::npos) << layer->spec().text();
 }
 
 TEST(Modules, ResetMakesTheStartAnew) {

@@ -475,6 +475,9 @@ TEST(ForwardMode, IsRefused) {
   at::Tensor dual = o.x.clone();
   dual._set_fw_grad(at::ones_like(dual), level, /*is_inplace_op=*/false);
   EXPECT_MESSAGE("hyperjit::before: forward-mode differentiation is not supported", o.before(dual));
+  EXPECT_MESSAGE("hyperjit::expand: forward-mode differentiation is not supported", ops::expand(dual, std::nullopt, 2));
+  EXPECT_MESSAGE("hyperjit::reduce: forward-mode differentiation is not supported",
+                 ops::reduce(dual, std::nullopt, "sum"));
   // Nor does backward drop the tangent of a cotangent. Inverted: `hasTangent` left out of Autograd.cpp's runNode.
   const at::Tensor u = o.before(o.x.clone().requires_grad_())[0];
   at::Tensor cotangent = at::ones_like(u);

@@ -77,7 +77,8 @@ public:
   /// Makes the parameters anew with their initial values (torch's generator where these are random).
   void reset();
   void pretty_print(std::ostream &stream) const override;
-  /// A deep copy, the wrapped branch module included; a wrapped function is shared. Keeps requires_grad.
+  /// A deep copy, the wrapped branch module included; a wrapped function is shared. Keeps requires_grad. Refused by name
+  /// where something else was registered here.
   std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device> &device = std::nullopt) const override;
   /// As any module, plus the string attribute "hyperjit_spec".
   void save(torch::serialize::OutputArchive &archive) const override;

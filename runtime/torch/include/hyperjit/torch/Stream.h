@@ -13,7 +13,8 @@
 //     and the other way round; two sites made under different modes are not fused.
 //   * retain_graph, backward twice and branches that return what they were given work as with eager code.
 // Refused by name (c10::Error): use of a stream whose branch has not returned; operands changed in place while the
-// write was pending; a stream of other n or D than the layer's.
+// write was pending (but in inference mode, whose tensors have no version: there such a change is not seen); a stream
+// of other n or D than the layer's.
 #pragma once
 
 #include <hyperjit/torch/Export.h>
