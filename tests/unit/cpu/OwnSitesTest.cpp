@@ -62,6 +62,20 @@ void twoNorms(Site &s) {
   s.next(x + write(s.coefficients("post", {n}, constant(1)), s.branchOutput()));
 }
 
+/// Each step uses the last one twice, forty times over: whoever walks that without a memory never ends.
+void deep(Site &s) {
+  const int64_t n = s.n();
+  const Coefficients half = s.constants({n}, {0.5, 0.5});
+  Rows x = s.streams();
+  for (int step = 0; step < 40; ++step)
+    x = scaleRows(half, x + x);
+  Coefficients read = sigmoid(dotRows(x, x));
+  for (int step = 0; step < 40; ++step)
+    read = (read + read) * 0.5;
+  s.branchInput(mix(read, x));
+  s.next(s.streams() + write(s.coefficients("post", {n}, constant(1)), s.branchOutput()));
+}
+
 /// What crosses is a reduction as it is, which is what is saved of it, too.
 void squares(Site &s) {
   Rows x = s.streams();
@@ -76,11 +90,9 @@ TEST(OwnSites, ReductionsThatCross) {
 }
 
 TEST(OwnSites, GiveWhatTheirProgramsMean) {
-  const std::pair<const char *, void (*)(Site &)> sites[] = {{"test-one-weight", oneWeight},
-                                                             {"test-pieces", pieces},
-                                                             {"test-one-piece", onePiece},
-                                                             {"test-behind", behind},
-                                                             {"test-two-norms", twoNorms}};
+  const std::pair<const char *, void (*)(Site &)> sites[] = {{"test-one-weight", oneWeight}, {"test-pieces", pieces},
+                                                             {"test-one-piece", onePiece},   {"test-behind", behind},
+                                                             {"test-two-norms", twoNorms},   {"test-deep", deep}};
   for (auto [name, recipe] : sites) {
     hyperjit::define(name, recipe);
     const std::string sizes = std::string(name) + (recipe == twoNorms ? ":n=4" : ":n=2");

@@ -4,6 +4,7 @@
 #include "hyperjit/Pipeline.h"
 #include "hyperjit/Target/CudaSource.h"
 
+#include "hyperjit/DSL.h"
 #include "hyperjit/core/Artifact.h"
 #include "hyperjit/core/ProgramSource.h"
 #include "hyperjit/core/Target.h"
@@ -268,6 +269,41 @@ TEST(Kernels, SixteenStreamsCompileInSeconds) {
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_EQ(compileCuda(built.source.text, "sm_90a").error, "");
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
+}
+
+// Each step uses the last one twice: whoever walks that without a memory never ends.
+TEST(Source, MathsIsWalkedOnce) {
+  define("test-deep", [](dsl::Site &s) {
+    const dsl::Rows x = s.streams();
+    dsl::Coefficients read = dsl::sigmoid(dsl::dotRows(x, x));
+    for (int step = 0; step < 60; ++step)
+      read = (read + read) * 0.5;
+    s.branchInput(dsl::mix(read, x));
+    s.next(x + dsl::write(read, s.branchOutput()));
+  });
+  for (const char *role : {"before", "boundary"})
+    for (bool backward : {false, true})
+      EXPECT_TRUE(build("test-deep:n=2,d=64,dtype=bf16", backward, "sm_90a", "auto", role).ok);
+}
+
+// A lane's four numbers of the branch's rows would take 32 bytes, so tensor cores stay out of it.
+TEST(Source, BranchesMayBeWiderThanTheStreams) {
+  for (const char *dtypes : {"dtype=bf16,branch=fp64", "dtype=fp32,branch_in=fp64", "dtype=fp16,branch_out=fp64"})
+    for (const char *target : {"sm_80", "sm_90a"})
+      for (const char *role : {"before", "boundary", "after"})
+        for (bool backward : {false, true})
+          EXPECT_TRUE(build(std::string("manifold:n=4,d=64,") + dtypes, backward, target, "auto", role).ok)
+              << role << backward << dtypes << target;
+}
+
+TEST(Schedules, WhatAProcessorCannotHoldIsRefused) {
+  const char *spec = "manifold:n=4,d=4096,dtype=bf16";
+  EXPECT_FALSE(build(spec, false, "sm_120", "rows:cluster=16").ok);
+  EXPECT_TRUE(build(spec, false, "sm_120", "rows:cluster=8").ok);
+  EXPECT_TRUE(build(spec, false, "sm_90a", "rows:cluster=16").ok);
+  EXPECT_FALSE(build(spec, false, "sm_120", "rows:blocks=8,warps=16").ok);
+  EXPECT_TRUE(build(spec, false, "sm_90a", "rows:blocks=4,warps=16").ok);
+  EXPECT_FALSE(build(spec, false, "sm_120", "rows:blocks=4,warps=16").ok);
 }
 
 // Double precision may spill, but every launch must be possible: records of 32 rows staged for many tokens were not,

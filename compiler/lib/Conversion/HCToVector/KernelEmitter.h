@@ -111,7 +111,7 @@ private:
   bool isUniform(Value value) { return uniformity.isUniform(value); }
   bool isProduct(Operation *op) const;
   bool makesRows(Operation *op) const { return llvm::isa<hc::RowsType>(op->getResult(0).getType()); }
-  int64_t recomputeCost(Value value) const;
+  int64_t recomputeCost(Value value, int64_t enough) const;
   Memory allocate(Memory::Kind kind, int64_t bytes);
   RowsHome allocateRows(Memory::Kind kind, int64_t rows, bool perToken);
   CoeffsView allocateCoeffs(Memory::Kind kind, llvm::ArrayRef<int64_t> shape, bool perToken);

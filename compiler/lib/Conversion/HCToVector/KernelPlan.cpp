@@ -148,20 +148,19 @@ LogicalResult KernelEmitter::plan(StringRef schedule) {
 // When rows are made
 //===----------------------------------------------------------------------===//
 
-/// Multiply-adds a channel and row that making the value again costs.
-int64_t KernelEmitter::recomputeCost(Value value) const {
+/// Multiply-adds a channel and row that making the value again costs; no more is counted than `enough`, so that what is
+/// used twice at every step of a long chain is not walked twice as often at each.
+int64_t KernelEmitter::recomputeCost(Value value, int64_t enough) const {
   Operation *op = value.getDefiningOp();
   if (!op || isProduct(op))
     return 0;
-  int64_t cost = 1;
+  int64_t cost = isa<RoundOp>(op) ? 7 : 1;
   for (Value operand : op->getOperands())
-    if (isa<RowsType>(operand.getType()))
-      cost += recomputeCost(operand);
+    if (isa<RowsType>(operand.getType()) && cost < enough)
+      cost += recomputeCost(operand, enough - cost);
   if (auto mix = dyn_cast<MixOp>(op))
-    return cost * mix.getInput().getType().getRows();
-  if (isa<RoundOp>(op))
-    return cost + 6;
-  return cost;
+    cost *= mix.getInput().getType().getRows();
+  return std::min(cost, enough);
 }
 
 void KernelEmitter::choosePoints() {
@@ -181,6 +180,7 @@ void KernelEmitter::choosePoints() {
     }
   }
 
+  constexpr int64_t dear = 3;
   llvm::DenseMap<Value, std::set<Point>> demand;
   auto needsOf = [&](Value value, bool &forced) {
     std::set<Point> needs;
@@ -226,7 +226,7 @@ void KernelEmitter::choosePoints() {
                               width,
                               true};
       }
-      bool home = rowsHomes.count(value) || forced || (needs.size() > 1 && recomputeCost(value) >= 3);
+      bool home = rowsHomes.count(value) || forced || (needs.size() > 1 && recomputeCost(value, dear) == dear);
       if (home) {
         rowsHomes[value];
         storedAt[value] = *needs.begin();

@@ -100,13 +100,14 @@ void KernelPlan::markCritical(Value value) {
       markCritical(operand);
 }
 
-bool KernelPlan::hasLongMaths(Value value) {
-  Operation *op = value.getDefiningOp();
-  if (!op || hc::sumsOverChannels(op) || isUniform(value) || headValues.contains(value))
-    return false;
-  if (isLong(op))
-    return true;
-  return llvm::any_of(op->getOperands(), [&](Value operand) { return hasLongMaths(operand); });
+bool KernelPlan::hasLongMaths(ArrayRef<Value> values) {
+  llvm::DenseSet<Value> seen;
+  std::function<bool(Value)> isLongBehind = [&](Value value) {
+    Operation *op = value.getDefiningOp();
+    return op && !hc::sumsOverChannels(op) && !isUniform(value) && !headValues.contains(value) &&
+           seen.insert(value).second && (isLong(op) || llvm::any_of(op->getOperands(), isLongBehind));
+  };
+  return llvm::any_of(values, isLongBehind);
 }
 
 void KernelPlan::placePerToken(Value value) {
@@ -462,7 +463,10 @@ void KernelPlan::markSquares() {
                      });
 }
 
-bool KernelPlan::wantsTiles() const { return !wide() && width % 4 == 0 && !(projected.empty() && expanded.empty()); }
+bool KernelPlan::wantsTiles() const {
+  // A lane's vector of four numbers is at most 16 bytes, also of the branch's rows.
+  return !wide() && widestStorage <= 4 && width % 4 == 0 && !(projected.empty() && expanded.empty());
+}
 
 LogicalResult KernelPlan::run(int64_t tiles) {
   maxTiles = tiles;
@@ -489,7 +493,7 @@ LogicalResult KernelPlan::run(int64_t tiles) {
   for (const Store &store : lateStores)
     late.push_back(store.value);
   late.append(columnRecords.begin(), columnRecords.end());
-  useTail = llvm::any_of(late, [&](Value value) { return hasLongMaths(value); });
+  useTail = hasLongMaths(late);
 
   if (mainRows) {
     for (Operation *op : liveOps)

@@ -131,7 +131,7 @@ private:
   void collectRows(mlir::Value value, llvm::SetVector<mlir::Value> &coefficients, llvm::DenseSet<mlir::Value> &seen,
                    bool forMain);
   void markCritical(mlir::Value value);
-  bool hasLongMaths(mlir::Value value);
+  bool hasLongMaths(llvm::ArrayRef<mlir::Value> values);
   void placePerToken(mlir::Value value);
   void placeInRecord(mlir::Value value);
   void requireRecord(mlir::Value value);

@@ -124,7 +124,8 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
 Generation::Generation(StringRef target) {
   const StringRef isa = target.split('/').first;
   const bool large = isa.starts_with("sm_9") || isa.starts_with("sm_10");
-  clusters = large || isa.starts_with("sm_1");
+  largestCluster = large ? 16 : isa.starts_with("sm_1") ? 8 : 1;
+  threads = large || isa == "sm_80" ? 2048 : 1536;
   shared = large ? mostShared : isa == "sm_80" ? 163 * 1024 : leastShared;
   movesRegisters = large && isa.ends_with("a");
 }

@@ -200,8 +200,16 @@ LogicalResult SourceBuilder::chooseMain() {
   while (!tiled && mainShape.tokenLanes > 1 && mainShape.tokenLanes * mainShape.record * plan.elementBytes > 49152)
     mainShape.tokenLanes /= 2;
   minBlocks = choice.blocks ? choice.blocks : two && mainShape.warps <= 8 ? 2 : small && mainShape.warps <= 5 ? 3 : 1;
-  if (choice.cluster > 1 && !Generation(target).clusters)
+  const Generation generation(target);
+  if (choice.cluster > 1 && !generation.clusters())
     return kernel.emitError() << "schedule: cluster is " << choice.cluster << ", but " << target << " has no clusters";
+  if (choice.cluster > generation.largestCluster)
+    return kernel.emitError() << "schedule: cluster is " << choice.cluster << "; " << target
+                              << " has clusters of up to " << generation.largestCluster << " blocks";
+  if (32 * mainShape.warps * minBlocks > generation.threads)
+    return kernel.emitError() << "schedule: blocks is " << minBlocks << ", of " << mainShape.warps
+                              << " warps; a processor of " << target << " holds " << generation.threads / 32
+                              << " warps";
   if (choice.cluster > 1 && !reduces)
     return kernel.emitError("schedule: cluster above 1 is for kernels that reduce over channels");
   mainShape.cluster = choice.cluster ? choice.cluster : 1;
@@ -227,7 +235,7 @@ LogicalResult SourceBuilder::checkRanges() {
   if (choice.ranges != mainShape.warps)
     return refuse("ranges is " + llvm::Twine(choice.ranges) + ", and each of " + llvm::Twine(mainShape.warps) +
                   " warps has one");
-  if (choice.apart && !Generation(target).clusters)
+  if (choice.apart && !Generation(target).clusters())
     return refuse("apart needs bulk copies, which " + target + " lacks");
   return success();
 }

@@ -81,7 +81,7 @@ void SourceBuilder::entry(StringRef suffix, StringRef call, int64_t threads, int
   std::string bounds = formatv(minBlocks > 1 ? "{0}, HYPERJIT_BLOCKS({1})" : "{0}, {1}", threads, minBlocks);
   // clusterColumns has something to do before it waits. Kernels of many tokens have the wait as well, where there is
   // nothing to wait for: so their text is that of few, and is compiled once.
-  bool waits = Generation(target).clusters, itself = suffix == "main" && choice.columns;
+  bool waits = Generation(target).clusters(), itself = suffix == "main" && choice.columns;
   add(formatv("extern \"C\" __global__ void __launch_bounds__({0}) {1}(const __grid_constant__ Launch<{2}> "
               "launch) {{\n{4}  {3}(launch);\n}",
               bounds, entryName, operands, call, waits && !itself ? "  waitForLaunchesBefore();\n" : "")

@@ -218,7 +218,8 @@ void SourceBuilder::emitColumnLaunch(const std::vector<Operation *> &ops, bool o
   }
   if (onTiles && !choice.chunks && plan.sweptGradients.empty())
     result.maxChunks = chunksOf(llvm::divideCeil(plan.width, numbers.warps * channels) * blocks, overhead);
-  int64_t room = onTiles && Generation(target).shared == mostShared ? mostShared : leastShared;
+  // Slots of tiles take what room there is, and are planned for two sizes of it; else it is a limit alone.
+  const int64_t most = Generation(target).shared, room = !onTiles || most == mostShared ? most : leastShared;
   int64_t shared = numbers.tokens * numbers.record + numbers.warps * numbers.scratch;
   std::string skeleton = formatv("columns<{0}, {1}", shape(numbers), uniform);
   std::string records = formatv("{0}, {1}", perTokenReference(plan.columnOffset), plan.columnSize);

@@ -52,9 +52,12 @@ constexpr int64_t mostShared = 227 * 1024;
 /// What a target's generation has, by its name: sm_90a, sm_90a/h100, ...
 struct Generation {
   explicit Generation(StringRef target);
-  bool clusters;       ///< and launches that begin before the one before has ended: sm_90 and later
-  int64_t shared;      ///< bytes that a block may have
-  bool movesRegisters; ///< from warp to warp, and has room for it: targets of one architecture, sm_90a, sm_100a, ...
+  int64_t largestCluster; ///< 1: no clusters, nor launches that begin before the one before has ended (sm_90 and later)
+  int64_t shared;         ///< bytes that a block may have
+  int64_t threads;        ///< that a processor holds
+  bool movesRegisters;    ///< from warp to warp, and has room for it: targets of one architecture, sm_90a, sm_100a, ...
+
+  bool clusters() const { return largestCluster > 1; }
 };
 /// Numbers of a token's largest value where one lane does a token's maths: five streams, whose heads take up to 230
 /// registers.
