@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Driver.h"
 
+#include "hyperjit/core/CacheKey.h"
 #include "hyperjit/core/Environment.h"
 #include "hyperjit/core/Error.h"
 
@@ -11,6 +12,8 @@
 #include <filesystem>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <fstream>
+#include <iterator>
 #include <link.h>
 #include <mutex>
 #include <vector>
@@ -117,7 +120,8 @@ std::vector<std::string> foldersOfLoaded(std::initializer_list<std::string_view>
   return search.folders;
 }
 
-/// The GNU build id of the shared object that holds an address, in hex; empty where there is none.
+/// What tells two builds of the shared object that holds an address apart: 16 digits of its GNU build id, or of a digest
+/// of the whole file where it has none.
 std::string buildIdOf(const void *address) {
   struct Search {
     uintptr_t address;
@@ -152,6 +156,12 @@ std::string buildIdOf(const void *address) {
         return holds ? 1 : 0;
       },
       &search);
+  Dl_info info{};
+  if (search.id.empty() && dladdr(address, &info) && info.dli_fname) {
+    std::ifstream file(info.dli_fname, std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    search.id = digestText(bytes).substr(0, 16);
+  }
   return search.id;
 }
 
@@ -198,12 +208,19 @@ struct OpenNvrtc {
     inFolder("/usr/local/cuda/lib64");
   }
 
-  /// NVRTC opens its builtins by bare name: they must be in the process before the first compile.
-  static void loadBuiltins(const std::filesystem::path &folder) {
+  /// NVRTC opens its builtins by bare name: they must be in the process before the first compile. Returns what tells
+  /// them apart, empty where they do not lie beside it.
+  static std::string loadBuiltins(const std::filesystem::path &folder) {
     std::error_code ignored;
-    for (const auto &entry : std::filesystem::directory_iterator(folder, ignored))
+    std::string identity;
+    for (const auto &entry : std::filesystem::directory_iterator(folder, ignored)) {
+      link_map *map = nullptr;
       if (entry.path().filename().string().starts_with("libnvrtc-builtins.so"))
-        dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
+        if (void *library = dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
+            library && dlinfo(library, RTLD_DI_LINKMAP, &map) == 0)
+          identity = buildIdOf(map->l_ld);
+    }
+    return identity;
   }
 
   bool open(const std::string &path, bool isFile) {
@@ -235,11 +252,14 @@ struct OpenNvrtc {
     }
     Dl_info info{};
     dladdr(reinterpret_cast<const void *>(table.version), &info);
-    loadBuiltins(std::filesystem::path(info.dli_fname ? info.dli_fname : "").parent_path());
+    const std::string builtins =
+        loadBuiltins(std::filesystem::path(info.dli_fname ? info.dli_fname : "").parent_path());
     int major = 0, minor = 0;
     table.version(&major, &minor);
     table.identity =
         fmt::format("nvrtc {}.{} {}", major, minor, buildIdOf(reinterpret_cast<const void *>(table.version)));
+    if (!builtins.empty())
+      table.identity += " " + builtins;
     return found = true;
   }
 };

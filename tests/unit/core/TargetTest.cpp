@@ -17,8 +17,8 @@ TEST(Targets, EveryShippedNameParsesBack) {
     EXPECT_EQ(Target::parse(target.text()), target);
     EXPECT_TRUE(names.insert(target.text()).second) << target.text() << " is there twice";
   }
-  for (const char *name : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_90a/h100", "sm_90a/h200", "sm_100a", "sm_120",
-                           "x86-64-v3", "x86-64-v4"})
+  for (const char *name : {"sm_80", "sm_86", "sm_89", "sm_90a", "sm_90a/h100", "sm_90a/h200", "sm_100a", "sm_103a",
+                           "sm_120", "sm_121", "x86-64-v3", "x86-64-v4"})
     EXPECT_TRUE(names.count(name)) << name;
 }
 
@@ -70,9 +70,10 @@ TEST(Targets, Devices) {
   EXPECT_EQ(Target::forCudaDevice(8, 0, "NVIDIA A100-SXM4-40GB").text(), "sm_80");
   // The nearest older capability of the same major version.
   EXPECT_EQ(Target::forCudaDevice(8, 7, "Orin").text(), "sm_86");
-  EXPECT_EQ(Target::forCudaDevice(12, 1, "Spark").text(), "sm_120");
+  EXPECT_EQ(Target::forCudaDevice(12, 1, "Spark").text(), "sm_121");
+  EXPECT_EQ(Target::forCudaDevice(10, 3, "B300").text(), "sm_103a");
   // "a" code runs on its exact capability only.
-  EXPECT_EQ(caught([] { Target::forCudaDevice(10, 3, "B300"); }).id, "unknown-target");
+  EXPECT_EQ(caught([] { Target::forCudaDevice(10, 1, "Thor"); }).id, "unknown-target");
   EXPECT_EQ(caught([] {
               Target::forCudaDevice(7, 5, "T4");
             }).text.rfind("no target for compute capability 7.5 (T4). There are: ", 0),

@@ -8,6 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include <regex>
+
 using namespace hyperjit;
 
 namespace {
@@ -20,6 +22,8 @@ TEST(CudaBackend, ToolchainNamesNvrtcWithoutPaths) {
   std::string toolchain = backend().toolchain();
   EXPECT_EQ(toolchain.rfind("nvrtc 1", 0), 0u) << toolchain;
   EXPECT_EQ(toolchain.find('/'), std::string::npos) << toolchain;
+  // Of NVRTC and of its builtins, which lie beside it: releases of one version differ in either.
+  EXPECT_TRUE(std::regex_match(toolchain, std::regex("nvrtc [0-9.]+ [0-9a-f]{16} [0-9a-f]{16}"))) << toolchain;
 }
 
 TEST(CudaBackend, FlagsNameTheArchitecture) {
