@@ -329,7 +329,8 @@ int bench(const BenchOptions &options) {
     schedules.push_back(Schedule::parse(text));
   std::vector<SiteSpec> specs;
   std::vector<std::optional<KernelSpec>> kernelTexts; // of each spec: this kernel and no others
-  for (const std::string &text : options.specs) {
+  const std::vector<SpecMistake> mistakes = eachSpec(options.specs, [&](const SpecText &given) {
+    const std::string &text = given.text;
     SiteSpec spec;
     std::optional<KernelSpec> kernel;
     if (isKernelText(text)) {
@@ -357,9 +358,16 @@ int bench(const BenchOptions &options) {
       spec = SiteSpec::parse(text);
       spec.validate();
     }
+    ProgramSource::global().site(spec);
     specs.push_back(spec);
     kernelTexts.push_back(kernel);
-    ProgramSource::global().site(spec);
+  });
+  if (specs.empty()) {
+    Json answer = jsonHead("bench", name);
+    answer["rows"] = Json::array();
+    answer["failed"] = mistakesJson(mistakes);
+    writeJson(answer, options.json);
+    return exitProblem;
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::hostLevel();
   bool eager = asked(options.against, "eager");
@@ -440,6 +448,7 @@ int bench(const BenchOptions &options) {
   answer["sites"] = options.sites;
   answer["allocator"] = options.allocator;
   answer["interrupted"] = interrupted();
+  answer["failed"] = mistakesJson(mistakes);
   answer["rows"] = Json::array();
   Table table(
       {"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "u", "share", "speedup"});
@@ -482,9 +491,7 @@ int bench(const BenchOptions &options) {
   const double others = otherWork.share();
   answer["other_work"] = others;
   if (others > 0.05)
-    fmt::print(
-        stderr,
-        "hyperjit: other processes took {:.0f} % of the processors during this run; its times are not worth keeping\n",
+    say("other processes took {:.0f} % of the processors during this run; its times are not worth keeping",
         100 * others);
   const char *graphs = !device.is_cuda() ? ""
                        : TrainingGraph::available()
@@ -543,9 +550,8 @@ int bench(const BenchOptions &options) {
   }
   writeJson(answer, options.json);
   if (interrupted())
-    fmt::print(stderr, "hyperjit: interrupted: {} of {} measured\n", done,
-               specs.size() * (options.tokens.size() + few.size()));
-  return interrupted() ? exitProblem : exitOk;
+    say("interrupted: {} of {} measured", done, specs.size() * (options.tokens.size() + few.size()));
+  return interrupted() || !mistakes.empty() ? exitProblem : exitOk;
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 //              | key[32] | meta_len u64 | raw_len u64 | stored_len u64 | checksum[16]
 //   checksum ::= XXH3-128 over header (checksum zeroed) + meta + stored payload
 //   meta     ::= JSON of ArtifactMeta plus "key" (the fields that were hashed) and "compile_ms"
+//   payload  ::= code; empty where the compiler does not take this schedule, and then "refused" of meta is its reason
 //
 // The checksum covers the stored bytes: damaged input never reaches zstd.
 // SPDX-License-Identifier: Apache-2.0
@@ -125,8 +126,15 @@ DecodedEntry hyperjit::decodeEntry(std::span<const std::byte> bytes, const Cache
   std::memcpy(&header, bytes.data(), sizeof(Header));
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0)
     return fault(EntryFault::Damaged, "it does not start with the magic of a kernel");
-  if (header.format != kFormat)
+  if (header.format != kFormat) {
+    // With our number it has the right checksum: nobody but this version wrote it, and the number is what was damaged.
+    Header ours = header;
+    ours.format = kFormat;
+    XXH128_canonical_t sum = checksumOf(std::as_bytes(std::span(&ours, size_t(1))), bytes.subspan(sizeof(Header)));
+    if (std::memcmp(sum.digest, header.checksum, sizeof(header.checksum)) == 0)
+      return fault(EntryFault::Damaged, fmt::format("its format, {}, differs from what was written", header.format));
     return fault(EntryFault::OtherFormat, fmt::format("format {}, this version reads {}", header.format, kFormat));
+  }
   CacheKey key;
   std::memcpy(key.bytes.data(), header.key, sizeof(header.key));
   decoded.key = key;

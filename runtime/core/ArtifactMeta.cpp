@@ -1,11 +1,11 @@
 // ArtifactMeta.cpp - JSON of what launching needs; written by the compiler, stored in the entry, read by the runtime.
 // SPDX-License-Identifier: Apache-2.0
+#include "Json.h"
 #include "hyperjit/core/Artifact.h"
 #include "hyperjit/core/Error.h"
 
 #include <algorithm>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 using namespace hyperjit;
 using nlohmann::json;
@@ -44,7 +44,7 @@ int64_t number(const json &object, const char *key, int64_t fallback, int64_t le
   if (it == object.end() || it->is_null())
     return fallback;
   if (!it->is_number_integer())
-    fail(fmt::format("{} is {}, not a whole number", key, it->dump()));
+    fail(fmt::format("{} is of type {}, not a whole number", key, it->type_name()));
   int64_t value = it->get<int64_t>();
   if (value < least || value > most)
     fail(fmt::format("{} = {} is outside {} .. {}", key, value, least, most));
@@ -144,7 +144,7 @@ json writeLaunch(const LaunchInfo &launch) {
 
 ArtifactMeta read(const json &object) {
   if (!object.is_object())
-    fail("it is no JSON object");
+    fail(fmt::format("they are no JSON object, or nested deeper than {}", kMaxJsonDepth));
   ArtifactMeta meta;
   meta.spec = word(object, "spec");
   meta.target = word(object, "target");
@@ -160,7 +160,7 @@ ArtifactMeta read(const json &object) {
       return absent;
     // Looking for a key in a list finds nothing and would pass as "absent".
     if (it->type() != absent.type())
-      fail(fmt::format("{} is {}", key, it->dump()));
+      fail(fmt::format("{} is of type {}, not {}", key, it->type_name(), absent.type_name()));
     return *it;
   };
   auto part = [&](const char *key) -> const json & { return typed(key, none); };
@@ -198,7 +198,7 @@ ArtifactMeta read(const json &object) {
 
 ArtifactMeta ArtifactMeta::parse(std::string_view text) {
   try {
-    return read(json::parse(text));
+    return read(parseJson<nlohmann::json>(text));
   } catch (const json::exception &error) {
     fail(error.what());
   }

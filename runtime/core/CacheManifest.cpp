@@ -2,16 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/CacheManifest.h"
 
+#include "Json.h"
 #include "hyperjit/core/Error.h"
+#include "hyperjit/core/FileSystem.h"
 #include "hyperjit/core/KernelCache.h"
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <sodium.h>
 
@@ -45,13 +47,13 @@ struct HeadReader : nlohmann::json_sax<nlohmann::json> {
       list->push_back(value);
     return true;
   }
-  bool start_array(size_t) override { return ++depth < 64; }
+  bool start_array(size_t) override { return ++depth <= kMaxJsonDepth; }
   bool end_array() override {
     list = nullptr;
     --depth;
     return true;
   }
-  bool start_object(size_t) override { return ++depth < 64; }
+  bool start_object(size_t) override { return ++depth <= kMaxJsonDepth; }
   bool end_object() override {
     --depth;
     return true;
@@ -85,7 +87,7 @@ std::vector<std::string> words(const ordered_json &object, const char *key) {
     if (item.is_string())
       list.push_back(item.get<std::string>());
     else
-      fail(fmt::format("{} holds {}", key, item.dump(-1, ' ', false, ordered_json::error_handler_t::replace)));
+      fail(fmt::format("{} holds an item of type {}", key, item.type_name()));
   return list;
 }
 
@@ -123,9 +125,9 @@ ManifestHead hyperjit::manifestHead(std::string_view text) {
 }
 
 CacheManifest CacheManifest::parse(std::string_view text) {
-  ordered_json object = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  auto object = parseJson<ordered_json>(text);
   if (!object.is_object())
-    fail("it is no JSON object");
+    fail(fmt::format("it is no JSON object, or nested deeper than {}", kMaxJsonDepth));
   if (std::string schema = word(object, "schema"); schema != "hyperjit.manifest/1")
     fail(fmt::format("its schema is '{}', this version reads 'hyperjit.manifest/1'", schema));
   CacheManifest manifest;
@@ -205,18 +207,12 @@ std::string CacheManifest::sums() const {
   return text;
 }
 
-static bool readFile(const fs::path &path, std::vector<std::byte> &bytes) {
-  std::error_code error;
-  if (!fs::is_regular_file(fs::symlink_status(path, error)) || error)
-    return false;
-  uintmax_t size = fs::file_size(path, error);
-  if (error || size > kMaxEntryBytes)
-    return false;
-  bytes.resize(size_t(size));
-  std::ifstream file(path, std::ios::binary);
-  file.read(reinterpret_cast<char *>(bytes.data()), std::streamsize(size));
-  return bool(file) && file.gcount() == std::streamsize(size);
+/// What a cache ships is a file of its own: no link is followed.
+static std::optional<std::string> readFile(const std::string &path) {
+  return FileSystem::system().readRegular(path, int64_t(kMaxEntryBytes), O_NOFOLLOW);
 }
+
+static std::span<const std::byte> bytesOf(const std::string &text) { return std::as_bytes(std::span(text)); }
 
 std::optional<ManifestEntry> CacheManifest::describe(const std::string &file, std::span<const std::byte> bytes) {
   if (!isEntryPath(file))
@@ -253,10 +249,10 @@ bool CacheManifest::headFits() const {
 CacheManifest CacheManifest::of(const std::string &root, std::vector<std::string> *skipped) {
   CacheManifest manifest;
   for (const CacheEntryFile &file : KernelCache::list(root)) {
-    std::vector<std::byte> bytes;
+    std::optional<std::string> bytes = readFile(file.path);
     std::optional<ManifestEntry> entry;
-    if (readFile(file.path, bytes))
-      entry = describe(file.path.substr(root.size() + 1), bytes);
+    if (bytes)
+      entry = describe(file.path.substr(root.size() + 1), bytesOf(*bytes));
     if (entry)
       manifest.entries.push_back(std::move(*entry));
     else if (skipped)
@@ -265,11 +261,11 @@ CacheManifest CacheManifest::of(const std::string &root, std::vector<std::string
   std::error_code error;
   for (fs::directory_iterator it(root + "/tuning", error), end; !error && it != end; it.increment(error)) {
     std::string file = std::string(kTuning) + it->path().filename().string();
-    std::vector<std::byte> bytes;
     if (it->path().extension() != ".jsonl")
       continue;
-    if (isTuningPath(file) && readFile(it->path(), bytes))
-      manifest.tuning.push_back({file, sha256Text(bytes), int64_t(bytes.size())});
+    std::optional<std::string> bytes = isTuningPath(file) ? readFile(it->path()) : std::nullopt;
+    if (bytes)
+      manifest.tuning.push_back({file, sha256Text(bytesOf(*bytes)), int64_t(bytes->size())});
     else if (skipped)
       skipped->push_back(fmt::format("{}: it cannot be read, or a manifest cannot name it", it->path().string()));
   }
@@ -288,29 +284,23 @@ std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &r
   for (const ManifestEntry &entry : entries)
     named[entry.file] = &entry;
   for (const auto &[file, entry] : named) {
-    std::vector<std::byte> bytes;
-    std::error_code error;
-    if (!fs::exists(fs::symlink_status(root + "/" + file, error)))
-      differences.push_back({file, "is missing"});
-    else if (!readFile(root + "/" + file, bytes))
-      differences.push_back({file, "is no readable file"});
-    else if (int64_t(bytes.size()) != entry->size)
-      differences.push_back({file, fmt::format("has {} bytes, the manifest says {}", bytes.size(), entry->size)});
-    else if (sha256Text(bytes) != entry->sha256)
+    std::optional<std::string> bytes = readFile(root + "/" + file);
+    if (!bytes)
+      differences.push_back({file, errno == ENOENT ? "is missing" : "is no readable file"});
+    else if (int64_t(bytes->size()) != entry->size)
+      differences.push_back({file, fmt::format("has {} bytes, the manifest says {}", bytes->size(), entry->size)});
+    else if (sha256Text(bytesOf(*bytes)) != entry->sha256)
       differences.push_back({file, "has another SHA-256 than the manifest says"});
-    else if (describe(file, bytes) != *entry)
+    else if (describe(file, bytesOf(*bytes)) != *entry)
       differences.push_back({file, "is described otherwise in the manifest"});
   }
   std::set<std::string> results;
   for (const ManifestFile &file : tuning) {
     results.insert(file.file);
-    std::vector<std::byte> bytes;
-    std::error_code error;
-    if (!fs::exists(fs::symlink_status(root + "/" + file.file, error)))
-      differences.push_back({file.file, "is missing"});
-    else if (!readFile(root + "/" + file.file, bytes))
-      differences.push_back({file.file, "is no readable file"});
-    else if (int64_t(bytes.size()) != file.size || sha256Text(bytes) != file.sha256)
+    std::optional<std::string> bytes = readFile(root + "/" + file.file);
+    if (!bytes)
+      differences.push_back({file.file, errno == ENOENT ? "is missing" : "is no readable file"});
+    else if (int64_t(bytes->size()) != file.size || sha256Text(bytesOf(*bytes)) != file.sha256)
       differences.push_back({file.file, "has another SHA-256 than the manifest says"});
   }
   if (!headFits())

@@ -91,9 +91,9 @@ Descriptor CacheRoot::openFolder(int folder, const char *name) {
   return open(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-/// <root>/v1; empty with errno where it is absent or not to be trusted.
-Descriptor CacheRoot::openVersion() {
-  // The user named the root, so a link there is meant; inside it nothing is followed.
+/// What the root holds under a name; empty with errno where it is absent or not to be trusted.
+Descriptor CacheRoot::openTrusted(const char *name, int flags) {
+  // The user named the root, so a link there is meant; inside it no kernel is reached through one.
   Descriptor top = open(AT_FDCWD, root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (!top)
     return {};
@@ -105,14 +105,21 @@ Descriptor CacheRoot::openVersion() {
     errno = kRefused;
     return Descriptor();
   };
-  // In a folder that everybody may write (and rename in, without the sticky bit) v1 is whatever somebody puts there.
+  // In a folder that everybody may write (and rename in, without the sticky bit) a name is what anybody puts there.
   if (rules.checkOwner &&
       (files.fstat(top.get(), &status) != 0 || ((status.st_mode & S_IWOTH) && !(status.st_mode & S_ISVTX))))
     return refuse(root);
-  Descriptor version = openFolder(top.get(), "v1");
-  if (version && rules.checkOwner && (files.fstat(version.get(), &status) != 0 || !trusts(status)))
-    return refuse(root + "/v1");
-  return version;
+  Descriptor found = open(top.get(), name, flags);
+  if (found && rules.checkOwner && (files.fstat(found.get(), &status) != 0 || !trusts(status)))
+    return refuse(fmt::format("{}/{}", root, name));
+  return found;
+}
+
+Descriptor CacheRoot::openVersion() { return openTrusted("v1", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); }
+
+bool CacheRoot::refuses(const char *name) {
+  // O_PATH waits for nothing. A link is followed: whose folder it leads to counts.
+  return !openTrusted(name, O_PATH | O_CLOEXEC) && errno == kRefused;
 }
 
 /// mkdir -p.
@@ -189,9 +196,8 @@ CacheRoot::Loaded CacheRoot::load(const CacheKey &key) {
     //    untouched.
     Descriptor file = open(shard.get(), name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     struct stat status;
-    // 2. A regular file of plausible size that nobody else could have written.
-    if (!file || files.fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode) ||
-        status.st_size > off_t(kMaxEntryBytes))
+    // 2. A regular file that nobody else could have written.
+    if (!file || files.fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode))
       return {};
     if (rules.checkOwner && !trusts(status)) {
       warnOnce("cache-entry-trust",
@@ -200,8 +206,8 @@ CacheRoot::Loaded CacheRoot::load(const CacheKey &key) {
                            pathOf(key)));
       return {};
     }
-    // 3. All of it into private memory.
-    std::vector<std::byte> bytes(size_t(status.st_size));
+    // 3. All of it into private memory; of a file larger than any entry as much as tells whose it is.
+    std::vector<std::byte> bytes(status.st_size > off_t(kMaxEntryBytes) ? size_t(4096) : size_t(status.st_size));
     if (!readWhole(file.get(), bytes))
       return {};
     // 4. Magic, format, key echo, lengths, checksum.

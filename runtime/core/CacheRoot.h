@@ -97,6 +97,9 @@ public:
   /// The head of <root>/manifest.json that names toolchains and targets; null where there is none.
   std::optional<std::string> manifest();
 
+  /// Whether the root, or what it holds under this name, is there and not to be trusted; says so then.
+  bool refuses(const char *name);
+
   std::vector<CacheEntryFile> list();
   const std::string &path() const { return root; }
   std::string pathOf(const CacheKey &key) const;
@@ -106,6 +109,7 @@ private:
     return Descriptor(files, files.openat(folder, name, flags, mode));
   }
   Descriptor openFolder(int folder, const char *name);
+  Descriptor openTrusted(const char *name, int flags);
   Descriptor openVersion();
   Descriptor openShard(const CacheKey &key, bool create);
   Descriptor makeVersion();

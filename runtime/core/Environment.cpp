@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <fmt/format.h>
 #include <fstream>
+#include <sched.h>
 #include <thread>
 
 extern char **environ;
@@ -42,7 +43,7 @@ static constexpr EnvironmentVariable kTable[] = {
     {"HYPERJIT_LIBTORCH", "the torch wheel in .venv", "folder",
      "LibTorch to build against; read by CMake and scripts/setup"},
     {"HYPERJIT_LOCK_TIMEOUT", "30", "seconds, up to 86400",
-     "longest wait for another process that compiles the same kernel"},
+     "longest wait for another process that compiles the same kernel, or holds the same file of tuning results"},
     {"HYPERJIT_LOG", "warn", "warn|info|debug", "what is said on stderr"},
     {"HYPERJIT_NVRTC_PATH", "the torch wheel's, else the loader's", "file", "libnvrtc to load"},
     {"HYPERJIT_RECORD", "", "file",
@@ -186,8 +187,11 @@ Settings Settings::fromEnvironment() {
   return settings;
 }
 
-int hyperjit::defaultCompileJobs() {
-  double processors = std::max(1u, std::thread::hardware_concurrency()); // what the affinity mask allows
+int hyperjit::availableProcessors() {
+  cpu_set_t allowed; // hardware_concurrency() counts those of the machine
+  double processors = ::sched_getaffinity(0, sizeof allowed, &allowed) == 0
+                          ? CPU_COUNT(&allowed)
+                          : std::max(1u, std::thread::hardware_concurrency());
   // cgroup v2: "<quota> <period>" or "max <period>".
   std::ifstream quotaFile("/sys/fs/cgroup/cpu.max");
   double quota = 0, period = 0;
@@ -197,5 +201,7 @@ int hyperjit::defaultCompileJobs() {
   const char *ranks = std::getenv("LOCAL_WORLD_SIZE");
   if (std::optional<int> count = text::number<int>(ranks ? ranks : ""); count && *count > 0)
     processors /= *count;
-  return std::clamp(int(std::floor(processors)), 1, 4);
+  return std::max(int(std::floor(processors)), 1);
 }
+
+int hyperjit::defaultCompileJobs() { return std::min(availableProcessors(), 4); }

@@ -68,3 +68,27 @@ std::vector<std::string> FileSystem::names(int folder) {
   ::closedir(stream);
   return names;
 }
+
+std::optional<std::string> FileSystem::readRegular(const std::string &path, int64_t most, int flags) {
+  int file = openat(AT_FDCWD, path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | flags);
+  if (file < 0)
+    return std::nullopt;
+  struct stat status;
+  int error = fstat(file, &status) != 0        ? errno
+              : !S_ISREG(status.st_mode)       ? EINVAL
+              : int64_t(status.st_size) > most ? EFBIG
+                                               : 0;
+  std::string text(error ? 0 : size_t(status.st_size), '\0');
+  for (size_t have = 0; !error && have < text.size();) {
+    ssize_t got = pread(file, text.data() + have, text.size() - have, off_t(have));
+    if (got == 0)
+      text.resize(have); // it was cut meanwhile: whoever asked finds out
+    else if (got > 0)
+      have += size_t(got);
+    else if (errno != EINTR)
+      error = errno;
+  }
+  close(file);
+  errno = error;
+  return error ? std::nullopt : std::optional(std::move(text));
+}

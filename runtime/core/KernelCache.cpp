@@ -3,6 +3,7 @@
 #include "hyperjit/core/KernelCache.h"
 
 #include "CacheRoot.h"
+#include "Json.h"
 #include "hyperjit/core/Log.h"
 
 #include <algorithm>
@@ -12,8 +13,8 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <limits>
 #include <mutex>
-#include <nlohmann/json.hpp>
 #include <unistd.h>
 
 using namespace hyperjit;
@@ -51,7 +52,7 @@ static std::string packagedRoot() {
   return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode) ? path : std::string();
 }
 
-KernelCache::KernelCache(const Settings &settings, FileSystem &files) : state(std::make_unique<State>()) {
+KernelCache::KernelCache(const Settings &settings, FileSystem &files, bool ownOnly) : state(std::make_unique<State>()) {
   state->settings = settings;
   if (settings.cache == CacheMode::Off)
     return;
@@ -67,6 +68,8 @@ KernelCache::KernelCache(const Settings &settings, FileSystem &files) : state(st
     warnOnce("cache-directory", "no folder for compiled kernels ($HOME is not set): they are kept in memory only; set "
                                 "HYPERJIT_CACHE_DIR to keep them");
   }
+  if (ownOnly)
+    return;
   // Somebody configured these: in a container their files show as uid 65534.
   for (const std::string &root : settings.cachePath)
     add(root, false, {false, false, false, false});
@@ -95,12 +98,16 @@ std::optional<Artifact> KernelCache::find(const CacheKey &key, Look look) {
         continue;
       CacheRoot::Loaded loaded = state->roots[layer].load(key);
       state->bad += loaded.damaged;
-      if (loaded.artifact) {
+      if (!loaded.artifact)
+        continue;
+      if (!loaded.artifact->payload.empty()) {
         ++state->hits;
         if (look != Look::First)
           --state->misses;
-        return std::move(loaded.artifact);
+      } else if (look == Look::First) {
+        ++state->misses;
       }
+      return std::move(loaded.artifact);
     }
   if (look == Look::First)
     ++state->misses;
@@ -217,22 +224,30 @@ void KernelCache::saveStatistics(int64_t compiled, double compileMilliseconds) c
 CacheTotals KernelCache::totals(const std::string &root) {
   CacheTotals totals;
   for (const std::string &text : CacheRoot(root, {false, false, false, false}, FileSystem::system()).readStatistics()) {
-    nlohmann::json object = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    auto object = parseJson<nlohmann::json>(text);
     if (!object.is_object())
       continue; // torn: its process was killed
-    auto count = [&](const char *key) {
+    // Sums end at the largest whole number: whatever the files say, none becomes negative or infinite.
+    auto add = [&](auto &sum, const char *key) {
+      using Number = std::remove_reference_t<decltype(sum)>;
       auto it = object.find(key);
-      return it != object.end() && it->is_number_integer() ? it->get<int64_t>() : 0;
+      if (it == object.end() || !it->is_number())
+        return;
+      const Number room = Number(std::numeric_limits<int64_t>::max()) - sum;
+      const double value = it->template get<double>();
+      if (value >= double(room))
+        sum += room;
+      else if (value > 0)
+        sum += Number(value);
     };
     ++totals.processes;
-    totals.cache.hits += count("hits");
-    totals.cache.misses += count("misses");
-    totals.cache.bad += count("bad");
-    totals.cache.published += count("published");
-    totals.cache.lost += count("lost");
-    totals.compiled += count("compiled");
-    if (auto it = object.find("compile_ms"); it != object.end() && it->is_number())
-      totals.compileMilliseconds += it->get<double>();
+    add(totals.cache.hits, "hits");
+    add(totals.cache.misses, "misses");
+    add(totals.cache.bad, "bad");
+    add(totals.cache.published, "published");
+    add(totals.cache.lost, "lost");
+    add(totals.compiled, "compiled");
+    add(totals.compileMilliseconds, "compile_ms");
   }
   return totals;
 }
@@ -279,7 +294,7 @@ std::optional<NearestEntry> KernelCache::nearest(const KeyFields &fields) const 
   for (const Layer &layer : state->layers)
     for (const CacheEntryFile &entry : list(layer.root)) {
       DecodedEntry decoded = inspect(entry.path);
-      if (!decoded.artifact)
+      if (!decoded.artifact || decoded.artifact->payload.empty())
         continue;
       NearestEntry candidate;
       candidate.path = entry.path;

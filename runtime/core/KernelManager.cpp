@@ -1,81 +1,19 @@
-// KernelManager.cpp - memory, disk, compiler. The one lock guards the map of futures; it is held for a look-up only.
+// KernelManager.cpp - kernels in memory. The one lock guards the map of futures; it is held for a look-up only.
 // SPDX-License-Identifier: Apache-2.0
-#include "hyperjit/core/KernelManager.h"
+#include "KernelManagerState.h"
 
-#include "CompilerRequest.h"
-#include "Gate.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
-#include "hyperjit/core/SpecList.h"
-#include "hyperjit/core/TuningTable.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <cstring>
+#include <cstdlib>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <future>
-#include <map>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <pthread.h>
 #include <random>
-#include <set>
-#include <unistd.h>
 
 using namespace hyperjit;
-using Clock = std::chrono::steady_clock;
-
-static double millisecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-namespace {
-using KernelPointer = std::shared_ptr<const Kernel>;
-
-struct Slot {
-  std::shared_future<KernelPointer> future;
-  pid_t owner; ///< the process whose thread fulfils it: a forked child must not wait for its parent's threads
-  bool ready() const { return future.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
-};
-} // namespace
-
-struct KernelManager::State {
-  KernelManagerOptions options;
-  KernelCache cache;
-  TuningTable tuning;
-  std::unique_ptr<Gate> gate;
-  mutable std::mutex mutex;
-  std::map<std::string, Slot, std::less<>> slots;
-  std::mutex recordMutex;
-  std::set<std::string> recorded;
-  std::atomic<int64_t> memoryHits{0}, diskHits{0}, compiled{0}, rejected{0};
-  std::atomic<int64_t> compileMicroseconds{0}, loadMicroseconds{0};
-
-  explicit State(KernelManagerOptions given);
-  ~State();
-  int jobs() const { return options.settings.compileJobs ? options.settings.compileJobs : defaultCompileJobs(); }
-
-  ProgramSource &programs() const { return options.programs ? *options.programs : ProgramSource::global(); }
-  std::shared_ptr<const Backend> backend(const Target &target) const;
-  KernelSpec normalise(const KernelSpec &spec) const;
-  /// `tuned`: auto may become what a tuning table says.
-  ResolvedKernel resolve(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
-                         bool tuned = true) const;
-  KeyFields fields(const ResolvedKernel &kernel, const Target &target, const Backend &backend) const;
-  Artifact compile(const ResolvedKernel &kernel, const Target &target, const Backend &backend, const KeyFields &fields,
-                   const CacheKey &key);
-  ResolvedArtifact find(const KernelSpec &normalised, const Target &target, const Schedule &schedule,
-                        bool compileAnyway = false, bool tuned = true);
-  Schedule tunedFor(const ResolvedKernel &kernel, const Target &target) const;
-  std::optional<Artifact> findShipped(const ResolvedKernel &kernel, bool byRule, const Target &target,
-                                      KeyFields &fields, CacheKey &key);
-  std::string searched() const;
-  void record(const std::string &spec);
-  KernelPointer load(const KernelSpec &normalised, const Target &target, const Schedule &schedule);
-};
 
 /// A child that is forked while other threads work has none of these threads, and all that they held. So nobody is
 /// inside the maps while a fork happens, and the child gets a gate with all its places free.
@@ -112,7 +50,8 @@ struct KernelManager::Forks {
 };
 
 KernelManager::State::State(KernelManagerOptions given)
-    : options(std::move(given)), cache(options.settings, options.files ? *options.files : FileSystem::system()),
+    : options(std::move(given)),
+      cache(options.settings, options.files ? *options.files : FileSystem::system(), options.ownOnly),
       gate(std::make_unique<Gate>(jobs())) {
   if (!options.compiler)
     options.compiler = std::make_shared<CompilerPlugin>();
@@ -127,245 +66,6 @@ KernelManager::State::State(KernelManagerOptions given)
 KernelManager::State::~State() {
   std::lock_guard guard(Forks::all().mutex);
   Forks::all().managers.erase(this);
-}
-
-std::shared_ptr<const Backend> KernelManager::State::backend(const Target &target) const {
-  for (const std::shared_ptr<const Backend> &backend : options.backends)
-    if (backend->device() == target.device)
-      return backend;
-  if (std::shared_ptr<const Backend> backend = Backend::find(target.device))
-    return backend;
-  throw UserError(ErrorId::BackendMissing, fmt::format("this build has no back end for {} targets, so nothing can be "
-                                                       "made for {}",
-                                                       name(target.device), target.text()));
-}
-
-KernelSpec KernelManager::State::normalise(const KernelSpec &spec) const {
-  return hyperjit::normalise(spec, programs());
-}
-
-ResolvedKernel KernelManager::State::resolve(const KernelSpec &spec, const Target &target, const Schedule &schedule,
-                                             bool tuned) const {
-  ResolvedKernel result;
-  result.spec = spec;
-  if (spec.after)
-    result.after = programs().site(*spec.after);
-  if (spec.before)
-    result.before = programs().site(*spec.before);
-  result.schedule = schedule;
-  if (schedule.isAuto() && tuned)
-    result.schedule = tunedFor(result, target);
-  result.tuned = schedule.isAuto() && !result.schedule.isAuto();
-  return result;
-}
-
-Schedule KernelManager::State::tunedFor(const ResolvedKernel &kernel, const Target &target) const {
-  if (options.tuning)
-    return options.tuning(kernel.spec, target);
-  return tuning.find(kernel.spec, kernel.after ? kernel.after->digest : "", kernel.before ? kernel.before->digest : "",
-                     target);
-}
-
-KeyFields KernelManager::State::fields(const ResolvedKernel &kernel, const Target &target,
-                                       const Backend &backend) const {
-  KeyFields fields;
-  fields.compilerDigest = hyperjit::compilerDigest();
-  if (target.device == DeviceType::Cuda)
-    fields.templateDigest = hyperjit::templateDigest();
-  fields.spec = kernel.spec.text();
-  if (kernel.after)
-    fields.afterProgram = kernel.after->digest;
-  if (kernel.before)
-    fields.beforeProgram = kernel.before->digest;
-  fields.schedule = kernel.schedule.text();
-  fields.target = target.text();
-  fields.flags = backend.flags(target);
-  fields.nameSpace = options.settings.cacheNamespace;
-  return fields;
-}
-
-Artifact KernelManager::State::compile(const ResolvedKernel &kernel, const Target &target, const Backend &backend,
-                                       const KeyFields &fields, const CacheKey &key) {
-  Clock::time_point start = Clock::now();
-  log(LogLevel::Info, fmt::format("compiling {} for {}", fields.spec, fields.target));
-  std::string asked = compilerRequest(kernel, target, "");
-  CompilerReply reply = options.compiler->run(asked);
-  std::string dumpName =
-      fmt::format("{}-{}-{}", name(kernel.spec.role), name(kernel.spec.direction), key.hex().substr(0, 12));
-  if (dumps()) {
-    dump(dumpName + ".request.json", asked.data(), asked.size());
-    for (const auto &[end, program] : {std::pair{".after.hc", kernel.after}, std::pair{".before.hc", kernel.before}})
-      if (program)
-        dump(dumpName + end, program->text.data(), program->text.size());
-    dump(dumpName + (target.device == DeviceType::Cuda ? ".cu" : ".image"), reply.payload.data(), reply.payload.size());
-  }
-  Artifact artifact = backend.build(ArtifactMeta::parse(reply.json), std::move(reply.payload), target,
-                                    {[&] { return gate->tryEnter(); }, [&] { gate->leave(); }});
-  artifact.meta.keyFields = fields.list();
-  artifact.meta.compileMilliseconds = millisecondsSince(start);
-  if (dumps()) {
-    std::string meta = artifact.meta.json();
-    dump(dumpName + ".meta.json", meta.data(), meta.size());
-    if (artifact.kind == PayloadKind::Cubin)
-      for (int number = 0; std::span<const std::byte> binary : binariesOf(artifact))
-        dump(fmt::format("{}.{}.cubin", dumpName, number++), binary.data(), binary.size());
-  }
-  ++compiled;
-  compileMicroseconds += int64_t(artifact.meta.compileMilliseconds * 1000);
-  log(LogLevel::Info, fmt::format("compiled {} in {:.0f} ms, {} bytes", fields.spec, artifact.meta.compileMilliseconds,
-                                  artifact.payload.size()));
-  return artifact;
-}
-
-static void explainMiss(const KernelCache &cache, const KeyFields &fields, const CacheKey &key) {
-  std::string text = fmt::format("miss of {}\n{}", key.hex(), fields.text());
-  if (std::optional<NearestEntry> nearest = cache.nearest(fields)) {
-    text += fmt::format("nearest entry {}", nearest->path);
-    for (const NearestEntry::Difference &difference : nearest->differences)
-      text += fmt::format("\n  {}: here '{}', there '{}'", difference.field, difference.wanted, difference.found);
-  } else {
-    text += "the caches hold no entry";
-  }
-  log(LogLevel::Warning, text);
-}
-
-ResolvedArtifact KernelManager::State::find(const KernelSpec &spec, const Target &target, const Schedule &schedule,
-                                            bool compileAnyway, bool tuned) {
-  Clock::time_point start = Clock::now();
-  std::shared_ptr<const Backend> maker = backend(target);
-  ResolvedKernel kernel = resolve(spec, target, schedule, tuned);
-  ResolvedArtifact result;
-  result.fields = fields(kernel, target, *maker);
-  auto finish = [&](Artifact artifact, Origin origin) {
-    result.artifact = std::make_shared<const Artifact>(std::move(artifact));
-    result.origin = origin;
-    result.milliseconds = millisecondsSince(start);
-    return std::move(result);
-  };
-
-  // Without its toolchain a machine still runs kernels that somebody else compiled.
-  std::exception_ptr noToolchain;
-  try {
-    result.fields.toolchain = maker->toolchain();
-  } catch (const UserError &) {
-    noToolchain = std::current_exception();
-  }
-  result.key = CacheKey::of(result.fields);
-  if (!compileAnyway) {
-    std::optional<Artifact> found = cache.find(result.key);
-    if (!found)
-      found = findShipped(kernel, schedule.isAuto() && tuned, target, result.fields, result.key);
-    if (found) {
-      ++diskHits;
-      if (options.settings.verify == CacheVerify::Regenerate && options.settings.jit && !noToolchain &&
-          result.fields.target == target.text() && result.fields.toolchain == maker->toolchain()) {
-        Passage passage(*gate);
-        Artifact again = compile(kernel, target, *maker, result.fields, result.key);
-        if (again.payload != found->payload)
-          throw InternalError(
-              "a kernel on disk differs from the same kernel compiled now: its key is incomplete or its "
-              "compiler is not deterministic (HYPERJIT_CACHE_VERIFY=regen)",
-              result.fields.text());
-      }
-      return finish(std::move(*found), Origin::Disk);
-    }
-    if (options.settings.explainMiss)
-      explainMiss(cache, result.fields, result.key);
-  }
-  if (!options.settings.jit) {
-    const std::vector<std::string> &offered = cache.shipped().targets;
-    throw MissingKernelError(
-        fmt::format("no compiled kernel for '{}', target {} (key {}), and HYPERJIT_JIT=off forbids to compile it. {}. "
-                    "Compile it ahead "
-                    "with: hyperjit precompile --specs FILE --target {}{}",
-                    result.fields.spec, result.fields.target, result.key.hex(), searched(), result.fields.target,
-                    offered.empty() || std::find(offered.begin(), offered.end(), result.fields.target) != offered.end()
-                        ? std::string()
-                        : fmt::format(". The shipped kernels are for {}", fmt::join(offered, ", "))));
-  }
-  try {
-    if (noToolchain)
-      std::rethrow_exception(noToolchain);
-
-    Passage passage(*gate);
-    // Others may be compiling the same kernel: whoever waited looks again.
-    KernelCache::ShardLock lock;
-    if (!compileAnyway) {
-      lock = cache.lock(result.key);
-      if (lock.held())
-        if (std::optional<Artifact> found = cache.find(result.key, KernelCache::Look::Again)) {
-          ++diskHits;
-          return finish(std::move(*found), Origin::Disk);
-        }
-    }
-    Artifact artifact = compile(kernel, target, *maker, result.fields, result.key);
-    if (!compileAnyway)
-      cache.publish(result.key, artifact);
-    return finish(std::move(artifact), Origin::Compiled);
-  } catch (const UserError &error) {
-    if (kernel.tuned && error.id() == ErrorId::Unsupported) {
-      // A tuning file may be edited, or older than a limit; it only proposes.
-      warnOnce("tuned " + result.fields.spec,
-               fmt::format("the tuning table's schedule for '{}' is not legal and is ignored: {}", result.fields.spec,
-                           error.what()));
-      return find(spec, target, schedule, compileAnyway, /*tuned=*/false);
-    }
-    if (error.id() != ErrorId::CompilerMissing && error.id() != ErrorId::LibraryMissing)
-      throw;
-    throw UserError(error.id(), fmt::format("{}\nIt was wanted for '{}', target {} (key {}). {}.", error.what(),
-                                            result.fields.spec, result.fields.target, result.key.hex(), searched()));
-  }
-}
-
-/// Layers with a manifest are looked up under their own toolchain: another patch release, or none, would miss all of
-/// them. And under the plainer targets that this one runs: a pack is made for x86-64-v3 or sm_90a, not for every
-/// product. Where the schedule is the rules' (`byRule`), it is what a table says for that target, as it was when the
-/// pack was made.
-std::optional<Artifact> KernelManager::State::findShipped(const ResolvedKernel &kernel, bool byRule,
-                                                          const Target &target, KeyFields &fields, CacheKey &key) {
-  const ManifestHead &shipped = cache.shipped();
-  if (shipped.targets.empty() && shipped.toolchains.empty())
-    return std::nullopt;
-  std::vector<std::string> targets = {fields.target};
-  if (target.device == DeviceType::Cuda)
-    targets.push_back(target.isa);
-  else if (target.runsHere())
-    // Levels in the order of their names: none above the one asked for, though this host may run it.
-    for (std::string_view level : {"x86-64-v4", "x86-64-v3"})
-      if (level <= target.cpu)
-        targets.emplace_back(level);
-  std::vector<std::string> toolchains = {fields.toolchain};
-  toolchains.insert(toolchains.end(), shipped.toolchains.begin(), shipped.toolchains.end());
-  std::set<CacheKey> tried = {key};
-  for (const std::string &name : targets) {
-    if (name != fields.target &&
-        std::find(shipped.targets.begin(), shipped.targets.end(), name) == shipped.targets.end())
-      continue;
-    std::string schedule =
-        byRule && name != fields.target ? tunedFor(kernel, Target::parse(name)).text() : fields.schedule;
-    for (const std::string &toolchain : toolchains) {
-      KeyFields theirs = fields;
-      theirs.target = name;
-      theirs.schedule = schedule;
-      theirs.toolchain = toolchain;
-      CacheKey candidate = CacheKey::of(theirs);
-      if (toolchain.empty() || !tried.insert(candidate).second)
-        continue;
-      if (std::optional<Artifact> found = cache.find(candidate, KernelCache::Look::Shipped)) {
-        fields = std::move(theirs);
-        key = candidate;
-        return found;
-      }
-    }
-  }
-  return std::nullopt;
-}
-
-std::string KernelManager::State::searched() const {
-  std::vector<std::string> roots;
-  for (const KernelCache::Layer &layer : cache.layers())
-    roots.push_back(layer.root);
-  return roots.empty() ? std::string("Searched: no folder") : fmt::format("Searched: {}", fmt::join(roots, ", "));
 }
 
 void KernelManager::State::record(const std::string &spec) {
@@ -501,7 +201,7 @@ ResolvedArtifact KernelManager::artifact(const KernelSpec &spec, const Target &t
 KeyFields KernelManager::keyFields(const KernelSpec &spec, const Target &target, const Schedule &schedule) {
   std::shared_ptr<const Backend> maker = state->backend(target);
   KeyFields fields = state->fields(state->resolve(state->normalise(spec), target, schedule), target, *maker);
-  fields.toolchain = maker->toolchain();
+  state->addToolchain(fields, *maker);
   return fields;
 }
 

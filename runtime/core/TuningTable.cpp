@@ -2,15 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/TuningTable.h"
 
+#include "CacheRoot.h"
+#include "Json.h"
 #include "hyperjit/core/CacheKey.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/Log.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
-#include <nlohmann/json.hpp>
+#include <sstream>
 
 using namespace hyperjit;
 using Json = nlohmann::ordered_json;
@@ -19,6 +22,14 @@ static constexpr std::string_view kStatuses[] = {"ok",           "candidate", "w
                                                  "launch_error", "timeout",   "crash"};
 /// A line above this is no record of ours, and is not parsed.
 static constexpr size_t kMaxLine = 1 << 16;
+/// Of a file, as a pack can hold it.
+static constexpr int64_t kMaxFile = int64_t(kMaxEntryBytes);
+
+/// Whether a line was written by a version whose records this one does not know.
+static bool isForeign(const Json &line) {
+  auto version = line.is_object() ? line.find("v") : line.end();
+  return version != line.end() && *version != 1;
+}
 
 std::string hyperjit::tuningCompiler(DeviceType device) {
   // Half a digest tells builds apart; the whole one stands in each kernel's key.
@@ -63,7 +74,7 @@ TuningRecord TuningRecord::parse(std::string_view line) {
   auto fail = [](const std::string &why) { return UserError(ErrorId::InvalidFile, why); };
   if (line.size() > kMaxLine)
     throw fail(fmt::format("it has {} bytes, more than any result", line.size()));
-  Json object = Json::parse(line, nullptr, false);
+  auto object = parseJson<Json>(line);
   if (!object.is_object())
     throw fail("it is no JSON object");
   auto member = [&](const Json &in, const char *name, Json::value_t kind, const char *what) -> const Json & {
@@ -79,8 +90,7 @@ TuningRecord TuningRecord::parse(std::string_view line) {
   auto number = [&](const Json &in, const char *name) {
     return member(in, name, Json::value_t::number_float, "a number").get<double>();
   };
-  auto version = object.find("v");
-  if (version == object.end() || *version != 1)
+  if (!object.contains("v") || isForeign(object))
     throw fail("'v' is not 1: another version wrote it");
   const Json &key = member(object, "key", Json::value_t::object, "an object");
   const Json &env = member(object, "env", Json::value_t::object, "an object");
@@ -122,10 +132,11 @@ TuningRecord TuningRecord::parse(std::string_view line) {
 }
 
 TuningFile hyperjit::readTuningFile(const std::string &path) {
-  std::ifstream file(path, std::ios::binary);
-  std::error_code error;
-  if (!file || std::filesystem::is_directory(path, error))
-    throw UserError(ErrorId::InvalidFile, fmt::format("tuning file '{}' cannot be read", path));
+  std::optional<std::string> text = FileSystem::system().readRegular(path, kMaxFile);
+  if (!text)
+    throw UserError(ErrorId::InvalidFile, fmt::format("tuning file '{}' cannot be read: {}", path,
+                                                      errno == EINVAL ? "it is no plain file" : std::strerror(errno)));
+  std::istringstream file(std::move(*text));
   TuningFile result;
   int number = 0;
   for (std::string line; std::getline(file, line);) {
@@ -135,7 +146,10 @@ TuningFile hyperjit::readTuningFile(const std::string &path) {
     try {
       result.records.push_back(TuningRecord::parse(line));
     } catch (const UserError &error) {
-      result.problems.push_back(fmt::format("line {}: {}", number, error.what()));
+      if (line.size() <= kMaxLine && isForeign(parseJson<Json>(line)))
+        result.foreign.push_back(line);
+      else
+        result.problems.push_back(fmt::format("line {}: {}", number, error.what()));
     }
   }
   return result;
@@ -176,11 +190,17 @@ TuningTable TuningTable::fromSettings(const Settings &settings) {
   };
   for (const std::string &path : settings.tuningPath)
     addAll(path, true);
-  if (!settings.cacheDirectory.empty())
+  if (!settings.cacheDirectory.empty() && !refused(settings))
     addAll(settings.cacheDirectory + "/tuning", false);
   for (const std::string &layer : settings.cachePath)
     addAll(layer + "/tuning", false);
   return table;
+}
+
+bool TuningTable::refused(const Settings &settings) {
+  CacheRoot::Rules rules;
+  rules.checkOwner = settings.trust == CacheTrust::Owner;
+  return CacheRoot(settings.cacheDirectory, rules, FileSystem::system()).refuses("tuning");
 }
 
 void TuningTable::add(const std::string &path, bool named) {
@@ -192,13 +212,13 @@ void TuningTable::add(const std::string &path, bool named) {
     return;
   }
   File file{path, named, {}};
-  size_t foreign = 0;
+  size_t others = 0;
   for (TuningRecord &record : content.records) {
     if (!record.decides())
       continue;
     DeviceType device = record.target.starts_with("sm_") ? DeviceType::Cuda : DeviceType::Cpu;
     if (record.compiler != tuningCompiler(device)) {
-      ++foreign;
+      ++others;
       continue;
     }
     std::string key = record.key();
@@ -209,9 +229,12 @@ void TuningTable::add(const std::string &path, bool named) {
   if (!content.problems.empty())
     said = fmt::format("{} of its lines are no results and are skipped ({}{})", content.problems.size(),
                        content.problems.front(), content.problems.size() > 1 ? ", ..." : "");
-  if (foreign)
+  if (!content.foreign.empty())
+    said += fmt::format("{}{} of its lines are of another version of hyperjit and are skipped",
+                        said.empty() ? "" : "; ", content.foreign.size());
+  if (others)
     said += fmt::format("{}{} of its results are of another compiler and are ignored; hyperjit autotune makes new ones",
-                        said.empty() ? "" : "; ", foreign);
+                        said.empty() ? "" : "; ", others);
   if (!said.empty())
     warnOnce("tuning " + path, fmt::format("tuning file '{}': {}", path, said));
   log(LogLevel::Info, fmt::format("tuning file '{}': {} results", path, file.records.size()));

@@ -72,7 +72,8 @@ std::string label(const KernelSpec &kernel) {
       site.d, name(site.stream));
 }
 
-std::vector<Task> tasksOf(const Options &options) {
+/// The kernels to tune; lines of a file that are no specs are said and added to `mistakes`.
+std::vector<Task> tasksOf(const Options &options, std::vector<SpecMistake> &mistakes) {
   std::map<Bucket, int64_t> counts;
   for (int64_t tokens : options.tokens)
     if (auto [place, first] = counts.emplace(bucketOf(tokens), tokens); !first && place->second != tokens)
@@ -82,17 +83,20 @@ std::vector<Task> tasksOf(const Options &options) {
                       place->second, tokens, kSmallTokens));
   std::vector<Task> tasks;
   std::set<std::string> seen;
-  for (const SpecArguments::Text &text : options.specs.readWithPlaces())
+  mistakes = eachSpec(options.specs.readAny(), [&](const SpecText &text) {
     for (const KernelSpec &kernel : kernelsOf(text.text)) {
       bool wanted = (options.role.empty() || name(kernel.role) == options.role) &&
                     (options.direction.empty() || name(kernel.direction) == options.direction);
+      auto asked = counts.find(kernel.bucket);
+      int64_t tokens = asked != counts.end() ? asked->second : 0;
       // A kernel that is named by its own text says its bucket; --tokens then is about the others.
-      if (isKernelText(text.text) && !counts.count(kernel.bucket))
-        counts.emplace(kernel.bucket, kernel.bucket == Bucket::Small ? kSmallTokens : 4096);
-      if (wanted && counts.count(kernel.bucket) && seen.insert(kernel.text()).second)
-        tasks.push_back({text.text, kernel, counts[kernel.bucket]});
+      if (isKernelText(text.text) && !tokens)
+        tokens = kernel.bucket == Bucket::Small ? kSmallTokens : 4096;
+      if (wanted && tokens && seen.insert(kernel.text()).second)
+        tasks.push_back({text.text, kernel, tokens});
     }
-  if (tasks.empty())
+  });
+  if (tasks.empty() && mistakes.empty())
     throw UsageError(
         "no kernel to tune: write a spec like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs");
   // The large bucket decides what orders a token's sums, for both.
@@ -111,6 +115,9 @@ std::string outPath(const Options &options, const Target &target) {
   const std::string &root = manager().settings().cacheDirectory;
   if (root.empty())
     throw EnvironmentProblem("there is no cache folder to keep results in: name a file with --out FILE.jsonl");
+  if (TuningTable::refused(manager().settings()))
+    throw EnvironmentProblem(
+        fmt::format("no run would read results in {}, which is not trusted: name a file with --out FILE.jsonl", root));
   std::string file =
       target.device == DeviceType::Cpu ? (target.isa == target.cpu ? target.isa : "native") : target.text();
   std::replace(file.begin(), file.end(), '/', '-');
@@ -154,6 +161,7 @@ struct Run {
   Clock::time_point begin = Clock::now();
   double copyGBs = 0;
   std::vector<Outcome> outcomes;
+  std::vector<SpecMistake> mistakes;
 
   Run(const Options &options, const Target &target)
       : options(options), target(target), worker(options.specs.openingWords(), options.limit) {}
@@ -269,7 +277,7 @@ void Run::tune(const Task &task, size_t index, size_t count) {
     if (dynamic_cast<const EnvironmentProblem *>(&error))
       throw;
     outcome.failed = error.what();
-    fmt::print(stderr, "hyperjit: {}: {}\n", task.kernel.text(), error.what());
+    say("{}: {}", task.kernel.text(), error.what());
   }
   outcomes.push_back(std::move(outcome));
 }
@@ -304,9 +312,10 @@ int report(const Run &run) {
   answer["target"] = run.target.text();
   answer["out"] = run.out;
   answer["copy_gbps"] = run.copyGBs;
+  answer["failed"] = mistakesJson(run.mistakes);
   answer["results"] = Json::array();
   Table table({"kernel", "tokens", "default us", "best us", "speed-up", "share", "tried", "rejected", "schedule"});
-  int code = exitOk;
+  int code = run.mistakes.empty() ? exitOk : exitProblem;
   for (const Outcome &outcome : run.outcomes) {
     const TuningRecord &record = outcome.record;
     if (!outcome.failed.empty()) {
@@ -348,9 +357,11 @@ int report(const Run &run) {
   return interrupted() ? exitProblem : code;
 }
 
-int showList(const Options &options, const Target &target, const std::vector<Task> &tasks) {
+int showList(const Options &options, const Target &target, const std::vector<Task> &tasks,
+             const std::vector<SpecMistake> &mistakes) {
   Json answer = jsonHead("autotune", "none");
   answer["target"] = target.text();
+  answer["failed"] = mistakesJson(mistakes);
   answer["kernels"] = Json::array();
   for (const Task &task : tasks) {
     std::vector<ScheduleCandidate> candidates = manager().schedules(task.kernel, target, listLimit(options, target));
@@ -372,7 +383,7 @@ int showList(const Options &options, const Target &target, const std::vector<Tas
       fmt::print("{}: {} legal schedules\n", task.kernel.text(), candidates.size());
   }
   writeJson(answer, options.json);
-  return exitOk;
+  return mistakes.empty() ? exitOk : exitProblem;
 }
 
 int checkFile(const Options &options) {
@@ -380,7 +391,8 @@ int checkFile(const Options &options) {
     throw UsageError(fmt::format("--check {}: the file cannot be read", options.check));
   TuningFile file = readTuningFile(options.check);
   for (const std::string &problem : file.problems)
-    fmt::print(stderr, "hyperjit: {}, {}\n", options.check, problem);
+    say("{}, {}", options.check, problem);
+  watchInterrupt();
   Worker worker(options.specs.openingWords(), options.limit);
   Json answer = jsonHead("autotune", "none");
   answer["file"] = options.check;
@@ -408,7 +420,7 @@ int checkFile(const Options &options) {
         skip("of another compiler");
         continue;
       }
-      const MachineLock lock(manager().settings().cacheDirectory, target);
+      const MachineLock lock(target);
       OpenedKernel opened = worker.open(KernelSpec::parse(record.spec), target, record.tokens);
       answer["device"] = opened.device;
       Trial tuned = worker.attempt(record.schedule, 3, INFINITY), base;
@@ -455,6 +467,8 @@ int run(Options &options) {
     options.specs.open();
     return serveTuning(options.worker);
   }
+  refuseSameFile(
+      {{"--out", options.out}, {"--check", options.check}, {"--plot", options.plot}, {"--json", options.json}});
   if (!options.specs.specs.empty() && (options.specs.specs[0] == "merge" || options.specs.specs[0] == "prune"))
     return editFiles(options.specs.specs, options.out, options.json);
   if (!options.check.empty()) {
@@ -466,21 +480,22 @@ int run(Options &options) {
       throw UsageError("--from-record and --specs both name the file of specs; give one");
     options.specs.specsFile = options.fromRecord;
   }
-  std::vector<Task> tasks = tasksOf(options);
+  std::vector<SpecMistake> mistakes;
+  std::vector<Task> tasks = tasksOf(options, mistakes);
   Target target = options.target.empty() ? targetHere() : Target::parse(options.target);
   if (options.list || options.dryRun)
-    return showList(options, target, tasks);
+    return showList(options, target, tasks, mistakes);
 
   Run run(options, target);
+  run.mistakes = std::move(mistakes);
   run.out = outPath(options, target);
   run.earlier = prepareOut(run.out);
-  MachineLock lock(manager().settings().cacheDirectory, target);
+  watchInterrupt();
+  MachineLock lock(target);
   run.begin = Clock::now();
   for (size_t i = 0; i < tasks.size() && !interrupted(); ++i) {
     if (options.budget > 0 && secondsSince(run.begin) > options.budget && i > 0) {
-      fmt::print(
-          stderr,
-          "hyperjit: the budget of {} s is spent; {} of {} kernels are left, the same command with --resume goes on\n",
+      say("the budget of {} s is spent; {} of {} kernels are left, the same command with --resume goes on",
           options.budget, tasks.size() - i, tasks.size());
       break;
     }
@@ -509,14 +524,17 @@ void addAutotune(CLI::App &app, int &exit) {
   command->add_option("--tokens", options->tokens, "tokens to measure with: one count up to 64, one above, or both")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(aboveZero())
+      ->check(wholeNumber(kMostTokens))
       ->capture_default_str();
   command->add_option("--target", options->target,
                       "native, x86-64-v3, sm_90a/h100, ... (the GPU's, else the best level of this CPU)");
-  command->add_option("--budget", options->budget, "seconds for all kernels together (30 a kernel)")
+  command
+      ->add_option(
+          "--budget", options->budget,
+          "seconds for all kernels together (30 a kernel); what a first measurement of each takes is not cut short")
       ->check(aboveZero());
   command->add_option("--timeout", options->limit, "seconds that one candidate may take to compile and run")
-      ->check(aboveZero())
+      ->check(aboveZero(86400))
       ->capture_default_str();
   command->add_option("--out", options->out,
                       "JSON lines to append to (TARGET.jsonl in the cache's tuning folder, which every run reads)");

@@ -18,7 +18,7 @@ void addBench(CLI::App &app, int &exit) {
   command->add_option("--tokens", options->tokens, "comma list of token counts")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(aboveZero())
+      ->check(wholeNumber(kMostTokens))
       ->capture_default_str();
   command->add_option("--against", options->against, "comma list: eager (plain ATen formulas); none")
       ->delimiter(',')
@@ -45,7 +45,7 @@ void addBench(CLI::App &app, int &exit) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   command->add_option("--repeats", options->repeats, "timed repetitions; the median is reported")
-      ->check(aboveZero())
+      ->check(wholeNumber(1000000))
       ->capture_default_str();
   command
       ->add_option("--allocator", options->allocator,
@@ -61,11 +61,11 @@ void addBench(CLI::App &app, int &exit) {
     if (!options->plot.empty() &&
         std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
       throw UsageError("--plot shows chains, and --mode names none; add chain to --mode or leave --plot out");
-    if (!options->plot.empty() && options->plot == options->json)
-      throw UsageError(fmt::format("--plot and --json both name '{}'", options->plot));
+    refuseSameFile({{"--plot", options->plot}, {"--json", options->json}});
     specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())
-      options->specs = {"static:n=4,d=512", "dynamic:n=4,d=512", "frac:n=1,m=4,d=512", "manifold:n=4,d=512"};
+      options->specs = {
+          {"static:n=4,d=512", ""}, {"dynamic:n=4,d=512", ""}, {"frac:n=1,m=4,d=512", ""}, {"manifold:n=4,d=512", ""}};
     else
       options->specs = specs->read();
     exit = reinterpret_cast<BenchEntry>(torchToolsEntry(benchEntryName))(*options);

@@ -1,13 +1,14 @@
 // hyperjit cache: where kernels are kept, what is there, whether it is whole, and why a spec is or is not found.
 // SPDX-License-Identifier: Apache-2.0
-#include "Pack.h"
-#include "Tool.h"
+#include "CacheCommand.h"
 
-#include <hyperjit/core/TuningTable.h>
+#include <hyperjit/core/Backend.h>
+#include <hyperjit/core/FileSystem.h>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <cerrno>
 #include <cstring>
 #include <ctime>
 #include <fstream>
@@ -22,12 +23,7 @@ namespace hyperjit::tools {
 
 namespace {
 
-struct Options {
-  std::string json, key, target, file, folder, log;
-  std::vector<std::string> places;
-  bool manifest = false;
-  SpecArguments specs;
-};
+using Options = CacheOptions;
 
 struct Found {
   std::string layer;
@@ -43,11 +39,16 @@ std::vector<Found> everything(const KernelCache &cache) {
   return all;
 }
 
-std::string writableRoot(const KernelCache &cache) {
+/// The writable layer; where there is none, that is the answer.
+std::string rootToChange(const KernelCache &cache) {
   for (const auto &layer : cache.layers())
     if (layer.writable)
       return layer.root;
-  return {};
+  const CacheMode mode = Settings::fromEnvironment().cache;
+  if (mode == CacheMode::ReadOnly || mode == CacheMode::Off)
+    throw EnvironmentProblem(fmt::format("nothing was removed: HYPERJIT_CACHE={} keeps the cache folder as it is",
+                                         mode == CacheMode::Off ? "off" : "ro"));
+  throw EnvironmentProblem("there is no cache folder: set HYPERJIT_CACHE_DIR, or HOME");
 }
 
 std::string timeText(int64_t seconds) {
@@ -132,8 +133,9 @@ int stats(const Options &options) {
     bytes += found.file.bytes;
   }
   CacheTotals totals;
-  if (std::string root = writableRoot(cache); !root.empty())
-    totals = KernelCache::totals(root);
+  // The first layer is the user's own, where processes that write leave their counts; HYPERJIT_CACHE=ro still reads it.
+  if (!cache.layers().empty())
+    totals = KernelCache::totals(cache.layers().front().root);
   Json answer = jsonHead("cache-stats", "none");
   answer["hits"] = totals.cache.hits;
   answer["misses"] = totals.cache.misses;
@@ -169,7 +171,7 @@ int verify(const Options &options) {
   Json bad = Json::array();
   auto complain = [&](const std::string &file, const std::string &why) {
     bad.push_back({{"file", file}, {"why", why}});
-    fmt::print(stderr, "hyperjit: {}: {}\n", file, why);
+    say("{}: {}", file, why);
   };
   for (const std::string &root : roots) {
     for (const CacheEntryFile &file : KernelCache::list(root)) {
@@ -182,13 +184,15 @@ int verify(const Options &options) {
     }
     if (!options.manifest)
       continue;
-    std::ifstream file(root + "/manifest.json", std::ios::binary);
-    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    if (!file)
+    std::optional<std::string> text = FileSystem::system().readRegular(root + "/manifest.json", kMaxManifestBytes);
+    if (!text && errno == ENOENT)
       continue;
     ++manifests;
     try {
-      for (const CacheManifest::Difference &difference : CacheManifest::parse(text).check(root))
+      if (!text)
+        throw UserError(ErrorId::InvalidFile,
+                        errno == EINVAL ? "is no plain file" : fmt::format("cannot be read: {}", std::strerror(errno)));
+      for (const CacheManifest::Difference &difference : CacheManifest::parse(*text).check(root))
         complain(root + "/" + difference.file, difference.why);
     } catch (const Error &error) {
       complain(root + "/manifest.json", error.what());
@@ -207,182 +211,6 @@ int verify(const Options &options) {
     fmt::print("{} checked, {} bad, {} of another format\n", checked, badCount, unknown);
   writeJson(answer, options.json);
   return whole ? exitOk : exitProblem;
-}
-
-/// ", 2 files of tuning results", or nothing.
-std::string tuningText(const CacheManifest &manifest) {
-  size_t count = manifest.tuning.size();
-  return count == 0 ? "" : fmt::format(", {} file{} of tuning results", count, count == 1 ? "" : "s");
-}
-
-/// Tuning results of a pack beside those that are there. A name that is taken by other results gets a part of the
-/// SHA-256 in it, with which it sorts before, and so is asked before, what was there: the pack's kernels are those of
-/// its results.
-void storeTuning(const std::string &root, const ManifestFile &file, std::span<const std::byte> bytes) {
-  std::string_view text(reinterpret_cast<const char *>(bytes.data()), bytes.size());
-  fs::path path = fs::path(root) / file.file;
-  auto taken = [&] {
-    std::ifstream there(path, std::ios::binary);
-    return there && std::string((std::istreambuf_iterator<char>(there)), {}) != text;
-  };
-  if (taken())
-    path.replace_filename(fmt::format("{}-{}.jsonl", path.stem().string().substr(0, 60), file.sha256.substr(0, 12)));
-  std::error_code error;
-  fs::create_directories(path.parent_path(), error);
-  writeFileWhole(path, text);
-}
-
-int pack(const Options &options) {
-  std::string root = options.folder;
-  if (root.empty())
-    root = Settings::fromEnvironment().cacheDirectory;
-  if (std::error_code error; root.empty() || !fs::is_directory(root, error))
-    throw UsageError(fmt::format("'{}' is no folder; name the cache to pack with --from DIR", root));
-  std::vector<std::string> skipped;
-  CacheManifest manifest = CacheManifest::of(root, &skipped);
-  for (const std::string &file : skipped)
-    fmt::print(stderr, "hyperjit: left out: {}\n", file);
-  if (!options.target.empty()) {
-    std::set<std::string> wanted, toolchains, targets;
-    for (const Target &target : targetsOf(options.target))
-      wanted.insert(target.text());
-    std::erase_if(manifest.entries, [&](const ManifestEntry &entry) { return !wanted.count(entry.target); });
-    for (const ManifestEntry &entry : manifest.entries) {
-      toolchains.insert(entry.toolchain);
-      targets.insert(entry.target);
-    }
-    std::erase_if(manifest.head.targets, [&](const std::string &target) { return !targets.count(target); });
-    std::erase_if(manifest.head.toolchains, [&](const std::string &toolchain) { return !toolchains.count(toolchain); });
-    // A file of results goes along whole where it decides anything for these targets.
-    std::erase_if(manifest.tuning, [&](const ManifestFile &file) {
-      std::vector<TuningRecord> records = compacted(readTuningFile(root + "/" + file.file).records);
-      return std::none_of(records.begin(), records.end(),
-                          [&](const TuningRecord &r) { return wanted.count(r.target); });
-    });
-  }
-  if (manifest.entries.empty())
-    throw UsageError(fmt::format("{} holds no kernel to pack", root));
-  writePack(options.file, root, manifest, interrupted);
-  uint64_t bytes = fs::file_size(options.file);
-  Json answer = jsonHead("cache-pack", "none");
-  answer["file"] = options.file;
-  answer["entries"] = manifest.entries.size();
-  answer["tuning"] = manifest.tuning.size();
-  answer["targets"] = manifest.head.targets;
-  answer["bytes"] = bytes;
-  answer["skipped"] = skipped;
-  if (options.json.empty())
-    fmt::print("{}: {} kernels for {}{}, {}\n", options.file, manifest.entries.size(),
-               fmt::join(manifest.head.targets, ", "), tuningText(manifest), humanBytes(bytes));
-  writeJson(answer, options.json);
-  return skipped.empty() ? exitOk : exitProblem;
-}
-
-int unpack(const Options &options) {
-  Settings settings = Settings::fromEnvironment();
-  settings.cache = CacheMode::ReadWrite;
-  settings.cacheMaxBytes = int64_t(1) << 50; // what is unpacked on purpose is not thrown away again
-  if (!options.folder.empty()) {
-    std::error_code error;
-    settings.cacheDirectory = fs::absolute(options.folder, error).string();
-    settings.trust = CacheTrust::Path;
-  }
-  if (settings.cacheDirectory.empty())
-    throw EnvironmentProblem("no cache to unpack into: name a folder with --to DIR or HYPERJIT_CACHE_DIR");
-  const std::string &root = settings.cacheDirectory;
-  KernelCache cache(settings);
-  int64_t failed = 0;
-  // All of the pack is checked before the first kernel is stored; each is stored whole or not at all.
-  PackReader reader;
-  reader.entry = [&](const ManifestEntry &entry, std::span<const std::byte> bytes) {
-    const CacheKey key = *CacheKey::fromHex(entry.key);
-    // A file that is no whole entry of this key is no other's either: it makes room.
-    if (const DecodedEntry there = KernelCache::inspect(cache.pathOf(key));
-        there.fault == EntryFault::Damaged || (there.key && there.key->hex() != entry.key))
-      cache.discard(key);
-    if (interrupted() || !cache.publishEntry(key, bytes))
-      ++failed;
-  };
-  reader.tuning = [&](const ManifestFile &file, std::span<const std::byte> bytes) { storeTuning(root, file, bytes); };
-  CacheManifest manifest = readPack(options.file, &reader);
-  if (failed)
-    throw EnvironmentProblem(
-        fmt::format("{} of {} kernels could not be stored in {}; those that were are whole, the same "
-                    "command goes on",
-                    failed, manifest.entries.size(), root));
-  // Of everything in the folder: packs add up.
-  const std::vector<std::string> skipped = writeManifest(root);
-  bool runs = manifest.head.targets.empty();
-  for (const std::string &name : manifest.head.targets)
-    try {
-      Target target = Target::parse(name);
-      runs |= target.device == DeviceType::Cuda || target.runsHere();
-    } catch (const Error &) {
-      // A target of a newer version: not ours to run.
-    }
-  if (!runs)
-    fmt::print(stderr, "hyperjit: none of its kernels runs on this machine: they are for {}\n",
-               fmt::join(manifest.head.targets, ", "));
-  CacheStatistics counted = cache.statistics();
-  Json answer = jsonHead("cache-unpack", "none");
-  answer["directory"] = root;
-  answer["entries"] = manifest.entries.size();
-  answer["added"] = counted.published;
-  answer["tuning"] = manifest.tuning.size();
-  answer["targets"] = manifest.head.targets;
-  answer["runs_here"] = runs;
-  answer["skipped"] = skipped;
-  if (options.json.empty())
-    fmt::print("{}: {} kernels for {}, {} new{}\n", root, manifest.entries.size(),
-               fmt::join(manifest.head.targets, ", "), counted.published, tuningText(manifest));
-  writeJson(answer, options.json);
-  return skipped.empty() ? exitOk : exitProblem;
-}
-
-int diff(const Options &options) {
-  if (options.places.size() != 2)
-    throw UsageError("cache diff compares two: folders or packs");
-  for (const std::string &place : options.places)
-    if (std::error_code error; !fs::exists(place, error))
-      throw UsageError(fmt::format("'{}' is neither folder nor pack", place));
-  CacheManifest a = manifestOf(options.places[0]), b = manifestOf(options.places[1]);
-  Json differences = Json::array();
-  auto tell = [&](const ManifestEntry &entry, const std::string &what) {
-    differences.push_back({{"key", entry.key}, {"spec", entry.spec}, {"target", entry.target}, {"what", what}});
-    if (options.json.empty())
-      fmt::print("{:<10} {}  {:<14} {}\n", what, entry.key.substr(0, 12), entry.target, entry.spec);
-  };
-  auto i = a.entries.begin(), j = b.entries.begin();
-  while (i != a.entries.end() || j != b.entries.end()) {
-    if (j == b.entries.end() || (i != a.entries.end() && i->file < j->file)) {
-      tell(*i++, "only in A");
-    } else if (i == a.entries.end() || j->file < i->file) {
-      tell(*j++, "only in B");
-    } else {
-      if (i->sha256 != j->sha256)
-        tell(*i, "differs");
-      ++i, ++j;
-    }
-  }
-  // Results are compared by content: unpacking may have given a file another name.
-  auto tellTuning = [&](const CacheManifest &one, const CacheManifest &other, const std::string &what) {
-    for (const ManifestFile &file : one.tuning)
-      if (std::none_of(other.tuning.begin(), other.tuning.end(),
-                       [&](const ManifestFile &o) { return o.sha256 == file.sha256; })) {
-        differences.push_back({{"file", file.file}, {"what", what}});
-        if (options.json.empty())
-          fmt::print("{:<10} {}\n", what, file.file);
-      }
-  };
-  tellTuning(a, b, "only in A");
-  tellTuning(b, a, "only in B");
-  bool same = differences.empty();
-  Json answer = jsonHead("cache-diff", "none");
-  answer["differences"] = std::move(differences);
-  if (options.json.empty() && same)
-    fmt::print("the same {} kernels\n", a.entries.size());
-  writeJson(answer, options.json);
-  return same ? exitOk : exitProblem;
 }
 
 /// What HYPERJIT_JIT=off complained about in a log becomes a spec list for precompile.
@@ -416,13 +244,14 @@ int missing(const Options &options) {
       fmt::print("{}\n", spec);
   }
   if (kernels.empty())
-    fmt::print(stderr, "hyperjit: {} names no missing kernel\n", options.log);
+    say("{} names no missing kernel", options.log);
   writeJson(answer, options.json);
   return exitOk;
 }
 
 int prune(const Options &options) {
   KernelCache cache(Settings::fromEnvironment());
+  rootToChange(cache);
   int64_t bytes = cache.clean(true);
   Json answer = jsonHead("cache-prune", "none");
   answer["removed_bytes"] = bytes;
@@ -434,16 +263,16 @@ int prune(const Options &options) {
 
 int clear(const Options &options) {
   KernelCache cache(Settings::fromEnvironment());
-  std::string root = writableRoot(cache);
+  std::string root = rootToChange(cache);
   int64_t entries = 0, bytes = 0, failed = 0;
   // Only files that are entries: whatever else somebody keeps there stays.
-  for (const CacheEntryFile &file : root.empty() ? std::vector<CacheEntryFile>() : KernelCache::list(root)) {
+  for (const CacheEntryFile &file : KernelCache::list(root)) {
     if (::unlink(file.path.c_str()) == 0) {
       ++entries;
       bytes += file.bytes;
     } else if (errno != ENOENT) {
       ++failed;
-      fmt::print(stderr, "hyperjit: {}: {}\n", file.path, std::strerror(errno));
+      say("{}: {}", file.path, std::strerror(errno));
     }
   }
   Json answer = jsonHead("cache-clear", "none");
@@ -458,6 +287,7 @@ int clear(const Options &options) {
 int explain(const Options &options) {
   // As a run would look: every layer, its trust, packs under their own toolchain; only the compiler is out of reach.
   KernelManagerOptions managerOptions;
+  managerOptions.substitutes = !managerOptions.settings.jit; // a run that may would compile the tuned kernel
   managerOptions.settings.jit = false;
   managerOptions.settings.recordFile.clear();
   managerOptions.settings.explainMiss = false;
@@ -467,52 +297,66 @@ int explain(const Options &options) {
   KernelManager manager(managerOptions);
   Json answer = jsonHead("cache-explain", "none");
   answer["kernels"] = Json::array();
-  bool all = true;
   Target target = targetOf(options.target);
-  for (const std::string &text : options.specs.read()) {
-    for (const KernelSpec &kernel : kernelsOf(text)) {
-      KeyFields fields;
-      CacheKey key;
-      std::string where;
-      Json differences = Json::array();
-      try {
-        ResolvedArtifact found = manager.artifact(kernel, target);
-        fields = found.fields;
-        key = found.key;
-        for (const Found &file : everything(manager.cache()))
-          if (file.file.key == key && where.empty())
-            where = file.file.path;
-      } catch (const MissingKernelError &) {
-        fields = manager.keyFields(kernel, target);
-        key = CacheKey::of(fields);
-      }
-      std::string verdict = "found in " + where;
-      if (where.empty()) {
-        all = false;
-        verdict = "not in any layer: it would be compiled";
-        if (std::optional<NearestEntry> nearest = manager.cache().nearest(fields)) {
-          verdict += "\nnearest is " + nearest->path;
-          for (const NearestEntry::Difference &difference : nearest->differences) {
-            verdict += fmt::format("\n  {} is '{}' here and '{}' there", difference.field, difference.wanted,
-                                   difference.found);
-            differences.push_back(
-                {{"field", difference.field}, {"wanted", difference.wanted}, {"found", difference.found}});
-          }
-          if (nearest->differences.empty())
-            verdict += "\n  every field is equal: it is damaged, or its owner or mode is not trusted";
+  std::vector<KernelSpec> kernels;
+  const std::vector<SpecMistake> mistakes = eachSpec(options.specs.read(), [&](const SpecText &spec) {
+    for (KernelSpec &kernel : kernelsOf(spec.text))
+      kernels.push_back(std::move(kernel));
+  });
+  answer["failed"] = mistakesJson(mistakes);
+  bool all = mistakes.empty();
+  for (const KernelSpec &kernel : kernels) {
+    KeyFields fields;
+    CacheKey key;
+    std::string where, lacking;
+    Json differences = Json::array();
+    try {
+      ResolvedArtifact found = manager.artifact(kernel, target);
+      fields = found.fields;
+      key = found.key;
+      for (const Found &file : everything(manager.cache()))
+        if (file.file.key == key && where.empty())
+          where = file.file.path;
+    } catch (const MissingKernelError &) {
+      fields = manager.keyFields(kernel, target);
+      key = CacheKey::of(fields);
+      if (fields.toolchain.empty())
+        try {
+          Backend::find(target.device)->toolchain();
+        } catch (const UserError &error) {
+          lacking = error.what();
         }
-      }
-      Json list = Json::object();
-      for (auto &[field, value] : fields.list())
-        list[field] = value;
-      answer["kernels"].push_back({{"spec", kernel.text()},
-                                   {"key", key.hex()},
-                                   {"found", where},
-                                   {"fields", list},
-                                   {"differences", differences}});
-      if (options.json.empty())
-        fmt::print("{}\n{}key = {}\n{}\n\n", kernel.text(), fields.text(), key.hex(), verdict);
     }
+    std::string verdict = "found in " + where;
+    if (where.empty()) {
+      all = false;
+      verdict = lacking.empty() ? "not in any layer: it would be compiled"
+                                : "not in any layer, and cannot be compiled here: " + lacking;
+      if (std::optional<NearestEntry> nearest = manager.cache().nearest(fields)) {
+        verdict += "\nnearest is " + nearest->path;
+        for (const NearestEntry::Difference &difference : nearest->differences) {
+          verdict +=
+              fmt::format("\n  {} is '{}' here and '{}' there", difference.field, difference.wanted, difference.found);
+          differences.push_back(
+              {{"field", difference.field}, {"wanted", difference.wanted}, {"found", difference.found}});
+        }
+        if (nearest->differences.empty())
+          verdict += "\n  every field is equal: it is damaged, or its owner or mode is not trusted";
+      }
+    }
+    Json list = Json::object();
+    for (auto &[field, value] : fields.list())
+      list[field] = value;
+    answer["kernels"].push_back({{"spec", kernel.text()},
+                                 {"key", lacking.empty() ? key.hex() : ""},
+                                 {"toolchain_missing", lacking},
+                                 {"found", where},
+                                 {"fields", list},
+                                 {"differences", differences}});
+    if (options.json.empty())
+      fmt::print("{}\n{}key = {}\n{}\n\n", kernel.text(), fields.text(),
+                 lacking.empty() ? key.hex() : "(unknown: the toolchain is part of it, and is not on this machine)",
+                 verdict);
   }
   writeJson(answer, options.json);
   return all ? exitOk : exitProblem;
@@ -546,16 +390,17 @@ void addCache(CLI::App &app, int &exit) {
   CLI::App *packing =
       add("pack",
           "writes the kernels of a cache and its tuning results into one file, the same bytes from the same content",
-          " kernels.hjpack", pack);
+          " kernels.hjpack", packCache);
   packing->add_option("FILE", options->file, "the pack to write")->required();
   packing->add_option("--from", options->folder, "the cache to pack (the writable directory)");
   packing->add_option("--target", options->target, "comma list: only the kernels of these targets");
   CLI::App *unpacking =
-      add("unpack", "checks a pack and stores its kernels and tuning results", " kernels.hjpack --to kernels", unpack);
+      add("unpack", "checks a pack and stores its kernels and tuning results, in --to DIR with a manifest",
+          " kernels.hjpack --to kernels", unpackCache);
   unpacking->add_option("FILE", options->file, "the pack")->required();
   unpacking->add_option("--to", options->folder, "the folder to fill (the writable directory)");
-  add("diff", "which kernels only one of two folders or packs holds; exit 1 if they differ", " kernels new.hjpack",
-      diff)
+  add("diff", "which kernels only one of two folders or packs holds; exit 1 if they differ or cannot be read",
+      " kernels new.hjpack", diffCaches)
       ->add_option("PLACE", options->places, "folder or pack")
       ->expected(2);
   add("missing", "the spec list of the kernels that HYPERJIT_JIT=off missed in a log", " --log run.log", missing)

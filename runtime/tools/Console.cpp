@@ -12,15 +12,27 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <fcntl.h>
 #include <fstream>
 #include <iostream>
 #include <numeric>
 #include <unistd.h>
+#include <utility>
 
 namespace hyperjit::tools {
 
 Json jsonHead(std::string_view command, std::string_view device) {
   return {{"schema", fmt::format("hyperjit.{}/1", command)}, {"version", version()}, {"device", device}};
+}
+
+void tell(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
+void holdStandardDescriptors() {
+  // Each is opened the other way round but stderr: who reads or writes there is told, as of a closed one.
+  constexpr int ways[] = {O_WRONLY, O_RDONLY, O_WRONLY};
+  for (int descriptor = 0; descriptor < 3; ++descriptor)
+    if (::fcntl(descriptor, F_GETFD) < 0 && errno == EBADF)
+      (void)::open("/dev/null", ways[descriptor]); // the lowest that is free is this one
 }
 
 OutputFile::OutputFile(const std::filesystem::path &path) : path(path) {
@@ -177,14 +189,20 @@ static std::atomic<bool> interruptSeen{false};
 bool interrupted() { return interruptSeen.load(std::memory_order_relaxed); }
 
 void watchInterrupt() {
-  auto note = [](int) {
+  static bool watching = false;
+  if (std::exchange(watching, true)) // a second signal stays the end
+    return;
+  struct sigaction note = {}; // without SA_RESTART: what waits for a pipe or a lock is woken up
+  note.sa_handler = [](int) {
     interruptSeen.store(true, std::memory_order_relaxed);
     for (int each : {SIGINT, SIGTERM})
       std::signal(each, SIG_DFL);
   };
-  for (int each : {SIGINT, SIGTERM})
-    if (std::signal(each, note) == SIG_IGN) // nohup, a shell's background
-      std::signal(each, SIG_IGN);
+  for (int each : {SIGINT, SIGTERM}) {
+    struct sigaction before = {};
+    if (::sigaction(each, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) // nohup, a shell's background
+      ::sigaction(each, &note, nullptr);
+  }
 }
 
 std::string humanBytes(uint64_t bytes) {

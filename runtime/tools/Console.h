@@ -4,6 +4,7 @@
 // stdout is data, stderr is progress and log. Nothing here knows LibTorch, LLVM or CUDA.
 #pragma once
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <chrono>
@@ -13,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace hyperjit::tools {
@@ -31,6 +33,16 @@ struct UsageError : std::runtime_error {
 struct EnvironmentProblem : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+/// Text on stderr. Work goes on where it cannot be told: a full disk, a terminal that is gone.
+void tell(std::string_view text);
+/// A message on stderr: "hyperjit: ", the text, a line's end.
+template <typename... Values> void say(fmt::format_string<Values...> format, Values &&...values) {
+  tell("hyperjit: " + fmt::format(format, std::forward<Values>(values)...) + "\n");
+}
+
+/// Descriptors 0 to 2 that are closed are taken, so that no file of ours gets the number and, with it, what is printed.
+void holdStandardDescriptors();
 
 /// The head every JSON answer has: schema "hyperjit.<command>/1", version, device.
 Json jsonHead(std::string_view command, std::string_view device);
@@ -92,8 +104,8 @@ private:
 /// True once Ctrl-C was pressed or the process was asked to end (SIGTERM: timeout, a batch system); long work looks at
 /// it between steps, finishes what it holds and prints it.
 bool interrupted();
-/// Installs the handler behind `interrupted`, of this library or program: each has its own. A second signal ends the
-/// process at once.
+/// Installs the handler behind `interrupted`, of this library or program: each has its own. For work that looks at it,
+/// from where it begins to: everything else is to be ended at once, and so is all of it by a second signal.
 void watchInterrupt();
 
 std::string humanBytes(uint64_t bytes);

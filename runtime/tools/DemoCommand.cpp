@@ -17,23 +17,27 @@ void addDemo(CLI::App &app, int &exit) {
   command->add_option("--text", options->text,
                       "a UTF-8 file, or a folder of them (the project's own sources and documents)");
   command->add_option("--steps", options->steps, "training steps of each variant")
-      ->check(aboveZero())
+      ->check(wholeNumber(1000000000))
       ->capture_default_str();
   command
       ->add_option("--variants", options->variants,
                    "comma list of: plain, a recipe, or a spec like dynamic:n=2,tanh=off")
       ->capture_default_str();
-  command->add_option("--streams", options->streams, "residual streams n")->check(aboveZero())->capture_default_str();
+  command->add_option("--streams", options->streams, "residual streams n")
+      ->check(wholeNumber(1024))
+      ->capture_default_str();
   command->add_option("--fracs", options->fracs, "fracs m of the variant frac")
-      ->check(aboveZero())
+      ->check(wholeNumber(1024))
       ->capture_default_str();
-  command->add_option("--dim", options->dim, "model width D")->check(aboveZero())->capture_default_str();
+  command->add_option("--dim", options->dim, "model width D")->check(wholeNumber(65536))->capture_default_str();
   command->add_option("--layers", options->layers, "transformer layers; each has two connections")
-      ->check(aboveZero())
+      ->check(wholeNumber(1000))
       ->capture_default_str();
-  command->add_option("--batch", options->batch, "sequences a step")->check(aboveZero())->capture_default_str();
+  command->add_option("--batch", options->batch, "sequences a step")
+      ->check(wholeNumber(1000000))
+      ->capture_default_str();
   command->add_option("--context", options->context, "characters a sequence")
-      ->check(aboveZero())
+      ->check(wholeNumber(1000000))
       ->capture_default_str();
   command->add_option("--device", options->device, "auto|cpu|cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
@@ -59,8 +63,7 @@ void addDemo(CLI::App &app, int &exit) {
       checkDestination(options->plot);
     if (options->json != "none" && options->json != "-")
       checkDestination(options->json);
-    if (options->plot == options->json && options->plot != "none")
-      throw UsageError(fmt::format("--plot and --json both name '{}'", options->plot));
+    refuseSameFile({{"--plot", options->plot}, {"--json", options->json}});
     // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower.
     // Read by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
     ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);

@@ -2,12 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "Tool.h"
 #include "TorchTools.h"
+#include "autotune/Machine.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <chrono>
 #include <dlfcn.h>
+#include <functional>
+#include <memory>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -63,44 +67,56 @@ bool belongsToOthers(const std::string &path) {
 
 Check cache() {
   Check check{"cache"};
-  Settings settings = Settings::fromEnvironment();
-  KernelCache cache(settings);
-  for (const auto &layer : cache.layers()) {
-    if (!layer.writable)
-      continue;
-    // The root is created at the first store; what counts is its nearest ancestor that exists.
-    std::filesystem::path folder = layer.root;
-    while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
-      folder = folder.parent_path();
-    bool writable = takesFiles(folder);
-    bool open = anybodyWrites(layer.root) || anybodyWrites(layer.root + "/v1"),
-         foreign = belongsToOthers(layer.root + "/v1");
-    check.ok = writable && (settings.trust != CacheTrust::Owner || (!open && !foreign));
-    check.found = layer.root;
-    if (!writable) {
-      check.found += fmt::format(" ({} is not writable)", folder.string());
-      check.advice = "every process compiles for itself; set HYPERJIT_CACHE_DIR to a folder you can write";
-    } else if (!check.ok) {
-      check.found += open ? " (writable by everybody)" : " (belongs to somebody else)";
-      check.advice = fmt::format(
-          "it is neither read nor written: chmod o-w {0}, or set HYPERJIT_CACHE_DIR, or HYPERJIT_CACHE_TRUST=path "
-          "if you vouch for it",
-          layer.root);
-    } else {
-      std::error_code error;
-      auto space = std::filesystem::space(folder, error);
-      if (!error && space.available < uint64_t(64) << 20) {
-        check.ok = false;
-        check.found += fmt::format(" ({} left on its disk)", humanBytes(space.available));
-        check.advice = "kernels are compiled and not kept; make room, or lower HYPERJIT_CACHE_MAX_SIZE and run "
-                       "hyperjit cache prune";
-      }
-    }
+  const Settings settings = Settings::fromEnvironment();
+  const std::string &root = settings.cacheDirectory;
+  constexpr const char *alone = "every process compiles for itself";
+  if (settings.cache == CacheMode::Off) {
+    check.found = "HYPERJIT_CACHE=off: kernels are kept in memory only";
+    check.advice = fmt::format("{}; leave HYPERJIT_CACHE at rw to keep them", alone);
+    check.optional = true; // as it was asked for
+    return check;
   }
-  if (check.found.empty()) {
+  if (root.empty()) {
     check.found = "no writable directory";
     check.optional = !settings.jit; // a production image with its pack needs none
-    check.advice = "every process compiles for itself; set HYPERJIT_CACHE_DIR to a folder you can write";
+    check.advice = fmt::format("{}; set HYPERJIT_CACHE_DIR to a folder you can write", alone);
+    return check;
+  }
+  check.found = root;
+  const bool open = anybodyWrites(root) || anybodyWrites(root + "/v1"), foreign = belongsToOthers(root + "/v1");
+  if (settings.trust == CacheTrust::Owner && (open || foreign)) {
+    check.found += open ? " (writable by everybody)" : " (belongs to somebody else)";
+    check.advice = fmt::format(
+        "it is neither read nor written: chmod o-w {0}, or set HYPERJIT_CACHE_DIR, or HYPERJIT_CACHE_TRUST=path "
+        "if you vouch for it",
+        root);
+    return check;
+  }
+  if (settings.cache == CacheMode::ReadOnly) {
+    const size_t entries = KernelCache::list(root).size();
+    check.found += fmt::format(" (HYPERJIT_CACHE=ro: it is read and never written): {} kernels", entries);
+    check.advice = fmt::format("what is not there {}; set HYPERJIT_CACHE to rw to keep what is compiled",
+                               settings.jit ? "is compiled by every process for itself" : "is an error");
+    check.ok = entries > 0;
+    check.optional = true; // kernels may be in other folders
+    return check;
+  }
+  // The root is created at the first store; what counts is its nearest ancestor that exists.
+  std::filesystem::path folder = root;
+  while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
+    folder = folder.parent_path();
+  if (!takesFiles(folder)) {
+    check.found += fmt::format(" ({} is not writable)", folder.string());
+    check.advice = fmt::format("{}; set HYPERJIT_CACHE_DIR to a folder you can write", alone);
+    return check;
+  }
+  std::error_code error;
+  const auto space = std::filesystem::space(folder, error);
+  check.ok = error || space.available >= uint64_t(64) << 20;
+  if (!check.ok) {
+    check.found += fmt::format(" ({} left on its disk)", humanBytes(space.available));
+    check.advice = "kernels are compiled and not kept; make room, or lower HYPERJIT_CACHE_MAX_SIZE and run "
+                   "hyperjit cache prune";
   }
   return check;
 }
@@ -108,10 +124,11 @@ Check cache() {
 /// HYPERJIT_CACHE_PATH and what came with the installation.
 std::vector<Check> shipped() {
   std::vector<Check> checks;
-  KernelCache cache(Settings::fromEnvironment());
-  for (const auto &layer : cache.layers()) {
-    if (layer.writable)
-      continue;
+  const Settings settings = Settings::fromEnvironment();
+  KernelCache cache(settings);
+  const bool own = !settings.cacheDirectory.empty(); // the first layer, also where it is only read
+  for (size_t i = own ? 1 : 0; i < cache.layers().size(); ++i) {
+    const KernelCache::Layer &layer = cache.layers()[i];
     Check check("shipped kernels");
     size_t entries = KernelCache::list(layer.root).size();
     std::error_code error;
@@ -194,10 +211,11 @@ Check driver() {
   return check;
 }
 
-// Compiles, loads and runs the smallest kernel there is on this host.
-Check launch() {
-  Check check{"compile, load, launch"};
+/// Compiles, loads and runs the smallest kernel there is.
+Check launch(const char *name, const std::function<Target()> &where, const char *advice) {
+  Check check{name};
   try {
+    const Target target = where();
     ProgramSource &programs = ProgramSource::global();
     std::vector<std::string> names = programs.recipes();
     if (names.empty())
@@ -208,24 +226,35 @@ Check launch() {
     site.d = 8;
     KernelSpec spec = KernelSpec::beforeForward(programs.normalise(site), false, Bucket::Small);
     auto begin = std::chrono::steady_clock::now();
-    auto kernel = KernelManager::global().get(spec, Target::hostLevel());
+    auto kernel = KernelManager::global().get(spec, target);
     double milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-    std::vector<std::vector<std::byte>> memory;
+    const std::unique_ptr<Machine> machine = machineFor(target);
     std::vector<void *> operands;
-    auto aligned = [&](size_t bytes) {
-      memory.emplace_back(bytes + 64);
-      size_t address = reinterpret_cast<size_t>(memory.back().data());
-      return memory.back().data() + (64 - address % 64);
-    };
     for (const OperandInfo &operand : kernel->meta().operands)
-      operands.push_back(aligned(size_t(operand.elements * sizeOf(operand.dtype))));
-    void *workspace = aligned(kernel->workspaceBytes(1));
-    kernel->launch(operands, workspace, 1, {});
+      operands.push_back(machine->allocate(size_t(operand.elements * sizeOf(operand.dtype))));
+    void *workspace = machine->allocate(std::max<size_t>(size_t(kernel->workspaceBytes(1)), 1));
+    machine->launch(*kernel, operands, workspace, 1);
+    machine->finish();
     check.ok = true;
-    check.found = fmt::format("{} for {} in {:.1f} ms", spec.text(), Target::hostLevel().text(), milliseconds);
+    check.found = fmt::format("{} for {} in {:.1f} ms", spec.text(), target.text(), milliseconds);
   } catch (const std::exception &error) {
     check.found = error.what();
-    check.advice = "the CPU back end does not work here; the message says which part";
+    check.advice = advice;
+  }
+  return check;
+}
+
+/// Opened as the commands do: a file of that name may be half of it, or its LibTorch missing.
+Check torchTools() {
+  Check check("libtorch tools");
+  check.optional = true;
+  try {
+    torchToolsEntry(demoEntryName);
+    check.found = torchToolsPath();
+    check.ok = true;
+  } catch (const EnvironmentProblem &problem) {
+    check.found = problem.what();
+    check.advice = "demo and bench need it; build with LibTorch (HYPERJIT_BUILD_TORCH=ON)";
   }
   return check;
 }
@@ -240,21 +269,20 @@ int run(const std::string &json) {
   checks.push_back(cache());
   for (Check &check : shipped())
     checks.push_back(std::move(check));
-  checks.push_back(launch());
-  Check torch("libtorch tools");
-  torch.found = torchToolsPath();
-  torch.ok = !torch.found.empty();
-  torch.optional = true;
-  if (!torch.ok) {
-    torch.found = "not built";
-    torch.advice = "demo and bench need a build with LibTorch (HYPERJIT_BUILD_TORCH=ON)";
-  }
-  checks.push_back(torch);
+  checks.push_back(launch("compile, load, launch", Target::hostLevel,
+                          "the CPU back end does not work here; the message says which part"));
   checks.push_back(toolchain(
       DeviceType::Cuda, "nvrtc",
       "kernels for NVIDIA GPUs cannot be compiled; NVRTC comes with the torch wheel, or set HYPERJIT_NVRTC_PATH",
       true));
+  const bool compiles = checks.back().ok;
   checks.push_back(driver());
+  if (checks.back().ok) {
+    Check gpu = launch("launch on the GPU", targetHere, "kernels do not run on the GPU; the message says which part");
+    gpu.optional = !compiles || !Settings::fromEnvironment().jit; // its own kernel is in no pack
+    checks.push_back(std::move(gpu));
+  }
+  checks.push_back(torchTools()); // last: LibTorch brings libraries that the others are not to find by that
   Json answer = jsonHead("doctor", Target::native().text());
   answer["checks"] = Json::array();
   bool good = true;

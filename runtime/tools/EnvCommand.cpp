@@ -55,8 +55,7 @@ static int run(const std::string &json) {
   auto unknown = unknownEnvironment();
   for (auto &[name, near] : unknown) {
     answer["unknown"].push_back({{"name", name}, {"nearest", near}});
-    fmt::print(stderr, "hyperjit: {} is set but means nothing{}\n", name,
-               near.empty() ? "" : fmt::format("; did you mean {}?", near));
+    say("{} is set but means nothing{}", name, near.empty() ? "" : fmt::format("; did you mean {}?", near));
   }
   if (json.empty())
     fmt::print("{}", table.text());

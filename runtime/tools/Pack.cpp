@@ -14,6 +14,7 @@
 
 #include <hyperjit/core/Artifact.h>
 #include <hyperjit/core/Error.h>
+#include <hyperjit/core/FileSystem.h>
 
 #include <fmt/format.h>
 
@@ -21,6 +22,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -35,7 +37,6 @@ namespace {
 constexpr size_t kBlock = 512;
 using Block = std::array<char, kBlock>;
 constexpr const char *kManifestName = "manifest.json", *kSumsName = "SHA256SUMS";
-constexpr uint64_t kMaxManifestBytes = uint64_t(256) << 20;
 
 uint32_t checksumOf(const Block &block) {
   uint32_t sum = 0;
@@ -65,18 +66,14 @@ Block header(const std::string &name, size_t size) {
   throw UserError(ErrorId::InvalidFile, fmt::format("{} is no whole pack: {}", file, why));
 }
 
-std::vector<std::byte> readFile(const std::string &path) {
-  std::ifstream file(path, std::ios::binary);
-  std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file.good() && !file.eof())
+std::string readFile(const std::string &path) {
+  std::optional<std::string> bytes = FileSystem::system().readRegular(path, int64_t(kMaxEntryBytes), O_NOFOLLOW);
+  if (!bytes)
     throw UserError(ErrorId::InvalidFile, fmt::format("{} cannot be read", path));
-  auto *begin = reinterpret_cast<const std::byte *>(bytes.data());
-  return {begin, begin + bytes.size()};
+  return std::move(*bytes);
 }
 
-std::span<const std::byte> bytesOf(const std::string &text) {
-  return {reinterpret_cast<const std::byte *>(text.data()), text.size()};
-}
+std::span<const std::byte> bytesOf(const std::string &text) { return std::as_bytes(std::span(text)); }
 
 uint64_t octal(const std::string &file, const char *text, size_t length) {
   uint64_t value = 0;
@@ -90,9 +87,11 @@ uint64_t octal(const std::string &file, const char *text, size_t length) {
 
 /// Calls `member` for each; the content is in memory while it runs.
 void walk(const std::string &path, const std::function<void(const std::string &, std::span<const std::byte>)> &member) {
+  std::error_code error;
+  if (fs::file_status there = fs::status(path, error); fs::exists(there) && !fs::is_regular_file(there))
+    throw UsageError(fmt::format("{} is {}; a pack is one file, written by hyperjit cache pack", path,
+                                 fs::is_directory(there) ? "a folder" : "no plain file"));
   std::ifstream file(path, std::ios::binary);
-  if (std::error_code error; fs::is_directory(path, error))
-    throw UsageError(fmt::format("{} is a folder; a pack is one file, written by hyperjit cache pack", path));
   if (!file)
     throw UsageError(fmt::format("{} cannot be opened: {}", path, std::strerror(errno)));
   Block block;
@@ -109,7 +108,7 @@ void walk(const std::string &path, const std::function<void(const std::string &,
     if ((block[156] != '0' && block[156] != 0) || block[345] != 0)
       bad(path, fmt::format("'{}' is no plain file", name));
     uint64_t size = octal(path, block.data() + 124, 12);
-    if (size > (name == kManifestName || name == kSumsName ? kMaxManifestBytes : kMaxEntryBytes))
+    if (size > (name == kManifestName || name == kSumsName ? uint64_t(kMaxManifestBytes) : kMaxEntryBytes))
       bad(path, fmt::format("'{}' says that it has {} bytes", name, size));
     std::vector<std::byte> content(size);
     uint64_t padded = (size + kBlock - 1) / kBlock * kBlock;
@@ -141,10 +140,10 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
   auto addFrom = [&](const std::string &name, const std::string &sha256) {
     if (stop())
       throw EnvironmentProblem(fmt::format("interrupted: '{}' was not written", path));
-    std::vector<std::byte> bytes = readFile(root + "/" + name);
-    if (sha256Text(bytes) != sha256)
+    std::string bytes = readFile(root + "/" + name);
+    if (sha256Text(bytesOf(bytes)) != sha256)
       throw UserError(ErrorId::InvalidFile, fmt::format("{}/{} changed while it was packed", root, name));
-    add(name, bytes);
+    add(name, bytesOf(bytes));
   };
   for (const ManifestFile &each : manifest.tuning)
     addFrom(each.file, each.sha256);
@@ -171,6 +170,8 @@ CacheManifest readPack(const std::string &path, const PackReader *reader) {
   bool named = false;
   auto check = [&](const std::string &name, std::span<const std::byte> bytes) {
     if (name == kManifestName) {
+      if (named) // of two, each could name what the other does not
+        bad(path, "it has two manifests");
       try {
         manifest = CacheManifest::parse({reinterpret_cast<const char *>(bytes.data()), bytes.size()});
       } catch (const UserError &error) {
@@ -225,16 +226,23 @@ std::vector<std::string> writeManifest(const std::string &root) {
   std::vector<std::string> skipped;
   const CacheManifest manifest = CacheManifest::of(root, &skipped);
   for (const std::string &file : skipped)
-    fmt::print(stderr, "hyperjit: left out of the manifest: {}\n", file);
-  writeFileWhole(fs::path(root) / kSumsName, manifest.sums());
-  writeFileWhole(fs::path(root) / kManifestName, manifest.text());
+    say("left out of the manifest: {}", file);
+  writeCacheFile(fs::path(root) / kSumsName, manifest.sums());
+  writeCacheFile(fs::path(root) / kManifestName, manifest.text());
   return skipped;
 }
 
-CacheManifest manifestOf(const std::string &place) {
+void writeCacheFile(const fs::path &path, std::string_view content) {
+  std::error_code error;
+  if (fs::file_status there = fs::status(path, error); fs::exists(there) && !fs::is_regular_file(there))
+    throw EnvironmentProblem(fmt::format("cannot write '{}': what is there is no plain file", path.string()));
+  writeFileWhole(path, content);
+}
+
+CacheManifest manifestOf(const std::string &place, std::vector<std::string> &skipped) {
   std::error_code error;
   if (fs::is_directory(place, error))
-    return CacheManifest::of(place);
+    return CacheManifest::of(place, &skipped);
   return readPack(place, nullptr);
 }
 

@@ -5,9 +5,12 @@
 #include <hyperjit/core/CacheManifest.h>
 
 #include <cstddef>
+#include <filesystem>
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace hyperjit::tools {
 
@@ -30,7 +33,10 @@ CacheManifest readPack(const std::string &file, const PackReader *reader);
 /// Of all that a folder holds. What is left out of it (CacheManifest::of) is returned and named on stderr.
 std::vector<std::string> writeManifest(const std::string &root);
 
-/// The manifest of a folder (as its entries are now) or of a pack.
-CacheManifest manifestOf(const std::string &place);
+/// writeFileWhole for what a cache keeps beside its kernels: never into a pipe or a device, which would be waited for.
+void writeCacheFile(const std::filesystem::path &path, std::string_view content);
+
+/// The manifest of a folder (as its entries are now) or of a pack; `skipped` is CacheManifest::of's.
+CacheManifest manifestOf(const std::string &place, std::vector<std::string> &skipped);
 
 } // namespace hyperjit::tools

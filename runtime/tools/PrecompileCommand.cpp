@@ -40,7 +40,7 @@ struct Work {
 };
 
 void fail(Work &work, const std::string &spec, const std::string &target, const std::string &error, int code) {
-  fmt::print(stderr, "hyperjit: {}: {}\n", spec, error);
+  say("{}: {}", spec, error);
   work.failed.push_back({spec, target, error});
   work.worst = std::max(work.worst, code);
 }
@@ -48,7 +48,7 @@ void fail(Work &work, const std::string &spec, const std::string &target, const 
 /// Each distinct kernel once a target. A spec with a mistake is named and the rest goes on.
 Work collect(const Options &options, const std::vector<Target> &targets) {
   Work work;
-  std::vector<SpecArguments::Text> texts = options.specs.readWithPlaces();
+  std::vector<SpecText> texts = options.specs.readAny();
   if (!options.model.empty()) {
     auto entry = reinterpret_cast<ModelEntry>(torchToolsEntry(modelEntryName));
     for (std::string &spec : entry(options.model))
@@ -58,21 +58,16 @@ Work collect(const Options &options, const std::vector<Target> &targets) {
     throw UsageError(
         "no spec given; write one like manifold:n=4,d=4096,dtype=bf16, or name a file with --specs or --model");
   std::set<std::string> seen;
-  for (const SpecArguments::Text &text : texts) {
-    std::vector<KernelSpec> kernels;
-    try {
-      kernels = kernelsOf(text.text);
-    } catch (const std::exception &error) {
-      // A mistake on the command line is one of usage; one in a file is a finding, and the other lines are good.
-      if (text.where.empty())
-        throw;
-      fail(work, text.text, "", fmt::format("{}: {}", text.where, error.what()), exitProblem);
-      continue;
-    }
+  const std::vector<SpecMistake> mistakes = eachSpec(texts, [&](const SpecText &text) {
+    std::vector<KernelSpec> kernels = kernelsOf(text.text);
     for (const Target &target : targets)
       for (const KernelSpec &kernel : kernels)
         if (seen.insert(kernel.text() + "\n" + target.text()).second)
           work.requests.push_back({kernel, target, {}});
+  });
+  for (const SpecMistake &mistake : mistakes) {
+    work.failed.push_back({mistake.text, "", mistake.error});
+    work.worst = std::max<int>(work.worst, exitProblem);
   }
   return work;
 }
@@ -100,10 +95,8 @@ void nameUnused(const std::vector<Target> &targets) {
       continue;
     const Target own = cuda ? here : Target::hostLevel();
     if (target.text() != own.text() && (cuda ? target.isa == own.isa : target.runsHere()))
-      fmt::print(
-          stderr,
-          "hyperjit: this machine is {}, and finds kernels for {} only in a folder with a manifest (--out DIR, then "
-          "HYPERJIT_CACHE_PATH=DIR); for its own cache, name --target {}\n",
+      say("this machine is {}, and finds kernels for {} only in a folder with a manifest (--out DIR, then "
+          "HYPERJIT_CACHE_PATH=DIR); for its own cache, name --target {}",
           own.text(), target.text(), own.text());
   }
 }
@@ -112,13 +105,20 @@ int run(const Options &options) {
   auto begin = std::chrono::steady_clock::now();
   std::vector<Target> targets = targetsOf(options.targets);
   Work work = collect(options, targets);
+  watchInterrupt();
   if (options.out.empty())
     nameUnused(targets);
-  int jobs = options.jobs > 0 ? options.jobs : std::max(1, int(std::thread::hardware_concurrency()));
   KernelManagerOptions managerOptions;
+  // Nothing else is done meanwhile, so without a word it is one a processor, not the few of a program that runs.
+  const int set = managerOptions.settings.compileJobs, jobs = options.jobs ? options.jobs
+                                                              : set        ? set
+                                                                           : availableProcessors();
   managerOptions.settings.compileJobs = jobs;
   managerOptions.settings.jit = true;
   managerOptions.settings.recordFile.clear();
+  // The folder is to hold each of these kernels, whatever lies elsewhere or would do instead.
+  managerOptions.ownOnly = true;
+  managerOptions.substitutes = false;
   if (!options.out.empty()) {
     // A folder that is to be shipped has the modes of the umask, and never forgets what was put there.
     std::error_code error;
@@ -143,10 +143,17 @@ int run(const Options &options) {
       throw EnvironmentProblem(fmt::format("--out {}: {}", options.out, error.message()));
   }
 
+  // Publishing is best effort inside the cache; for this command it is the whole point. So each kernel is looked for
+  // again, as a run would look.
+  Settings reading = manager.settings();
+  reading.cache = CacheMode::ReadOnly;
+  KernelCache written(reading, FileSystem::system(), /*ownOnly=*/true);
+
   Progress progress("precompile", int64_t(work.requests.size()));
   std::mutex mutex;
   int64_t compiled = 0, cached = 0, done = 0;
   std::vector<Json> entries(work.requests.size());
+  std::vector<int64_t *> counts(work.requests.size()); // where each was counted
   const std::vector<size_t> order = orderOfWork(work.requests);
   auto compile = [&](size_t turn) {
     if (interrupted())
@@ -156,15 +163,20 @@ int run(const Options &options) {
     std::string spec = request.spec.text(), target = request.target.text();
     try {
       ResolvedArtifact resolved = manager.artifact(request.spec, request.target);
-      // Publishing is best effort inside the cache; for this command it is the whole point.
-      std::error_code error;
       std::string path = manager.cache().pathOf(resolved.key);
+      std::optional<Artifact> there = written.find(resolved.key);
+      std::error_code error;
       uint64_t bytes = std::filesystem::file_size(path, error);
       std::lock_guard lock(mutex);
-      if (error && resolved.origin == Origin::Compiled) {
-        fail(work, spec, target, fmt::format("compiled, but '{}' could not be written", path), exitEnvironment);
+      if (!error && (!there || there->meta.target != target)) {
+        std::string why = there ? "it is for " + there->meta.target : KernelCache::inspect(path).reason;
+        fail(work, spec, target,
+             fmt::format("'{}' is in the kernel's place and is not taken: {}; remove it, or fill another folder", path,
+                         why.empty() ? "its owner or mode is not trusted" : why),
+             exitEnvironment);
       } else {
-        ++(resolved.origin == Origin::Compiled ? compiled : cached);
+        counts[i] = resolved.origin == Origin::Compiled ? &compiled : &cached;
+        ++*counts[i];
         entries[i] = {{"spec", spec},
                       {"target", target},
                       {"key", resolved.key.hex()},
@@ -180,6 +192,24 @@ int run(const Options &options) {
   };
   runAll(order.size(), compile, Workers::upTo(jobs));
   progress.finish();
+  // Only now: what was stored may have made room for what came after it.
+  const CacheStatistics stored = manager.cache().statistics();
+  const bool removed = stored.published + stored.lost >= compiled;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (!counts[i])
+      continue;
+    const std::string path = manager.cache().pathOf(*CacheKey::fromHex(entries[i]["key"].get<std::string>()));
+    if (std::error_code error; std::filesystem::exists(path, error))
+      continue;
+    --*counts[i];
+    entries[i] = nullptr;
+    fail(work, work.requests[i].spec.text(), work.requests[i].target.text(),
+         removed ? fmt::format("there is no '{}': it was removed again; HYPERJIT_CACHE_MAX_SIZE, which is {}, may be "
+                               "too little for all of these kernels",
+                               path, humanBytes(uint64_t(manager.settings().cacheMaxBytes)))
+                 : fmt::format("there is no '{}': it could not be written", path),
+         exitEnvironment);
+  }
   // Also after Ctrl-C: what is there can be shipped.
   std::vector<std::string> skipped;
   if (!options.out.empty() && compiled + cached > 0)
@@ -188,6 +218,7 @@ int run(const Options &options) {
   double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   Json answer = jsonHead("precompile", "none");
   answer["directory"] = root;
+  answer["jobs"] = jobs;
   answer["compiled"] = compiled;
   answer["cached"] = cached;
   answer["failed"] = Json::array();
@@ -220,7 +251,8 @@ void addPrecompile(CLI::App &app, int &exit) {
   command->add_option("--model", options->model, "a module saved by torch::save: the kernels of its hyperjit layers");
   command->add_option("--target", options->targets,
                       "comma list: native, x86-64-v3, sm_90a, sm_90a/h100, ... (the best x86-64 level of this CPU)");
-  command->add_option("--jobs", options->jobs, "kernels at a time (one per processor)")->check(aboveZero());
+  command->add_option("--jobs", options->jobs, "kernels at a time (HYPERJIT_COMPILE_JOBS, else one per processor)")
+      ->check(aboveZero());
   command->add_option("--out", options->out,
                       "the directory to fill and to give a manifest, ready to be shipped (HYPERJIT_CACHE_DIR)");
   addJson(*command, options->json);

@@ -4,8 +4,16 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
+#include <iterator>
+#include <spawn.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace hyperjit::tools {
@@ -53,24 +61,74 @@ std::string ptx(KernelManager &manager, const KernelSpec &kernel, const Target &
   return backend->assembly(manager.stage(kernel, target, "cuda", schedule, cut), target);
 }
 
+/// A folder that nobody else can have prepared, and that goes with all that is in it.
+class TemporaryFolder {
+public:
+  TemporaryFolder() {
+    std::error_code error;
+    const std::string place = std::filesystem::temp_directory_path(error).string();
+    name = place + "/hyperjit-XXXXXX";
+    if (!error && !::mkdtemp(name.data()))
+      error = std::error_code(errno, std::generic_category());
+    if (error)
+      throw EnvironmentProblem(
+          fmt::format("no folder can be made in {}: {}", place.empty() ? "TMPDIR" : place, error.message()));
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(name, ignored);
+  }
+  TemporaryFolder(const TemporaryFolder &) = delete;
+  std::string file(const char *of) const { return name + "/" + of; }
+
+private:
+  std::string name;
+};
+
+std::string contentOf(const std::string &path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// What nvdisasm prints about a cubin.
+std::string nvdisasm(std::span<const std::byte> binary) {
+  const TemporaryFolder folder;
+  std::string cubin = folder.file("kernel.cubin"), out = folder.file("out"), err = folder.file("err");
+  writeFileWhole(cubin, {reinterpret_cast<const char *>(binary.data()), binary.size()});
+  std::string tool = "nvdisasm", option = "-c";
+  char *words[] = {tool.data(), option.data(), cubin.data(), nullptr};
+  posix_spawn_file_actions_t files; // no pipes: whoever waits for one of two may wait for ever
+  ::posix_spawn_file_actions_init(&files);
+  ::posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+  ::posix_spawn_file_actions_addopen(&files, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+  pid_t process = -1;
+  const int error = ::posix_spawnp(&process, words[0], &files, nullptr, words, environ);
+  ::posix_spawn_file_actions_destroy(&files);
+  if (error == ENOENT)
+    throw EnvironmentProblem("nvdisasm is not on PATH; it comes with the CUDA toolkit (package cuda-nvdisasm-13-0). "
+                             "--stage cuda shows the source");
+  if (error)
+    throw EnvironmentProblem(fmt::format("nvdisasm cannot be started: {}", std::strerror(error)));
+  int status = 0;
+  while (::waitpid(process, &status, 0) < 0 && errno == EINTR)
+    ;
+  if (status != 0) {
+    std::string said = contentOf(err);
+    said.erase(said.find_last_not_of(" \t\r\n") + 1);
+    throw EnvironmentProblem(fmt::format("nvdisasm {}{}{}",
+                                         WIFSIGNALED(status) ? fmt::format("died of signal {}", WTERMSIG(status))
+                                                             : fmt::format("ended with {}", WEXITSTATUS(status)),
+                                         said.empty() ? "" : ": ", said));
+  }
+  return contentOf(out);
+}
+
 std::string disassemble(const ResolvedArtifact &resolved) {
   if (resolved.artifact->kind != PayloadKind::Cubin)
     throw UsageError("--stage sass needs a CUDA target, for example --target sm_90a");
-  if (std::system("command -v nvdisasm >/dev/null 2>&1") != 0)
-    throw EnvironmentProblem("nvdisasm is not on PATH; it comes with the CUDA toolkit (package cuda-nvdisasm-13-0). "
-                             "--stage cuda shows the source");
-  std::string path = fmt::format("{}/hyperjit-{}.cubin", std::filesystem::temp_directory_path().string(), ::getpid());
   std::string text;
-  for (std::span<const std::byte> binary : binariesOf(*resolved.artifact)) {
-    writeFileWhole(path, {reinterpret_cast<const char *>(binary.data()), binary.size()});
-    if (FILE *pipe = ::popen(fmt::format("nvdisasm -c '{}'", path).c_str(), "r")) {
-      char block[4096];
-      while (size_t count = std::fread(block, 1, sizeof block, pipe))
-        text.append(block, count);
-      ::pclose(pipe);
-    }
-  }
-  std::filesystem::remove(path);
+  for (std::span<const std::byte> binary : binariesOf(*resolved.artifact))
+    text += nvdisasm(binary);
   return text;
 }
 
@@ -224,7 +282,7 @@ int showSummary(const Options &options, const std::string &text) {
 }
 
 int run(const Options &options) {
-  std::string text = options.specs.read().front();
+  std::string text = options.specs.read().front().text;
   if (isKernelText(text) && !(options.role + options.direction + options.tokens).empty())
     throw UsageError(fmt::format(
         "'{}' is a kernel, which says itself what --role, --direction and --tokens say; leave them out", text));

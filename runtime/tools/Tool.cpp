@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <cctype>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <dlfcn.h>
@@ -106,19 +107,17 @@ void SpecArguments::open() const {
   takePrograms(programs);
 }
 
-std::vector<std::string> SpecArguments::read() const {
-  std::vector<std::string> all;
-  for (Text &text : readWithPlaces())
-    all.push_back(std::move(text.text));
+std::vector<SpecText> SpecArguments::read() const {
+  std::vector<SpecText> all = readAny();
   if (all.empty())
     throw UsageError(
         "no spec given; write one like manifold:n=4,d=4096,dtype=bf16 (hyperjit recipes lists the recipes)");
   return all;
 }
 
-std::vector<SpecArguments::Text> SpecArguments::readWithPlaces() const {
+std::vector<SpecText> SpecArguments::readAny() const {
   open();
-  std::vector<Text> all;
+  std::vector<SpecText> all;
   for (const std::string &spec : specs)
     all.push_back({spec, ""});
   if (!specsFile.empty()) {
@@ -174,20 +173,46 @@ CLI::Option *writes(CLI::Option *option) {
   });
 }
 
-CLI::Validator aboveZero() {
+CLI::Validator aboveZero(double most) {
   // The parser's own PositiveNumber prints the largest double as the end of its range.
   return CLI::Validator(
-      [](std::string &word) {
+      [most](std::string &word) {
         double value = 0;
         bool number = CLI::detail::lexical_cast(word, value);
-        return number && value > 0 && std::isfinite(value) ? std::string()
-                                                           : fmt::format("{} is not a number above 0", word);
+        if (!number || !(value > 0) || !std::isfinite(value))
+          return fmt::format("{} is not a number above 0", word);
+        return value <= most ? std::string() : fmt::format("{} is more than {}", word, most);
       },
       "POSITIVE");
 }
 
+CLI::Validator wholeNumber(int64_t most) {
+  return CLI::Validator(
+      [most](std::string &word) {
+        int64_t value = 0;
+        const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+        return error == std::errc() && end == word.data() + word.size() && value >= 1 && value <= most
+                   ? std::string()
+                   : fmt::format("{} is not a whole number from 1 to {}", word, most);
+      },
+      "POSITIVE");
+}
+
+void refuseSameFile(std::initializer_list<std::pair<const char *, std::string>> files) {
+  std::map<std::filesystem::path, const char *> named;
+  for (const auto &[option, file] : files) {
+    if (file.empty() || file == "-" || file == "none")
+      continue;
+    std::error_code error;
+    auto [place, first] =
+        named.emplace(std::filesystem::weakly_canonical(std::filesystem::absolute(file, error), error), option);
+    if (!first)
+      throw UsageError(fmt::format("{} and {} both name '{}'", place->second, option, file));
+  }
+}
+
 int report(const std::exception &error) {
-  std::fprintf(stderr, "hyperjit: %s\n", error.what());
+  say("{}", error.what());
   return exitCodeOf(error);
 }
 

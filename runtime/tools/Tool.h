@@ -3,6 +3,7 @@
 #pragma once
 
 #include "Console.h"
+#include "Specs.h"
 
 #include <hyperjit/core/Error.h>
 #include <hyperjit/core/KernelManager.h>
@@ -10,8 +11,12 @@
 
 #include <CLI/CLI.hpp>
 
+#include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace hyperjit::tools {
@@ -41,12 +46,9 @@ struct SpecArguments {
   /// Only what makes recipes known: --load and --recipe.
   void addRecipes(CLI::App &command);
   /// Makes the recipes known, reads the file; UsageError if there is no spec at all.
-  std::vector<std::string> read() const;
-  /// The same, with where each stood: "" on the command line, "FILE, line 7" in a file.
-  struct Text {
-    std::string text, where;
-  };
-  std::vector<Text> readWithPlaces() const;
+  std::vector<SpecText> read() const;
+  /// The same, where there may be none.
+  std::vector<SpecText> readAny() const;
   /// Opens the libraries and takes the programs in, once.
   void open() const;
   /// The words that make the same recipes known to another process of this command.
@@ -81,8 +83,16 @@ void addJson(CLI::App &command, std::string &destination);
 /// `option` names a file that the command will write: refused before the work where that cannot be.
 CLI::Option *writes(CLI::Option *option);
 
-/// What counts and times of options are: a finite number above zero.
-CLI::Validator aboveZero();
+/// What times of options are: a finite number above zero, and at most `most`.
+CLI::Validator aboveZero(double most = std::numeric_limits<double>::max());
+/// What counts of options are: a whole number from 1 to `most`.
+CLI::Validator wholeNumber(int64_t most);
+/// Far above what any memory holds, and far enough below the largest number to be multiplied by a row's bytes.
+inline constexpr int64_t kMostTokens = int64_t(1) << 32;
+
+/// Options that name files to be written, or that must not be: UsageError where two name the same one. Empty names,
+/// "-" and "none" are no files.
+void refuseSameFile(std::initializer_list<std::pair<const char *, std::string>> files);
 
 /// The exit code of an exception.
 int exitCodeOf(const std::exception &error);

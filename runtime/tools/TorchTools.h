@@ -3,6 +3,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "Specs.h"
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,7 +28,7 @@ struct DemoOptions {
 };
 
 struct BenchOptions {
-  std::vector<std::string> specs;
+  std::vector<SpecText> specs;
   std::vector<int64_t> tokens = {4096};
   std::vector<std::string> against = {"eager"};
   std::vector<std::string> modes = {"chain"}; ///< chain, alone, decode

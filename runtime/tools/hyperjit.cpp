@@ -63,6 +63,7 @@ static std::vector<const char *> settleJson(const CLI::App &app, int argc, char 
 }
 
 int main(int argc, char **argv) {
+  holdStandardDescriptors();
   CLI::App app(
       "hyperjit makes fused kernels for hyper-connections, forward and backward, from a description of one token's "
       "mathematics",
@@ -80,7 +81,6 @@ int main(int argc, char **argv) {
   addRecipes(app, exit);
   addEnv(app, exit);
   addDoctor(app, exit);
-  watchInterrupt();
   try {
     checkWords(app, argc, argv);
     app.parse(argc, settleJson(app, argc, argv).data());
@@ -92,7 +92,7 @@ int main(int argc, char **argv) {
   }
   // What did not arrive is no success: a full disk, a closed descriptor.
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout)) {
-    std::fputs("hyperjit: not all could be written to the standard output\n", stderr);
+    say("not all could be written to the standard output");
     return exitEnvironment;
   }
   return exit;

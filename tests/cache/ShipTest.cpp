@@ -1,9 +1,6 @@
 // P6, P29 - P33 and the command line: caches that travel. These compile real kernels, a few small ones.
 // SPDX-License-Identifier: Apache-2.0
-#include "Harness.h"
-
-#include "hyperjit/core/ProgramSource.h"
-#include "hyperjit/core/TuningTable.h"
+#include "Ship.h"
 
 #include <cstring>
 #include <fcntl.h>
@@ -20,54 +17,6 @@ using namespace hyperjit;
 using namespace hyperjit::test;
 
 namespace {
-
-std::string inQuotes(const std::string &text) { return "'" + text + "'"; }
-
-/// One pack for all tests of this file: two variants and a boundary between them, for the lowest CPU level.
-struct Ship : testing::Test {
-  static inline std::unique_ptr<TemporaryFolder> all;
-  static inline std::string specs, pack, kernels;
-  static inline bool made = false;
-  TemporaryFolder folder;
-
-  static void SetUpTestSuite() {
-    all = std::make_unique<TemporaryFolder>();
-    specs = *all / "specs.txt";
-    kernels = *all / "kernels";
-    pack = *all / "kernels.hjpack";
-    writeFile(specs,
-              "# what a model of two layers uses\n"
-              "before(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n"
-              "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):forward:save:tokens=small\n"
-              "boundary(static:n=2,m=1,d=16,dtype=fp32|manifold:n=2,m=1,d=16,dtype=fp32):backward:given=xuc:want=xycp:"
-              "tokens=small\n"
-              "after(manifold:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=small\n");
-    Ran ran =
-        hyperjitCommand("precompile --specs " + specs + " --target x86-64-v3 --out " + kernels, "HOME=" + all->path);
-    made = ran.code == 0;
-    EXPECT_EQ(ran.code, 0) << ran.out << ran.error;
-    ran = hyperjitCommand("cache pack " + pack + " --from " + kernels, "HOME=" + all->path);
-    made &= ran.code == 0;
-  }
-  static void TearDownTestSuite() { all.reset(); }
-  void SetUp() override {
-    if (!made)
-      GTEST_SKIP() << "this build has no compiler";
-  }
-  Ran command(const std::string &arguments, const std::string &environment = "") {
-    return hyperjitCommand(arguments, "HOME=" + folder.path + " " + environment);
-  }
-  static Ran warm(const std::string &environment, const std::string &before = {}) {
-    return run("env -i PATH=/usr/bin:/bin HYPERJIT_COMPILER_PATH=/nonexistent HYPERJIT_NVRTC_PATH=/nonexistent " +
-               environment + " " + before + " " + reachable(CACHE_WARM) + " " + specs);
-  }
-  static std::vector<std::string> files(const std::string &root) {
-    std::vector<std::string> list;
-    for (const CacheEntryFile &file : KernelCache::list(root))
-      list.push_back(file.path);
-    return list;
-  }
-};
 
 // Inverted: `fields.flags += environment("HOME")` in KernelManager::State::fields.
 TEST_F(Ship, P06_NothingElseChangesTheKey) {
@@ -424,6 +373,19 @@ TEST_F(Ship, P29_DamagedPacksStoreNothing) {
       continue;
     refused(flipped, "byte " + std::to_string(at));
   }
+  // Two manifests, whose files could be mixed up; and one whose text would be the end of a stack.
+  auto member = [&](size_t at) { return 512 + (std::stoul(whole.substr(at + 124, 11), nullptr, 8) + 511) / 512 * 512; };
+  size_t second = member(0), size = member(second);
+  ASSERT_EQ(whole.substr(second, 14), std::string("manifest.json\0", 14));
+  std::string twice = whole;
+  refused(twice.insert(second + size, whole.substr(second, size)), "two manifests");
+  writeFile(folder / "manifest.json",
+            "{\"schema\": \"hyperjit.manifest/1\", \"targets\": [], \"entries\": [], \"toolchains\": [" +
+                std::string(2000000, '[') + std::string(2000000, ']') + "]}");
+  ASSERT_EQ(run("cd " + folder.path + " && tar --format=ustar -cf deep.tar manifest.json").code, 0);
+  refused(readFile(folder / "deep.tar"), "a deep manifest");
+  EXPECT_EQ(command("cache verify --manifest " + folder.path).code, 1);
+  EXPECT_EQ(command("cache path", "HYPERJIT_CACHE_PATH=" + folder.path).code, 0);
   // A pack of somebody's tar that leads out of the folder, and one of something else.
   writeFile(folder / "escape", "x");
   ASSERT_EQ(run("cd " + folder.path + " && tar --format=ustar -cPf made.tar ../" +
@@ -434,94 +396,42 @@ TEST_F(Ship, P29_DamagedPacksStoreNothing) {
   refused("not an archive at all" + std::string(4096, 'x'), "no archive");
 }
 
-// A tuned kernel is found elsewhere only with the results that name its schedule. Inverted: `manifest.tuning` in
-// writePack.
-TEST_F(Ship, P30_TuningResultsTravelWithTheKernels) {
-  std::string kernel = "after(static:n=2,m=1,d=16,dtype=fp32):forward:infer:tokens=large", list = folder / "list";
-  std::string root = folder / "tuned", there = folder / "there", packed = folder / "tuned.hjpack";
-  writeFile(list, kernel + "\n");
-  Ran ran = command("autotune " + inQuotes(kernel) + " --list --target x86-64-v3 --json");
-  ASSERT_EQ(ran.code, 0) << ran.error;
-  nlohmann::json legal = ran.json()["kernels"][0]["schedules"];
-  ASSERT_GT(legal.size(), 1u);
-  TuningRecord record;
-  record.spec = kernel;
-  record.after = ProgramSource::global().site(SiteSpec::parse("static:n=2,d=16"))->digest;
-  record.target = "x86-64-v3";
-  record.compiler = tuningCompiler(DeviceType::Cpu);
-  record.tokens = 4096;
-  record.base = Schedule::parse(legal.front()["schedule"].get<std::string>());
-  record.schedule = Schedule::parse(legal.back()["schedule"].get<std::string>());
-  record.us = 1, record.baseUs = 2, record.samples = 7;
-  TuningRecord other = record;
-  other.target = "sm_90a";
+// A pipe where a file is looked for is not waited for. Inverted: the checks for plain files.
+TEST_F(Ship, P26_NoCommandWaitsForAPipe) {
+  std::string root = folder / "root", pipe = root + "/manifest.json";
+  fs::copy(kernels, root, fs::copy_options::recursive);
   fs::create_directories(root + "/tuning");
-  writeFile(root + "/tuning/all.jsonl", record.json() + "\n");
-  writeFile(root + "/tuning/gpu.jsonl", other.json() + "\n");
-  writeFile(root + "/tuning/notes.txt", "mine");
-  ASSERT_EQ(command("precompile --specs " + list + " --target x86-64-v3 --out " + root).code, 0);
-  CacheManifest manifest = CacheManifest::of(root);
-  ASSERT_EQ(manifest.entries.size(), 1u);
-  EXPECT_EQ(manifest.entries[0].schedule, record.schedule.text());
-  ran = command("cache pack " + packed + " --from " + root + " --json");
-  EXPECT_EQ(ran.json()["tuning"], 2) << ran.out << ran.error;
-  ASSERT_EQ(command("cache pack " + (folder / "again") + " --from " + root).code, 0);
-  EXPECT_EQ(readFile(packed), readFile(folder / "again"));
-  ran = command("cache pack " + (folder / "cpu") + " --from " + root + " --target x86-64-v3 --json");
-  EXPECT_EQ(ran.json()["tuning"], 1) << "results for other targets went along";
-
-  auto found = [&](const std::string &place) {
-    Ran ran = run("env -i HOME=/nonexistent HYPERJIT_JIT=off HYPERJIT_CACHE_PATH=" + place + " " CACHE_WARM " " + list);
-    EXPECT_EQ(ran.code, 0) << ran.error;
-    EXPECT_EQ(ran.json()["hits"], 1) << ran.out;
+  fs::remove(pipe);
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  ASSERT_EQ(::mkfifo((root + "/tuning/all.jsonl").c_str(), 0600), 0);
+  auto ends = [&](const std::string &arguments, int code, const std::string &environment = "") {
+    Ran ran = command(arguments, environment);
+    EXPECT_EQ(ran.code, code) << arguments << ": " << ran.out << ran.error;
+    EXPECT_LT(ran.seconds, 30) << arguments;
+    return ran.error;
   };
-  ran = command("cache unpack " + packed + " --to " + there + " --json");
-  ASSERT_EQ(ran.code, 0) << ran.error;
-  EXPECT_EQ(ran.json()["tuning"], 2);
-  EXPECT_EQ(readFile(there + "/tuning/all.jsonl"), record.json() + "\n");
-  found(there);
-  EXPECT_EQ(command("cache diff " + root + " " + there).code, 0);
-  EXPECT_EQ(command("cache diff " + packed + " " + there).code, 0);
-  EXPECT_EQ(command("cache verify --manifest " + there).code, 0);
-  EXPECT_EQ(run("cd " + there + " && sha256sum --quiet -c SHA256SUMS").code, 0);
-
-  // Results that are there already stay, and packs add up; the pack's are asked first, as its kernels are theirs.
-  std::string mine = folder / "mine", kept = TuningRecord(record).json() + "\n\n";
-  fs::create_directories(mine + "/tuning");
-  writeFile(mine + "/tuning/all.jsonl", kept);
-  for (int twice = 0; twice < 2; ++twice) {
-    ASSERT_EQ(command("cache unpack " + packed + " --to " + mine).code, 0);
-    EXPECT_EQ(readFile(mine + "/tuning/all.jsonl"), kept);
-    EXPECT_EQ(CacheManifest::of(mine).tuning.size(), 3u);
-  }
-  EXPECT_LT(CacheManifest::of(mine).tuning[0].file, "tuning/all.jsonl");
-  found(mine);
-  ran = command("cache diff " + there + " " + mine);
-  EXPECT_EQ(ran.code, 1);
-  EXPECT_NE(ran.out.find("only in B  tuning/all.jsonl"), std::string::npos) << ran.out;
-
-  // As much a part of what was shipped as a kernel.
-  auto spoilt = [&](const std::string &file) {
-    Ran ran = command("cache verify --manifest " + there);
-    EXPECT_EQ(ran.code, 1) << file;
-    EXPECT_NE(ran.error.find(file), std::string::npos) << ran.error;
-  };
-  writeFile(there + "/tuning/gpu.jsonl", other.json() + "\n ");
-  spoilt("tuning/gpu.jsonl");
-  fs::remove(there + "/tuning/gpu.jsonl");
-  spoilt("tuning/gpu.jsonl");
-  writeFile(there + "/tuning/gpu.jsonl", other.json() + "\n");
-  writeFile(there + "/tuning/more.jsonl", "");
-  spoilt("tuning/more.jsonl");
-  std::string whole = readFile(packed), into = folder / "into";
-  size_t at = whole.find("\"tokens\":4096", whole.find("{\"v\":1"));
-  ASSERT_NE(at, std::string::npos);
-  whole[at + 10] = '5';
-  writeFile(packed, whole);
-  ran = command("cache unpack " + packed + " --to " + into);
-  EXPECT_EQ(ran.code, 1);
-  EXPECT_NE(ran.error.find("'tuning/all.jsonl' has another SHA-256"), std::string::npos) << ran.error;
-  EXPECT_FALSE(fs::exists(into + "/tuning"));
+  EXPECT_NE(ends("cache verify --manifest " + root, 1).find("manifest.json: is no plain file"), std::string::npos);
+  ends("cache path", 0, "HYPERJIT_CACHE_DIR=" + root + " HYPERJIT_CACHE_PATH=" + kernels);
+  EXPECT_NE(ends("cache explain --target x86-64-v3 'after(static:n=2,d=16):forward:infer:tokens=large'", 1,
+                 "HYPERJIT_CACHE_DIR=" + root)
+                .find("tuning/all.jsonl' cannot be read: it is no plain file"),
+            std::string::npos);
+  ends("cache unpack " + pack + " --to " + root, 3);
+  ends("cache unpack " + pipe, 2);
+  ends("cache diff " + root + " " + pipe, 2);
+  ends("autotune prune " + pipe, 1);
+  ends("autotune static:n=2,d=16 --target x86-64-v3 --role before --out " + pipe, 3);
+  EXPECT_TRUE(fs::is_fifo(pipe));
+  // A name that a pipe has is taken, like one of other results.
+  std::string there = folder / "there", tuned = folder / "tuned", packed = folder / "tuned.hjpack";
+  fs::copy(kernels, tuned, fs::copy_options::recursive);
+  fs::create_directories(tuned + "/tuning");
+  writeFile(tuned + "/tuning/all.jsonl", "\n");
+  ends("cache pack " + packed + " --from " + tuned, 0);
+  fs::create_directories(there + "/tuning");
+  ASSERT_EQ(::mkfifo((there + "/tuning/all.jsonl").c_str(), 0600), 0);
+  ends("cache unpack " + packed + " --to " + there, 1); // the manifest cannot name a pipe
+  EXPECT_EQ(CacheManifest::of(there).tuning.size(), 1u);
 }
 
 TEST_F(Ship, P17_AFullDiskWhilePacking) {
@@ -558,37 +468,6 @@ TEST_F(Ship, P33_EveryMissIsExplained) {
   std::set<std::string> gpu = differs(inQuotes(kernel) + " --target sm_90a");
   EXPECT_EQ(gpu.count("target"), 1u);
   EXPECT_EQ(gpu.count("spec"), 0u);
-}
-
-// A mistake in line 7 of a list is named, the other lines are compiled, exit 1.
-TEST_F(Ship, Precompile_NamesTheLineAndDoesTheRest) {
-  std::string list = folder / "list";
-  writeFile(list, "# "
-                  "one\n\nafter(static:n=2,d=16):forward:infer:tokens=small\n\n\n\nnonsense:n=4\nafter(static:n=2,d=24)"
-                  ":forward:infer:tokens=small\n");
-  Ran ran = command("precompile --specs " + list + " --target x86-64-v3 --json --out " + (folder / "out"));
-  EXPECT_EQ(ran.code, 1);
-  EXPECT_NE(ran.error.find("line 7"), std::string::npos) << ran.error;
-  EXPECT_EQ(ran.json()["compiled"], 2) << ran.out;
-  ASSERT_EQ(ran.json()["failed"].size(), 1u);
-  // Again: nothing is left to do.
-  ran = command("precompile --specs " + list + " --target x86-64-v3 --json --out " + (folder / "out"));
-  EXPECT_EQ(ran.json()["compiled"], 0) << ran.out;
-  EXPECT_EQ(ran.json()["cached"], 2) << ran.out;
-}
-
-// Ctrl-C: whole kernels, a manifest of them, and the same command goes on.
-TEST_F(Ship, Precompile_CanBeInterrupted) {
-  std::string out = folder / "out";
-  Ran ran = run("env -i HOME=/nonexistent timeout -s INT 1 " HYPERJIT_COMMAND
-                " precompile dynamic:n=4,d=256 dynamic:n=4,d=272 dynamic:n=4,d=288 "
-                "dynamic:n=4,d=304 dynamic:n=4,d=320 --target x86-64-v3 --jobs 1 --out " +
-                out);
-  if (ran.out.find("interrupted") == std::string::npos)
-    GTEST_SKIP() << "this machine is done before it can be interrupted";
-  size_t some = files(out).size();
-  EXPECT_GT(some, 0u);
-  EXPECT_EQ(command("cache verify --manifest " + out).code, 0);
 }
 
 } // namespace

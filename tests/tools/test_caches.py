@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -73,18 +74,115 @@ class Caches(Case):
         self.assertEqual((answer["bad"], answer["unknown"]), ([], 0))
         self.assertGreater(answer["checked"], 2)
         files = sorted(self.cache.glob("v1/*/*.hjk"))
-        flipped, truncated, newer = files[:3]
-        for path, change in ((flipped, lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]), (truncated, lambda b: b[:-7]),
-                             (newer, lambda b: b[:8] + b"\x07" + b[9:])):
+        flip = lambda at: lambda b: b[:at] + bytes([b[at] ^ 1]) + b[at + 1:]
+        damage = [flip(300), flip(8), lambda b: b[:-7], lambda b: b + bytes(65 << 20)]
+        self.assertGreater(len(files), len(damage))
+        for path, change in zip(files, damage):
             path.write_bytes(change(path.read_bytes()))
         answer = self.json("cache", "verify", code=1, command="cache-verify")
-        self.assertEqual({b["file"]: bool(b["why"]) for b in answer["bad"]}, {str(flipped): True, str(truncated): True})
-        self.assertEqual(answer["unknown"], 1)
+        self.assertEqual({b["file"]: bool(b["why"]) for b in answer["bad"]}, {str(f): True for f in files[:len(damage)]})
+        self.assertEqual(answer["unknown"], 0)
         self.assertEqual(self.run_command("cache", "verify").returncode, 1)
-        again = self.fill()  # damaged ones are compiled again, the newer format's file stays and costs a compile
-        self.assertEqual((again["compiled"], again["failed"]), (3, []))
-        self.assertEqual(self.json("cache", "verify", command="cache-verify")["bad"], [])
-        self.assertEqual(newer.read_bytes()[8], 7)
+        again = self.fill()
+        self.assertEqual((again["compiled"], again["failed"]), (len(damage), []))
+        self.good("cache", "verify")
+        self.assertEqual(self.fill()["compiled"], 0)
+
+    def test_precompile_says_what_it_could_not_put_in_place(self):
+        entries = self.fill()["entries"]
+        path = self.cache / "v1" / entries[0]["key"][:2] / (entries[0]["key"] + ".hjk")
+        whole = path.read_bytes()
+        newer = whole[:8] + b"\x07" + whole[9:90] + bytes([whole[90] ^ 1]) + whole[91:]
+        path.write_bytes(newer)  # somebody else's format, with a checksum of its own: not ours to remove
+        answer = self.json("cache", "verify", command="cache-verify")
+        self.assertEqual((answer["bad"], answer["unknown"]), ([], 1))
+        for _ in range(2):
+            again = self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", code=3)
+            self.assertEqual((again["compiled"], again["cached"]), (0, len(entries) - 1))
+            self.assertEqual([f["spec"] for f in again["failed"]], [entries[0]["spec"]])
+            self.assertIn("format 7, this version reads 1; remove it", again["failed"][0]["error"])
+        self.assertEqual(path.read_bytes(), newer)
+
+    def test_precompile_fills_each_target(self):
+        kernel = "before(static:n=2,m=1,d=64,dtype=fp32):forward:infer:tokens=large"
+        keys = set()
+        for target in ("x86-64-v3", "x86-64-v4", "x86-64-v3"):
+            before = len(keys)
+            answer = self.json("precompile", kernel, "--target", target, "--out", "kernels")
+            keys |= {entry["key"] for entry in answer["entries"]}
+            self.assertEqual((answer["compiled"], len(keys)), (len(keys) - before, 1 if target == "x86-64-v3" and before == 0 else 2))
+        # What another folder holds does not fill this one.
+        answer = self.json("precompile", kernel, "--target", "x86-64-v3", HYPERJIT_CACHE_PATH=str(self.folder / "kernels"))
+        self.assertEqual(answer["compiled"], 1)
+        self.nvrtc()
+        plain, named = (self.json("precompile", kernel, "--target", target, "--out", "kernels") for target in ("sm_90a", "sm_90a/h100"))
+        self.assertEqual((plain["compiled"], named["compiled"]), (1, 1))
+        self.assertNotEqual(plain["entries"][0]["key"], named["entries"][0]["key"])
+
+    def test_explain_without_the_toolchain(self):
+        explain = ["cache", "explain", "before(static:n=2,d=64):forward:infer:tokens=large", "--target", "sm_90a"]
+        answer = self.json(*explain, code=1, command="cache-explain", HYPERJIT_NVRTC_PATH="/nonexistent")
+        kernel = answer["kernels"][0]
+        self.assertEqual((kernel["key"], kernel["fields"]["toolchain"], kernel["fields"]["target"]), ("", "", "sm_90a"))
+        self.assertIn("nvrtc", kernel["toolchain_missing"])
+        done = self.run_command(*explain, HYPERJIT_NVRTC_PATH="/nonexistent")
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("not in any layer, and cannot be compiled here: libnvrtc", done.stdout)
+        self.assertIn("key = (unknown", done.stdout)
+
+    def test_unpacking_into_the_own_cache_ships_nothing(self):
+        self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "kernels")
+        self.good("cache", "pack", "kernels.hjpack", "--from", "kernels")
+        answer = self.json("cache", "unpack", "kernels.hjpack", command="cache-unpack")
+        self.assertGreater(answer["added"], 2)
+        self.assertEqual([path.name for path in self.cache.iterdir()], ["v1"])
+        # Kernels come and go there, so a manifest would soon be wrong.
+        self.good("precompile", "static:n=2,d=16", "--target", "x86-64-v3")
+        self.good("cache", "clear")
+        self.fails(2, "no manifest.json in any of the folders", "cache", "verify", "--manifest")
+        # What would not be found there is said, as precompile does.
+        done = self.run_command("cache", "unpack", "kernels.hjpack")
+        own = json.loads(self.good("precompile", "static:n=2,d=64", "--json"))["entries"][0]["target"]
+        self.assertEqual("found only in a folder with a manifest" in done.stderr, own != "x86-64-v3", done.stderr)
+        # A shipped folder stays one.
+        self.json("precompile", "static:n=2,d=16", "--target", "x86-64-v3", "--out", "more")
+        self.good("cache", "unpack", "kernels.hjpack", HYPERJIT_CACHE_DIR=str(self.folder / "more"))
+        self.good("cache", "verify", "--manifest", "more")
+
+    def test_diff_says_what_it_could_not_compare(self):
+        self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "a")
+        shutil.copytree(self.folder / "a", self.folder / "b")
+        self.assertEqual(self.json("cache", "diff", "a", "b", command="cache-diff")["skipped"], [])
+        damaged = [sorted((self.folder / name).glob("v1/*/*.hjk"))[0] for name in "ab"]
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[:-7])
+        answer = self.json("cache", "diff", "a", "b", code=1, command="cache-diff")
+        self.assertEqual((answer["differences"], len(answer["skipped"])), ([], 2))
+        done = self.fails(1, f"not compared: a/v1/{damaged[0].parent.name}/{damaged[0].name}: it is damaged", "cache", "diff", "a", "b")
+        self.assertIn("and 2 files that could not be compared", done.stdout)
+
+    def test_counters_of_any_size(self):
+        folder = self.cache / "v1" / "stats"
+        folder.mkdir(parents=True)
+        for name, hits, ms in (("a", 2**63 - 1, 1e308), ("b", 2**64 - 1, 1e308), ("c", -5, -1.0), ("d", 7, 3.0)):
+            (folder / f"{name}.json").write_text(json.dumps({"hits": hits, "misses": 2, "compile_ms": ms}))
+        (folder / "e.json").write_text("[" * 60000)
+        stats = self.json("cache", "stats", command="cache-stats")
+        self.assertEqual((stats["hits"], stats["misses"], stats["processes"]), (2**63 - 1, 8, 4))
+        self.assertTrue(0 < stats["compile_ms"] < 1e19)
+        self.assertNotRegex(self.good("cache", "stats"), "-[0-9]|inf|nan")
+
+    def test_precompile_names_a_limit_that_is_too_small(self):
+        answer = self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", code=3, HYPERJIT_CACHE_MAX_SIZE="8K")
+        left = self.json("cache", "ls", command="cache-ls")["entries"]
+        self.assertEqual({e["key"] for e in left}, {e["key"] for e in answer["entries"]})
+        self.assertEqual(answer["compiled"] + answer["cached"], len(left))
+        self.assertGreater(len(answer["failed"]), 0)
+        for failure in answer["failed"]:
+            self.assertIn("it was removed again; HYPERJIT_CACHE_MAX_SIZE, which is 8.0 KiB", failure["error"])
+        done = self.fails(3, "it could not be written", "precompile", "before(static:n=2,d=8):forward:infer:tokens=large",
+                          HYPERJIT_CACHE_DIR="/proc/hyperjit")
+        self.assertNotIn("MAX_SIZE", done.stderr)
 
     def test_unpack_makes_whole_again(self):
         self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "kernels")

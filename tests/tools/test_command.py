@@ -66,9 +66,13 @@ class Usage(Case):
         self.fails(2, "--specs binary.txt: the file looks binary (byte 7 is 0x7f); a spec a line is wanted", "precompile", "--specs", "binary.txt")
         self.fails(2, "--load absent.so: ", "recipes", "--load", "absent.so")
         self.fails(2, "absent.hjpack cannot be opened: No such file or directory", "cache", "unpack", "absent.hjpack")
-        for message, arguments in [("--tokens: 0 is not a number above 0", ["bench", "static", "--tokens", "64,0"]),
-                                   ("--steps: 0 is not a number above 0", ["demo", "--steps", "0"]),
-                                   ("--dim: wide is not a number above 0", ["demo", "--dim", "wide"]),
+        for message, arguments in [("--tokens: 0 is not a whole number from 1 to 4294967296", ["bench", "static", "--tokens", "64,0"]),
+                                   ("--tokens: 1e3 is not a whole number from 1 to", ["bench", "static", "--tokens", "1e3"]),
+                                   ("--tokens: 9223372036854775807 is not a whole number from 1 to", ["bench", "static", "--tokens", "9223372036854775807"]),
+                                   ("--repeats: 1.5 is not a whole number from 1 to", ["bench", "static", "--repeats", "1.5"]),
+                                   ("--steps: 0 is not a whole number from 1 to", ["demo", "--steps", "0"]),
+                                   ("--dim: wide is not a whole number from 1 to", ["demo", "--dim", "wide"]),
+                                   ("--layers: 4611686018427387904 is not a whole number from 1 to 1000", ["demo", "--layers", "4611686018427387904"]),
                                    ("--budget: -3 is not a number above 0", ["autotune", "static", "--budget", "-3"]),
                                    ("--jobs: -1 is not a number above 0", ["precompile", "static", "--jobs", "-1"]),
                                    ("--timeout: nan is not a number above 0", ["autotune", "static", "--timeout", "nan"])]:
@@ -90,6 +94,7 @@ class Usage(Case):
                                    ("--schedule needs --stage", ["show", "static", "--schedule", "blocks:tokens=8"]),
                                    ("--schedule changes the stages emitc, cuda", ["show", "static", "--schedule", "auto", "--stage", "phases"]),
                                    ("--plot and --json both name 'a.json'", ["bench", "static", "--plot", "a.json", "--json", "a.json"]),
+                                   ("--plot and --json both name './a.json'", ["bench", "static", "--plot", "a.json", "--json", "./a.json"]),
                                    ("--plot and --json both name 'a.json'", ["demo", "--plot", "a.json", "--json", "a.json"]),
                                    ("--plot -: only JSON goes to the standard output", ["demo", "--plot", "-"]),
                                    ("--plot -: only JSON goes to the standard output", ["bench", "static", "--plot", "-"])]:

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <sys/stat.h>
 
 using namespace hyperjit;
 
@@ -98,8 +99,9 @@ TEST_F(Tuning, BrokenLinesAreNamedAndSkipped) {
   text += "[]\n" + good + "\n" + good.substr(0, good.size() / 2); // 12, good, 14 torn
   TuningFile file = readTuningFile(write("a.jsonl", text));
   EXPECT_EQ(file.records.size(), 2u);
+  // Nobody's to drop: another version wrote it.
+  EXPECT_EQ(file.foreign, std::vector<std::string>{"{\"v\":2" + good.substr(6)});
   std::vector<std::string> expected = {"line 2: it is no JSON object",
-                                       "line 4: 'v' is not 1: another version wrote it",
                                        "line 5: unknown status 'okay'. There are: ok,",
                                        "line 6: schedule '",
                                        "line 7: 'beyond(",
@@ -117,11 +119,52 @@ TEST_F(Tuning, BrokenLinesAreNamedAndSkipped) {
   table.add(folder / "a.jsonl");
   table.add(folder / "a.jsonl");
   ASSERT_EQ(said.size(), 1u); // one warning a file
-  EXPECT_NE(said[0].find("11 of its lines are no results and are skipped (line 2: it is no JSON object, ...)"),
+  EXPECT_NE(said[0].find("10 of its lines are no results and are skipped (line 2: it is no JSON object, ...); 1 of its "
+                         "lines are of another version of hyperjit and are skipped"),
             std::string::npos)
       << said[0];
   EXPECT_EQ(find(table).text(), slow);
   EXPECT_THROW(readTuningFile(folder / "absent"), UserError);
+}
+
+// Inverted: O_NONBLOCK in FileSystem::readRegular, the depth in parseJson.
+TEST_F(Tuning, WhatIsNoPlainFileOrNestsTooDeepIsSkipped) {
+  std::string deep = "{\"v\":" + std::string(30000, '[') + std::string(30000, ']') + "}";
+  EXPECT_THROW(TuningRecord::parse(deep), UserError);
+  write("cache/tuning/b.jsonl", deep + "\n" + record(slow).json() + "\n");
+  std::string pipe = folder / "cache/tuning/a.jsonl";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  Settings settings;
+  settings.cacheDirectory = folder / "cache";
+  EXPECT_EQ(find(TuningTable::fromSettings(settings)).text(), slow);
+  ASSERT_EQ(said.size(), 2u);
+  EXPECT_NE(said[0].find("a.jsonl' cannot be read: it is no plain file; it is ignored"), std::string::npos) << said[0];
+  EXPECT_NE(said[1].find("1 of its lines are no results"), std::string::npos) << said[1];
+}
+
+// Inverted: `refused` in TuningTable::fromSettings.
+TEST_F(Tuning, AFolderThatIsNotTrustedIsNotReadEither) {
+  write("cache/tuning/mine.jsonl", record(slow).json() + "\n");
+  Settings settings;
+  settings.cacheDirectory = folder / "cache";
+  auto found = [&] { return find(TuningTable::fromSettings(settings)).text(); };
+  EXPECT_EQ(found(), slow);
+  for (const char *open : {"cache", "cache/tuning"}) {
+    std::filesystem::permissions(folder / open, std::filesystem::perms(0777));
+    EXPECT_TRUE(TuningTable::refused(settings)) << open;
+    EXPECT_EQ(found(), "auto") << open;
+    settings.trust = CacheTrust::Path;
+    EXPECT_EQ(found(), slow) << open;
+    settings.trust = CacheTrust::Owner;
+    std::filesystem::permissions(folder / open, std::filesystem::perms(0700));
+  }
+  EXPECT_NE(said.at(0).find("is not used; run chmod o-w on it"), std::string::npos) << said[0];
+  settings.cacheDirectory = folder / "absent";
+  EXPECT_FALSE(TuningTable::refused(settings));
+  // A folder that somebody names is trusted because he did.
+  settings.cachePath = {folder / "cache"};
+  std::filesystem::permissions(folder / "cache", std::filesystem::perms(0777));
+  EXPECT_EQ(found(), slow);
 }
 
 TEST_F(Tuning, EveryCutOfALineIsSkippedOrWhole) {

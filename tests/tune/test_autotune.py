@@ -2,6 +2,7 @@
 # `hyperjit autotune` as its users call it: JSON, files, candidates that crash, hang or compute nonsense, Ctrl-C, resume.
 # Times are of a machine that others use too, so nothing here depends on how fast a schedule is.
 # SPDX-License-Identifier: Apache-2.0
+import fcntl
 import json
 import os
 import pathlib
@@ -54,7 +55,7 @@ class Case(unittest.TestCase):
 
 class Searching(Case):
     def test_json_table_and_plot(self):
-        answer = self.tune(*SMALL, "--budget", 6, "--plot", "search.svg")
+        answer = self.tune(*SMALL, "--budget", 60, "--plot", "search.svg")
         self.assertTrue(answer["device"])
         self.assertGreater(answer["seconds"], 0)
         self.assertGreater(answer["copy_gbps"], 0)
@@ -108,7 +109,7 @@ class Searching(Case):
         self.assertIn("died of signal 11", crash["message"])
 
     def test_a_default_that_fails_is_a_problem_of_that_kernel(self):
-        answer = self.tune(*SMALL, "--budget", 4, code=1, HYPERJIT_TUNING_FAULT="crash:tokens=16")
+        answer = self.tune(*SMALL, "--budget", 60, code=1, HYPERJIT_TUNING_FAULT="crash:tokens=16")
         self.assertEqual(len(answer["results"]), 2)
         for result in answer["results"]:
             self.assertIn("the default schedule crash: the worker died of signal", result["error"])
@@ -146,11 +147,46 @@ class Searching(Case):
         self.assertLessEqual(len(keys) - len(set(keys)), 1)  # the default alone is measured again
 
 
+class Locked(Case):
+    """By a process that does not let go of the file of results."""
+
+    def setUp(self):
+        super().setUp()
+        self.holder = open(self.out, "w")
+        self.addCleanup(self.holder.close)
+        fcntl.flock(self.holder, fcntl.LOCK_EX)
+
+    def test_one_signal_ends_the_wait(self):
+        process = subprocess.Popen([COMMAND, "autotune", *SMALL, "--budget", "300", "--out", str(self.out), "--json"],
+                                   env=self.environment(HYPERJIT_LOCK_TIMEOUT="300"), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   text=True, cwd=self.folder)
+        deadline = time.time() + 60
+        while time.time() < deadline and not (self.cache / "tuning/.measuring-cpu").exists():
+            time.sleep(0.05)
+        time.sleep(3)  # the first candidate is measured, if the machine is not busy
+        process.send_signal(signal.SIGINT)
+        try:
+            stdout, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        self.assertEqual(process.returncode, 1, stderr)
+        self.assertEqual(json.loads(stdout)["schema"], "hyperjit.autotune/1")
+
+    def test_results_are_kept_all_the_same(self):
+        done = self.run_command("autotune", *SMALL, "--budget", 60, "--out", self.out, HYPERJIT_LOCK_TIMEOUT="1")
+        self.assertEqual(done.stderr.count("out.jsonl is locked by another process; results are written all the same"), 1)
+        self.assertEqual(sum(line["status"] == "ok" for line in self.lines()), 2)
+        whole = self.out.read_text()
+        done = self.run_command("autotune", "prune", self.out, code=3, HYPERJIT_LOCK_TIMEOUT="1")
+        self.assertIn("out.jsonl is locked by another process; it is left as it is", done.stderr)
+        self.assertEqual(self.out.read_text(), whole)
+
+
 class Results(Case):
     def record(self, spec, schedule, base, **changes):
-        self.tune("static:n=2,d=32", *KERNEL, "--tokens", "128", "--budget", 2)
+        self.tune("static:n=2,d=32", *KERNEL, "--tokens", "128", "--budget", 10)
         line = next(l for l in self.lines() if l["status"] == "ok")
-        answer = self.tune(spec, *KERNEL, "--tokens", "128", "--budget", 2)
+        answer = self.tune(spec, *KERNEL, "--tokens", "128", "--budget", 10)
         own = [l for l in self.lines() if l["status"] == "ok" and l["key"]["spec"] == answer["results"][0]["spec"]][-1]
         line = {**own, "schedule": schedule, "base": base, "us": 50.0, "base_us": 100.0}
         for path, value in changes.items():
@@ -190,7 +226,7 @@ class Results(Case):
         self.assertIn("tokens is 5; legal are 4 to 64, powers of two", said)
         schedule, said = self.shown(HYPERJIT_TUNING_PATH=str(self.folder / "absent.jsonl"))
         self.assertEqual(schedule, schedules[0])
-        self.assertIn("cannot be read; it is ignored", said)
+        self.assertIn("cannot be read: No such file or directory; it is ignored", said)
 
     def test_merge_and_prune(self):
         kernel, schedules = self.default("static:n=2,d=48")
@@ -204,6 +240,15 @@ class Results(Case):
         self.assertEqual(self.lines(merged), [newer, foreign])
         self.run_command("autotune", "prune", merged)
         self.assertEqual(self.lines(merged), [newer])
+        # What another version would make of its lines is not known here.
+        later = json.dumps({"v": 2, "what": ["anything"]})
+        for path in (a, merged):
+            path.write_text(path.read_text() + later + "\n")
+        self.run_command("autotune", "prune", merged)
+        self.assertEqual(self.lines(merged), [newer, json.loads(later)])
+        self.run_command("autotune", "merge", a, merged, "--out", merged)
+        self.assertEqual(self.lines(merged), [newer, foreign, json.loads(later)])
+        a.write_text(a.read_text().replace(later + "\n", ""))
         notes = self.folder / "notes.md"
         notes.write_text("# Notes\nnot ours\n")
         done = self.run_command("autotune", "prune", notes, code=2)
@@ -261,11 +306,41 @@ class Usage(Case):
         self.assertEqual([each["spec"] for each in answer["kernels"]], [kernel.replace(":save", ":infer")])
         self.assertFalse((self.cache / "tuning").exists())
 
+    def test_the_order_of_specs_changes_nothing(self):
+        for bucket in ("small", "large"):
+            specs = [f"before(static:n=2,m=1,d=64,dtype=fp32):forward:infer:tokens={bucket}", "dynamic:n=2,d=64"]
+            kernels = [sorted((k["spec"], k["tokens"]) for k in
+                              json.loads(self.run_command("autotune", *order, "--tokens", "4096", "--dry-run", "--json").stdout)["kernels"])
+                       for order in (specs, specs[::-1])]
+            self.assertEqual(kernels[0], kernels[1])
+            self.assertEqual([tokens for spec, tokens in kernels[0] if spec.endswith("small")], [64] if bucket == "small" else [])
+
+    def test_more_tokens_than_memory_is_said(self):
+        for spec in ("static:n=2,d=64", "static:n=32,d=16777216,dtype=fp64"):
+            kernel = ["--role", "before", "--direction", "forward", "--target", TARGET, "--tokens", "4294967296"]
+            answer = self.tune(spec, *kernel, code=1)
+            for result in answer["results"]:
+                self.assertRegex(result["error"], r"no memory for \d+ bytes|has more bytes than can be counted; name fewer with --tokens")
+
+    def test_results_that_no_run_would_read_are_refused(self):
+        self.cache.mkdir(mode=0o777)
+        self.cache.chmod(0o777)
+        done = self.run_command("autotune", *SMALL, code=3)
+        self.assertIn("which is not trusted: name a file with --out FILE.jsonl", done.stderr)
+        self.assertEqual(list(self.cache.iterdir()), [])
+
     def test_mistakes(self):
         for code, message, arguments in [
             (2, "one kernel serves both (small is up to 64 tokens, large is above)", ["static", "--tokens", "128,4096"]),
             (2, "no kernel to tune", []),
             (2, "0 is not a number above 0", ["static", "--budget", "0"]),
+            (2, "--timeout: 1e18 is more than 86400", ["static", "--timeout", "1e18"]),
+            (2, "--tokens: 9223372036854775807 is not a whole number from 1 to 4294967296", ["static", "--tokens", "9223372036854775807"]),
+            (2, "--tokens: 1e3 is not a whole number from 1 to", ["static", "--tokens", "1e3"]),
+            (2, "--out and --plot both name 'r.svg'", ["static", "--out", "./r.svg", "--plot", "r.svg"]),
+            (2, "--out and --json both name 'r.json'", ["static", "--out", "r.json", "--json", "r.json"]),
+            (2, "--check and --json both name 'r.json'", ["--check", "r.json", "--json", "r.json"]),
+            (2, "prune and --json both name 'r.json'", ["prune", "r.json", "--json=r.json"]),
             (2, "recipe", ["statik:n=4"]),
             (2, "autotune merge A.jsonl B.jsonl --out FILE.jsonl", ["merge", "a.jsonl"]),
             (2, "--from-record and --specs both name the file", ["--from-record", "a", "--specs", "b"]),
@@ -279,8 +354,29 @@ class Usage(Case):
             with self.subTest(message):
                 self.assertIn(message, self.run_command("autotune", *arguments, code=code).stderr)
 
+    def test_a_wrong_line_is_named_and_the_others_are_tuned(self):
+        (self.folder / "specs.txt").write_text("nobodys:n=2\ndynamic:n=2,d=64\n")
+        answer = self.tune("--specs", "specs.txt", *KERNEL, "--tokens", "256", "--budget", 60, code=1)
+        self.assertEqual([failed["spec"] for failed in answer["failed"]], ["nobodys:n=2"])
+        self.assertIn("specs.txt, line 1: unknown recipe 'nobodys'", answer["failed"][0]["error"])
+        self.assertEqual(len(answer["results"]), 2)
+
+    def test_a_folder_that_is_not_written_is_a_lock_too(self):
+        self.cache.mkdir()
+        folder = os.open(self.cache, os.O_RDONLY)
+        self.addCleanup(os.close, folder)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        process = subprocess.Popen([COMMAND, "autotune", *SMALL, "--budget", "2", "--out", str(self.out)],
+                                   env=self.environment(HYPERJIT_CACHE="ro"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                   text=True, cwd=self.folder)
+        self.assertIn("another search is measuring on this machine", process.stderr.readline())
+        fcntl.flock(folder, fcntl.LOCK_UN)
+        stderr = process.communicate(timeout=120)[1]
+        self.assertEqual(process.returncode, 0, stderr)
+        self.assertEqual(list(self.cache.iterdir()), [])
+
     def test_both_buckets_keep_one_order(self):
-        answer = self.tune("static:n=2,d=32", "--role", "after", "--direction", "forward", "--tokens", "16,512", "--budget", 6,
+        answer = self.tune("static:n=2,d=32", "--role", "after", "--direction", "forward", "--tokens", "16,512", "--budget", 60,
                            "--target", TARGET)
         orders = {}
         for result in answer["results"]:

@@ -133,6 +133,8 @@ public:
   int threads() const override { return pool.size; }
 
   void *allocate(size_t bytes) override {
+    if (bytes > size_t(1) << 47) // more than can be addressed; rounding it up could overflow
+      throw UserError(ErrorId::DeviceFailure, fmt::format("no memory for {} bytes", bytes));
     // Large tensors lie in huge pages under LibTorch too (runtime/torch/Launch.cpp).
     constexpr size_t huge = size_t(2) << 20;
     size_t unit = bytes >= 2 * huge ? huge : 4096, size = (std::max<size_t>(bytes, 1) + unit - 1) / unit * unit;

@@ -13,19 +13,20 @@ namespace hyperjit::tools {
 /// Makes the folder and the file, and reads what is there; a broken line is said on stderr with its number.
 /// EnvironmentProblem where it cannot be written.
 std::vector<TuningRecord> prepareOut(const std::string &path);
-/// One line, one write, under a lock: several searches may append to one file.
+/// One line, one write, under a lock: several searches may append to one file. Another's lock is waited for, up to
+/// HYPERJIT_LOCK_TIMEOUT.
 void appendRecord(const std::string &path, const TuningRecord &record);
 /// "2026-01-31T12:00:00Z"
 std::string timeNow();
 
 /// merge A B... --out FILE: the last decision for each kernel and compiler; prune FILE...: what this build's compiler
-/// would not use goes. `words` begins with the verb. The exit code.
+/// would not use goes, and what another version of hyperjit wrote stays. `words` begins with the verb. The exit code.
 int editFiles(const std::vector<std::string> &words, const std::string &out, const std::string &json);
 
-/// Held while it lives. Waits for another search, with a message; without a folder to lock in it is not held.
+/// Held while it lives, in the cache folder. Waits for another search, with a message; without a folder it is not held.
 class MachineLock {
 public:
-  MachineLock(const std::string &cacheDirectory, const Target &target);
+  explicit MachineLock(const Target &target);
   ~MachineLock();
   MachineLock(const MachineLock &) = delete;
   MachineLock &operator=(const MachineLock &) = delete;

@@ -57,6 +57,17 @@ int64_t countOf(const OperandInfo &operand, int64_t tokens) {
   return operand.elements * (operand.scope == OperandScope::Token ? tokens : 1);
 }
 
+/// Asked before countOf, which would overflow where this throws.
+size_t bytesOf(const OperandInfo &operand, int64_t tokens) {
+  int64_t bytes = 0;
+  if (__builtin_mul_overflow(operand.elements * sizeOf(operand.dtype),
+                             operand.scope == OperandScope::Token ? tokens : 1, &bytes))
+    throw UserError(ErrorId::DeviceFailure, fmt::format("'{}' of {} tokens has more bytes than can be counted; name "
+                                                        "fewer with --tokens",
+                                                        operand.name, tokens));
+  return size_t(bytes);
+}
+
 /// Streams and cotangents are normal; weights are small enough that a projection is about 1; a token's coefficients are
 /// positive, as most are. Large operands repeat after a prime number of elements, which no row begins with twice: to
 /// make all of them would take longer than to compile.
@@ -106,7 +117,7 @@ Workbench::Workbench(KernelManager &manager, Machine &machine, const KernelSpec 
   void *saved = nullptr;
   uint64_t seed = 1;
   for (const OperandInfo &operand : list) {
-    sizes.push_back(size_t(countOf(operand, tokens) * sizeOf(operand.dtype)));
+    sizes.push_back(bytesOf(operand, tokens));
     operands.push_back(machine.allocate(sizes.back()));
     if (operand.output)
       continue;
@@ -126,10 +137,9 @@ Workbench::Workbench(KernelManager &manager, Machine &machine, const KernelSpec 
     std::shared_ptr<const Kernel> made = manager.get(forward, target);
     std::vector<void *> pointers;
     for (const OperandInfo &operand : made->meta().operands)
-      pointers.push_back(!operand.output ? operands.at(pointers.size())
-                         : operand.name == "saved"
-                             ? saved
-                             : machine.allocate(size_t(countOf(operand, tokens) * sizeOf(operand.dtype))));
+      pointers.push_back(!operand.output           ? operands.at(pointers.size())
+                         : operand.name == "saved" ? saved
+                                                   : machine.allocate(bytesOf(operand, tokens)));
     void *space = machine.allocate(made->workspaceBytes(tokens));
     machine.launch(*made, pointers, space, tokens);
     machine.finish();

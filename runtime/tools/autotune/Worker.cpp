@@ -49,6 +49,8 @@ void Worker::start() {
   }
   if (process == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int signal : {SIGINT, SIGTERM}) // from its first instruction on: what they mean is decided here
+      std::signal(signal, SIG_IGN);
     ::fcntl(ends[1], F_SETFD, 0);
     ::dup2(STDERR_FILENO, STDOUT_FILENO); // stdout is the parent's data
     ::execv("/proc/self/exe", arguments.data());
@@ -287,8 +289,6 @@ private:
 } // namespace
 
 int serveTuning(int channel) {
-  for (int signal : {SIGINT, SIGTERM}) // the parent decides what they mean
-    std::signal(signal, SIG_IGN);
   Server server;
   std::string received;
   char block[4096];

@@ -15,6 +15,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <cstdio>
 #include <iostream>
 #include <optional>
 
@@ -313,11 +314,11 @@ int demo(const DemoOptions &options) {
   Training training(options, corpus, device);
   const LanguageModelOptions &model = training.modelOptions();
   std::string name = deviceName(device);
-  fmt::print(stderr,
-             "text: {}, {}, {} different characters\nmodel: {} layers, width {}, {} heads, context {}, batch {}, {} "
-             "steps; on {}\n",
-             corpus.source, humanBytes(corpus.bytes), corpus.vocabulary.size(), model.layers, model.dim, model.heads,
-             model.context, options.batch, options.steps, name);
+  tell(fmt::format(
+      "text: {}, {}, {} different characters\nmodel: {} layers, width {}, {} heads, context {}, batch {}, {} "
+      "steps; on {}\n",
+      corpus.source, humanBytes(corpus.bytes), corpus.vocabulary.size(), model.layers, model.dim, model.heads,
+      model.context, options.batch, options.steps, name));
 
   std::vector<Run> runs;
   for (const Variant &variant : variants) {
@@ -329,7 +330,10 @@ int demo(const DemoOptions &options) {
   }
 
   bool jsonToStdout = options.json == "-";
-  FILE *out = jsonToStdout ? stderr : stdout;
+  // Where it is no data, it may be lost; what stdout lost is said at the end.
+  auto print = [out = jsonToStdout ? stderr : stdout](const std::string &text) {
+    std::fwrite(text.data(), 1, text.size(), out);
+  };
   if (!runs.empty()) {
     Table training(
         {"variant", "parameters", "first loss", "last loss", "validation", "step ms", "eager step ms", "speedup"});
@@ -352,15 +356,15 @@ int demo(const DemoOptions &options) {
                      fmt::format("{}", run.jit.memoryHits), fmt::format("{:.1e}", run.outputError),
                      fmt::format("{:.1e}", run.gradientError)});
     }
-    fmt::print(out, "\n{}last loss: mean of the last {} steps; eager: the same connections in plain ATen\n",
-               training.text(), tailSteps);
+    print(fmt::format("\n{}last loss: mean of the last {} steps; eager: the same connections in plain ATen\n",
+                      training.text(), tailSteps));
     if (any)
-      fmt::print(out,
-                 "\n{}connections: all {} of a step without their branches, forward and backward; compiled, from disk, "
-                 "in memory: kernels;\n"
-                 "diff: largest difference from eager over its largest value\n",
-                 kernels.text(), 2 * model.layers);
-    fmt::print(out, "\n");
+      print(fmt::format(
+          "\n{}connections: all {} of a step without their branches, forward and backward; compiled, from disk, "
+          "in memory: kernels;\n"
+          "diff: largest difference from eager over its largest value\n",
+          kernels.text(), 2 * model.layers));
+    print("\n");
   }
 
   Plot plot;
@@ -377,7 +381,7 @@ int demo(const DemoOptions &options) {
   bool plotted = options.plot != "none" && !options.plot.empty() && !runs.empty();
   if (plotted) {
     writeFileWhole(options.plot, plot.svg());
-    fmt::print(out, "plot: {}\n", options.plot);
+    print(fmt::format("plot: {}\n", options.plot));
   }
 
   Json answer = jsonHead("demo", name);
@@ -397,10 +401,10 @@ int demo(const DemoOptions &options) {
   if (options.json != "none")
     writeJson(answer, options.json);
   if (!jsonToStdout && options.json != "none" && !options.json.empty())
-    fmt::print(out, "results: {}\n", options.json);
+    print(fmt::format("results: {}\n", options.json));
   if (!runs.empty())
-    fmt::print(out, "\nThe model with {} connections continues the text:\n---\n{}\n---\n", runs.back().variant.name,
-               runs.back().sample);
+    print(fmt::format("\nThe model with {} connections continues the text:\n---\n{}\n---\n", runs.back().variant.name,
+                      runs.back().sample));
   return interrupted() ? exitProblem : exitOk;
 }
 

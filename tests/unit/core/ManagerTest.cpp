@@ -1,146 +1,15 @@
-// From a spec to a kernel: memory, disk, compiler, with recipes, compiler and back end of the tests' own, so that every
-// order of events can be had.
+// From a spec to a kernel: what is in memory, what is compiled and by whom, what is asked of the compiler.
 // SPDX-License-Identifier: Apache-2.0
-#include "Support.h"
+#include "ManagerFixture.h"
 
-#include "hyperjit/core/KernelManager.h"
-#include "hyperjit/core/SpecList.h"
-
-#include <nlohmann/json.hpp>
-
-#include <atomic>
-#include <chrono>
-#include <mutex>
 #include <pthread.h>
 #include <set>
-#include <thread>
 #include <unistd.h>
 
 using namespace hyperjit;
 using namespace hyperjit::test;
-using namespace std::chrono_literals;
 
 namespace {
-
-/// Any recipe; the option `layer` is a module option.
-class FakeSource final : public ProgramSource {
-public:
-  std::vector<std::string> recipes() const override { return {"one"}; }
-  RecipeInfo describe(std::string_view recipe) const override { return {std::string(recipe), "", "", "", {}}; }
-  SiteSpec normalise(const SiteSpec &spec) const override {
-    if (spec.recipe == "unknown")
-      throw UserError(ErrorId::UnknownRecipe, unknownWord("recipe", spec.recipe, {"one"}));
-    SiteSpec result = spec;
-    std::erase_if(result.options, [](const auto &option) { return option.first == "layer"; });
-    return result;
-  }
-  std::shared_ptr<const SiteProgram> site(const SiteSpec &spec) override {
-    auto program = std::make_shared<SiteProgram>();
-    program->signature.saved = saved;
-    program->spec = normalise(spec);
-    program->text = "program of " + spec.recipe + suffix;
-    program->digest = digestText(program->text);
-    return program;
-  }
-  std::vector<ParameterInfo> parameters(const SiteSpec &) override { return {}; }
-  std::string suffix;
-  int64_t saved = 1;
-};
-
-class FakeCompiler final : public Compiler {
-public:
-  std::string version() override { return "fake 1"; }
-  CompilerReply run(const std::string &request) override {
-    ++runs;
-    nlohmann::json asked = nlohmann::json::parse(request);
-    {
-      std::lock_guard lock(mutex);
-      last = asked;
-    }
-    std::string spec = asked["spec"];
-    if (spec.find("slow") != std::string::npos)
-      while (blocked)
-        std::this_thread::sleep_for(1ms);
-    if (failures > 0) {
-      --failures;
-      throw InternalError(ErrorId::CompilerBug, "it failed", spec);
-    }
-    if (asked["stage"] != "")
-      return {R"({"stage": "x"})", "text of " + std::string(asked["stage"])};
-    ArtifactMeta meta = sampleMeta();
-    meta.spec = spec;
-    meta.target = asked["target"];
-    return {meta.json(), "code of " + spec + salt};
-  }
-  std::atomic<int> runs{0}, failures{0};
-  std::atomic<bool> blocked{false};
-  std::string salt;
-  std::mutex mutex; ///< several compile at once
-  nlohmann::json last;
-};
-
-class FakeKernel final : public Kernel {
-public:
-  using Kernel::Kernel;
-
-private:
-  void run(void *const *, void *, int64_t, const LaunchContext &) const override {}
-};
-
-class FakeBackend final : public Backend {
-public:
-  DeviceType device() const override { return DeviceType::Cpu; }
-  std::string toolchain() const override {
-    if (!hasToolchain)
-      throw UserError(ErrorId::LibraryMissing, "no toolchain");
-    return "fake toolchain";
-  }
-  std::string flags(const Target &) const override { return "-O"; }
-  Artifact build(ArtifactMeta meta, std::string payload, const Target &, const Workers &) const override {
-    Artifact artifact;
-    artifact.meta = std::move(meta);
-    for (char c : payload)
-      artifact.payload.push_back(std::byte(c));
-    return artifact;
-  }
-  std::shared_ptr<const Kernel> load(std::shared_ptr<const Artifact> artifact) const override {
-    if (rejects > 0) {
-      --rejects;
-      throw InternalError(ErrorId::ImageRejected, "the driver does not like it");
-    }
-    return std::make_shared<FakeKernel>(std::move(artifact));
-  }
-  bool hasToolchain = true;
-  mutable std::atomic<int> rejects{0};
-};
-
-const Target cpu = Target::parse("x86-64-v3");
-KernelSpec spec(const std::string &site) {
-  return KernelSpec::beforeForward(SiteSpec::parse(site), true, Bucket::Large);
-}
-
-struct ManagerTest : testing::Test {
-  TemporaryFolder folder;
-  FakeSource source;
-  std::shared_ptr<FakeCompiler> compiler = std::make_shared<FakeCompiler>();
-  std::shared_ptr<FakeBackend> backend = std::make_shared<FakeBackend>();
-  Settings settings;
-  std::function<Schedule(const KernelSpec &, const Target &)> tuning;
-
-  ManagerTest() {
-    settings.cacheDirectory = folder / "cache";
-    settings.compileJobs = 2;
-  }
-  KernelManagerOptions options() const {
-    KernelManagerOptions options;
-    options.settings = settings;
-    options.programs = const_cast<FakeSource *>(&source);
-    options.compiler = compiler;
-    options.backends = {backend};
-    options.tuning = tuning;
-    return options;
-  }
-};
 
 TEST_F(ManagerTest, WhatSavesNothingIsOneKernel) {
   SiteSpec site = SiteSpec::parse("one");
@@ -286,75 +155,6 @@ TEST_F(ManagerTest, MistakesOfTheUserPass) {
   EXPECT_EQ(compiler->runs, 0);
 }
 
-TEST_F(ManagerTest, JitOffNamesWhatIsMissingAndWhereItLooked) {
-  settings.jit = false;
-  settings.cachePath = {folder / "shipped"};
-  KernelManager manager(options());
-  std::string key = CacheKey::of(manager.keyFields(spec("one"), cpu)).hex();
-  try {
-    manager.get(spec("one"), cpu);
-    FAIL();
-  } catch (const MissingKernelError &error) {
-    EXPECT_EQ(std::string(error.what()),
-              "no compiled kernel for 'before(one:n=4,m=1,d=512,dtype=fp32):forward:save:tokens=large', target "
-              "x86-64-v3 (key " +
-                  key + "), and HYPERJIT_JIT=off forbids to compile it. Searched: " + (folder / "cache") + ", " +
-                  (folder / "shipped") +
-                  ". Compile it ahead with: hyperjit precompile --specs FILE --target x86-64-v3");
-  }
-  EXPECT_EQ(compiler->runs, 0);
-  settings.jit = true;
-  KernelManager(options()).get(spec("one"), cpu);
-  settings.jit = false;
-  EXPECT_TRUE(KernelManager(options()).get(spec("one"), cpu));
-}
-
-TEST_F(ManagerTest, WithoutTheCompilerHitsAreServed) {
-  KernelManager(options()).get(spec("one"), cpu);
-  KernelManagerOptions without = options();
-  without.compiler = std::make_shared<CompilerPlugin>(folder / "absent.so");
-  KernelManager manager(without);
-  EXPECT_TRUE(manager.get(spec("one"), cpu));
-  Caught miss = caught([&] { manager.get(spec("one:d=8"), cpu); });
-  EXPECT_EQ(miss.id, "compiler-missing");
-  EXPECT_NE(miss.text.find((folder / "absent.so") + ": no such file"), std::string::npos);
-}
-
-TEST_F(ManagerTest, WithoutTheToolchainShippedKernelsAreServed) {
-  settings.cacheDirectory = folder / "shipped";
-  KernelManager(options()).get(spec("one"), cpu);
-  writeFile(folder / "shipped/manifest.json", R"({"toolchains": ["fake toolchain"]})");
-  settings.cacheDirectory = folder / "cache";
-  settings.cachePath = {folder / "shipped"};
-  backend->hasToolchain = false;
-  KernelManager manager(options());
-  EXPECT_TRUE(manager.get(spec("one"), cpu));
-  EXPECT_EQ(manager.statistics().diskHits, 1);
-  EXPECT_EQ(caught([&] { manager.get(spec("one:d=8"), cpu); }).id, "library-missing");
-  EXPECT_EQ(compiler->runs, 1);
-}
-
-TEST_F(ManagerTest, ShippedKernelsOfPlainerLevelsAreServedAndOfNewerOnesAreNot) {
-  const Target newer = Target::parse("x86-64-v4");
-  if (!newer.runsHere())
-    GTEST_SKIP() << "this CPU is below x86-64-v4";
-  for (const Target &made : {cpu, newer}) {
-    settings.cachePath.clear();
-    settings.cacheDirectory = folder / made.text();
-    KernelManager(options()).get(spec("one"), made);
-    writeFile(settings.cacheDirectory + "/manifest.json",
-              nlohmann::json{{"targets", {made.text()}}, {"toolchains", {"fake toolchain"}}}.dump());
-    settings.cachePath = {settings.cacheDirectory};
-    for (const Target &asked : {cpu, newer, Target::native(), Target::hostLevel()}) {
-      settings.cacheDirectory = folder / ("for " + digestText(made.text() + asked.text()));
-      KernelManager manager(options());
-      manager.get(spec("one"), asked);
-      EXPECT_EQ(manager.statistics().compiled, made == newer && asked == cpu ? 1 : 0)
-          << asked.text() << " from " << made.text();
-    }
-  }
-}
-
 TEST_F(ManagerTest, PrepareWorksOnWhereNoThreadCanBeStarted) {
   // Stacks that no address space holds.
   pthread_attr_t usual, huge;
@@ -431,17 +231,6 @@ TEST_F(ManagerTest, RecordsEverySpecOnce) {
                                            "before(one:n=4,m=1,d=16,dtype=fp32):forward:save:tokens=large\n");
 }
 
-TEST_F(ManagerTest, ExplainsMisses) {
-  KernelManager(options()).get(spec("one:d=8"), cpu);
-  settings.explainMiss = true;
-  LogCapture log;
-  KernelManager manager(options());
-  manager.get(spec("one:d=16"), cpu);
-  EXPECT_TRUE(log.has("spec: here 'before(one:n=4,m=1,d=16,dtype=fp32):forward:save:tokens=large', there "
-                      "'before(one:n=4,m=1,d=8,dtype=fp32):forward:save:tokens=large'"));
-}
-
-// The request is the contract of hyperjit/Compiler.h.
 TEST_F(ManagerTest, RequestsSayAllTheCompilerNeeds) {
   KernelManager manager(options());
   KernelSpec kernel = KernelSpec::backward(SiteSpec::parse("one:m=2,d=64,dtype=bf16,branch_out=fp32"),

@@ -104,7 +104,7 @@ enum class PayloadKind : uint32_t { Cubin = 1, Image = 2 };
 struct Artifact {
   PayloadKind kind = PayloadKind::Image;
   ArtifactMeta meta;
-  std::vector<std::byte> payload;
+  std::vector<std::byte> payload; ///< empty: there is no kernel, and "refused" of meta.extra says why
 };
 
 /// The binaries of a payload: by the offsets of launches, CUDA's cubins; else all of it.

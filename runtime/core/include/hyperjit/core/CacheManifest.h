@@ -27,6 +27,9 @@
 
 namespace hyperjit {
 
+/// A larger file is no manifest.
+inline constexpr int64_t kMaxManifestBytes = int64_t(256) << 20;
+
 struct ManifestEntry {
   std::string file; ///< "v1/ab/<64 hex>.hjk"
   std::string sha256;

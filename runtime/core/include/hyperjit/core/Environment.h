@@ -54,8 +54,9 @@ struct HYPERJIT_EXPORT Settings {
   static Settings fromEnvironment();
 };
 
-/// min(4, CPUs this process may use / processes of this node's job): affinity, cgroup quota, LOCAL_WORLD_SIZE. At least
-/// 1.
+/// CPUs this process may use / processes of this node's job: affinity, cgroup quota, LOCAL_WORLD_SIZE. At least 1.
+HYPERJIT_EXPORT int availableProcessors();
+/// min(4, availableProcessors()).
 HYPERJIT_EXPORT int defaultCompileJobs();
 
 } // namespace hyperjit

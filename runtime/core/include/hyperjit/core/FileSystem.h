@@ -7,6 +7,8 @@
 #include "hyperjit/core/Export.h"
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -39,6 +41,11 @@ public:
   virtual int flock(int file, int operation);
   /// Names in a folder without "." and ".."; empty on any error.
   virtual std::vector<std::string> names(int folder);
+
+  /// All of a plain file of at most `most` bytes. Never waits: who may write a folder may put a pipe where a file is
+  /// looked for. Empty with errno, which is EINVAL for what is no plain file and EFBIG for one that is larger. `flags`:
+  /// O_NOFOLLOW.
+  std::optional<std::string> readRegular(const std::string &path, int64_t most, int flags = 0);
 
   static FileSystem &system();
 };

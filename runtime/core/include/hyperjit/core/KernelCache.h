@@ -56,8 +56,8 @@ struct NearestEntry {
 
 class HYPERJIT_EXPORT KernelCache {
 public:
-  /// Creates nothing on disk. `files` outlives the cache.
-  explicit KernelCache(const Settings &settings, FileSystem &files = FileSystem::system());
+  /// Creates nothing on disk. `files` outlives the cache. `ownOnly`: the writable root is the only layer.
+  explicit KernelCache(const Settings &settings, FileSystem &files = FileSystem::system(), bool ownOnly = false);
   ~KernelCache();
 
   enum class Look : uint8_t {
@@ -65,7 +65,8 @@ public:
     Again,   ///< the same kernel once more, after waiting for a lock: a hit takes the miss back
     Shipped, ///< the same kernel under another name, only in layers that have a manifest: a hit takes the miss back
   };
-  /// Looks through the layers. Never throws on what is on disk; empty is a miss.
+  /// Looks through the layers. Never throws on what is on disk; empty is a miss, and so counts an artifact that says
+  /// why there is no kernel.
   std::optional<Artifact> find(const CacheKey &key, Look look = Look::First);
   /// Best effort. True if the entry is visible under its name now, by us or by somebody else.
   bool publish(const CacheKey &key, const Artifact &artifact);

@@ -32,6 +32,11 @@ struct KernelManagerOptions {
   /// Thread safe.
   std::function<Schedule(const KernelSpec &, const Target &)> tuning;
   FileSystem *files = nullptr; ///< of the disk cache; null: the system's. Outlives the manager
+  /// Only the writable root is looked in, and only for the very target and schedule: what another folder or another
+  /// target holds does not fill this one.
+  bool ownOnly = false;
+  /// Where the kernel with a tuning table's schedule can neither be found nor be made, the one without it is taken.
+  bool substitutes = true;
 };
 
 struct ManagerStatistics {
@@ -85,7 +90,7 @@ public:
 
   /// The artifact without loading it: needs no device (`precompile`, `show`).
   ResolvedArtifact artifact(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
-  /// The key without compiling.
+  /// The key without compiling. `toolchain` is empty where this machine lacks it.
   KeyFields keyFields(const KernelSpec &spec, const Target &target, const Schedule &schedule = {});
   /// Text of a compiler stage: recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|vector|llvm|asm.
   /// `cut`: early|late|auto, where a boundary's backward is cut in two; empty: early, which is what runs.

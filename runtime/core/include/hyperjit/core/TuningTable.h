@@ -55,8 +55,9 @@ HYPERJIT_EXPORT std::string tuningCompiler(DeviceType device);
 struct TuningFile {
   std::vector<TuningRecord> records; ///< in the order of the file
   std::vector<std::string> problems; ///< "line 7: ...", each of a line that was skipped
+  std::vector<std::string> foreign;  ///< lines of another version ("v"), as they are: nobody's to drop
 };
-/// Content never throws. UserError (InvalidFile) where the file cannot be read.
+/// Content never throws. UserError (InvalidFile) where the file cannot be read, or is no plain file.
 HYPERJIT_EXPORT TuningFile readTuningFile(const std::string &path);
 /// The last decision for each key, in the order of their first appearance; what was merely tried is dropped.
 HYPERJIT_EXPORT std::vector<TuningRecord> compacted(const std::vector<TuningRecord> &records);
@@ -67,6 +68,8 @@ public:
   /// HYPERJIT_TUNING_PATH (files, or folders of *.jsonl), the writable cache's tuning/, then tuning/ of each read-only
   /// layer. What is not there is skipped; a broken line, and results of another compiler, are one warning a file.
   static TuningTable fromSettings(const Settings &settings);
+  /// Whether the writable cache is not to be trusted, so that its tuning/ is not read; says so then.
+  static bool refused(const Settings &settings);
 
   /// `named`: somebody asked for this very file, so that what it lacks is worth a warning.
   void add(const std::string &path, bool named = false);
