@@ -12,8 +12,10 @@
 //   }
 //   hyperjit::define("mine", hyper);
 //
-// n, m and options are integers and words while a recipe runs; only the row width d = D/m is symbolic. Errors are
-// hyperjit::UserError and name the operand and both shapes. No MLIR, CUDA or torch is needed to use this header.
+// n, m and options are integers and words while a recipe runs; only the row width d = D/m is symbolic. A program has at
+// most 2048 different values (a loop in C++ records its body once a round), each of at most 2^20 numbers or rows.
+// Errors are hyperjit::UserError and name the operand and both shapes. No MLIR, CUDA or torch is needed to use this
+// header.
 //
 // SPDX-License-Identifier: Apache-2.0
 //===------------------------------------------------------------------------------------------------------===//
@@ -257,6 +259,7 @@ HYPERJIT_EXPORT std::vector<Coefficients> split(const Coefficients &a, std::span
 
 /// The Sinkhorn operator on a square matrix. A "row" step makes sums over the last axis 1, a "col" step sums over the
 /// first. `iterations` counts {first, second} pairs; with start "softmax_eps" the softmax and a col step are the first.
+/// There are at most 2^14.
 struct Sinkhorn {
   int64_t iterations = 20;
   std::string start = "exp";  // exp | exp_raw | softmax_eps
@@ -303,7 +306,7 @@ public:
   /// Numbers that are part of the recipe, row-major.
   Coefficients constants(const std::vector<int64_t> &shape, const std::vector<double> &list);
 
-  /// Into the hole: v m rows for v input views. Rounded to the branch's dtype.
+  /// Into the hole: v m rows for v input views, at most 32. Rounded to the branch's dtype.
   void branchInput(const Rows &u);
   /// Out of the hole: m rows.
   Rows branchOutput();

@@ -153,8 +153,8 @@ Coefficients transpose(const Coefficients &a, const std::vector<int64_t> &order)
 Coefficients slice(const Coefficients &a, int64_t axis, int64_t offset, int64_t size) {
   const auto &recorder = common("slice", a);
   axis = normalAxis("slice", a, axis);
-  if (offset < 0 || size < 1 || offset + size > a.size(axis))
-    recorder->fail(join("slice: [", offset, ", ", offset + size, ") of axis ", axis, " is outside ", describe(a)));
+  if (offset < 0 || size < 1 || offset > a.size(axis) - size) // the sum could overflow
+    recorder->fail(join("slice: range of ", size, " from ", offset, " on axis ", axis, " is outside ", describe(a)));
   if (size == a.size(axis))
     return a;
   std::vector<int64_t> shape = a.shape();
@@ -272,8 +272,8 @@ Coefficients sinkhorn(const Coefficients &logits, const Sinkhorn &options) {
   oneOf("start", options.start, {"exp", "exp_raw", "softmax_eps"});
   oneOf("first", options.first, {"row", "col"});
   oneOf("place", options.place, {"none", "clamp", "add"});
-  if (options.iterations < 1)
-    recorder->fail(join("sinkhorn: iterations is ", options.iterations, "; at least 1 is needed"));
+  if (options.iterations < 1 || options.iterations > mostIterations)
+    recorder->fail(join("sinkhorn: iterations is ", options.iterations, "; it must be from 1 to ", mostIterations));
   if (!(options.temperature > 0))
     recorder->fail(join("sinkhorn: tau is ", options.temperature, "; it must be above 0"));
   if (!(options.epsilon >= 0))

@@ -62,8 +62,15 @@ public:
 private:
   std::string_view text;
   std::size_t at = 0;
+  std::size_t counted = 0; // up to here
+  int lines = 1;
 
-  int line() const { return 1 + static_cast<int>(std::count(text.begin(), text.begin() + at, '\n')); }
+  /// Asked for at every operation, so counted on from where it was asked for last.
+  int line() {
+    lines += static_cast<int>(std::count(text.begin() + counted, text.begin() + at, '\n'));
+    counted = at;
+    return lines;
+  }
 
   /// Over spaces and comments.
   void skip() {

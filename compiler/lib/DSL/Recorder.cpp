@@ -31,17 +31,24 @@ const std::string &Recorder::option(std::string_view name) const {
   fail("the recipe reads an option that it does not declare: " + unknownWord("option", name, known));
 }
 
-int Recorder::addArgument(NodeKind kind, std::string name, Type type, bool uniform) {
+void Recorder::checkNew(std::string_view name, const Type &type) const {
   if (sealed)
     fail("the recording has ended; a value of this site is used after its recipe returned");
+  if (nodes.size() >= static_cast<std::size_t>(mostValues))
+    fail(join("the recipe records more than ", mostValues, " values; a loop in C++ records its body once a round"));
+  if (int64_t elements = type.elements(); elements < 1 || elements > mostElements)
+    fail(join(name, ": ", type.description(), "; sizes are at least 1, and their product is at most ", mostElements));
+}
+
+int Recorder::addArgument(NodeKind kind, std::string name, Type type, bool uniform) {
+  checkNew("'" + name + "'", type);
   nodes.push_back({kind, std::move(name), {}, {}, std::move(type), uniform, false, false});
   return static_cast<int>(nodes.size()) - 1;
 }
 
 int Recorder::addOperation(std::string_view name, std::vector<int> operands, Type type,
                            std::vector<Attribute> attributes) {
-  if (sealed)
-    fail("the recording has ended; a value of this site is used after its recipe returned");
+  checkNew(name, type);
   std::sort(attributes.begin(), attributes.end(),
             [](const Attribute &a, const Attribute &b) { return a.name < b.name; });
   std::string key(name);

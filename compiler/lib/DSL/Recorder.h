@@ -23,6 +23,10 @@
 
 namespace hyperjit::dsl::detail {
 
+/// Limits of a recording. The dialect takes no more numbers, rows, columns or Sinkhorn iterations; and a program is so
+/// short that what walks it may go down a chain of its operations by calls.
+inline constexpr int64_t mostElements = 1 << 20, mostIterations = 1 << 14, mostValues = 1 << 11;
+
 enum class TypeKind { Rows, Coefficients, Weight };
 
 /// rows: {R}; coefficients: their shape; weight: {R, K}.
@@ -105,6 +109,8 @@ public:
   bool sealed = false;
 
 private:
+  /// What holds for every value: refused here, not by the compiler's verifier when a kernel is first needed.
+  void checkNew(std::string_view name, const Type &type) const;
   std::unordered_map<std::string, int> unique;
 };
 
@@ -135,6 +141,7 @@ std::string shapeText(const std::vector<int64_t> &shape);
 /// dense<...> : tensor<AxBxf64>; one number if all are equal.
 std::string denseText(const std::vector<int64_t> &shape, const std::vector<double> &values);
 std::string arrayText(const std::vector<int64_t> &values);
+/// Numbers of these sizes: 0 where a size is below 1, the largest number where there are more.
 int64_t product(const std::vector<int64_t> &sizes);
 
 inline Attribute integerAttribute(std::string name, int64_t value) {

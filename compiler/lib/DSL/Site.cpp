@@ -3,6 +3,7 @@
 //===-----------------------------------------------------------------------------------===//
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "Operators.h"
 #include "hyperjit/core/Error.h"
@@ -10,7 +11,10 @@
 namespace hyperjit::dsl {
 using namespace detail;
 
-bool Value::uniform() const { return Access::node(*this).uniform; }
+bool Value::uniform() const {
+  requireValid("uniform", *this);
+  return Access::node(*this).uniform;
+}
 const std::vector<int64_t> &Coefficients::shape() const {
   requireValid("shape", *this);
   return typeOf(*this).sizes;
@@ -78,7 +82,14 @@ Initialisation values(std::vector<double> list, std::string text) {
   return result;
 }
 
+/// The size of a list that starts a parameter, which has at most mostElements numbers.
+static void checkListSize(const char *function, int64_t size, int64_t most) {
+  if (size < 1 || size > most)
+    throw UserError(join(function, ": size is ", size, "; it must be from 1 to ", most));
+}
+
 std::vector<double> identityMatrix(int64_t size) {
+  checkListSize("identityMatrix", size, 1024); // 1024 x 1024 numbers
   std::vector<double> list(size * size, 0.0);
   for (int64_t i = 0; i < size; ++i)
     list[i * size + i] = 1;
@@ -86,6 +97,7 @@ std::vector<double> identityMatrix(int64_t size) {
 }
 
 std::vector<double> oneHot(int64_t size, int64_t index, double on, double off) {
+  checkListSize("oneHot", size, mostElements);
   std::vector<double> list(size, off);
   list[((index % size) + size) % size] = on;
   return list;
@@ -146,14 +158,27 @@ static std::string declaredShapeText(const Shape &shape) {
   return text + ")";
 }
 
-/// One argument of the program. The initialisation is checked here, where the parameter's name is at hand.
-static int declare(Recorder &recorder, std::string_view name, const Shape &shape, ParameterKind kind, Type type,
-                   const Initialisation &initialisation) {
+/// Names stand in the program's text, those of arguments also as names of values. `what` says whose name it is.
+static void checkName(const Recorder &recorder, const char *what, std::string_view name) {
   bool word = !name.empty() && (std::isalpha(static_cast<unsigned char>(name[0])) || name[0] == '_');
   for (char c : name)
     word &= std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.';
   if (!word)
-    recorder.fail(join("parameter '", name, "': a name is made of letters, digits, '_' and '.', with a letter first"));
+    recorder.fail(join(what, " '", name, "': a name is made of letters, digits, '_' and '.', with a letter first"));
+}
+
+/// Where the name is at hand: a start that is no number would be noticed in the first loss only.
+static void checkStart(const Recorder &recorder, const char *what, std::string_view name,
+                       const std::vector<double> &numbers) {
+  for (double number : numbers)
+    if (!std::isfinite(number))
+      recorder.fail(join(what, " '", name, "' starts with ", number, "; a start is finite"));
+}
+
+/// One argument of the program. The initialisation is checked here, where the parameter's name is at hand.
+static int declare(Recorder &recorder, std::string_view name, const Shape &shape, ParameterKind kind, Type type,
+                   const Initialisation &initialisation) {
+  checkName(recorder, "parameter", name);
   for (const DeclaredParameter &other : recorder.parameters)
     if (other.name == name)
       recorder.fail(join("parameter '", name, "' is declared twice: first ", declaredShapeText(other.shape), ", then ",
@@ -163,6 +188,8 @@ static int declare(Recorder &recorder, std::string_view name, const Shape &shape
     recorder.fail(join("parameter '", name, "' of shape ", declaredShapeText(shape), " is initialised with ",
                        initialisation.values.size(), " values; a list has one for each element, and a wide parameter ",
                        "takes constant or normal"));
+  checkStart(recorder, "parameter", name, {initialisation.first, initialisation.second});
+  checkStart(recorder, "parameter", name, initialisation.values);
   int node = recorder.addArgument(NodeKind::Parameter, std::string(name), std::move(type), true);
   recorder.parameters.push_back({std::string(name), shape, kind, initialisation, node});
   return node;
@@ -190,32 +217,32 @@ Coefficients Site::scalar(std::string_view name, double initial) { return coeffi
 
 Channels Site::channels(std::string_view name, const Shape &shape, const Initialisation &initialisation) {
   bool fits = positive(shape) && shape.back().channels;
-  int64_t rows = 1;
+  std::vector<int64_t> factors;
   for (std::size_t i = 0; i < shape.size(); ++i) {
     fits &= shape[i].channels == (i + 1 == shape.size());
-    rows *= shape[i].factor;
+    factors.push_back(shape[i].factor);
   }
   if (!fits)
     refuseShape(*recorder, name, shape,
                 "channel vectors end with the only axis that counts channels: (d), (k, D), ...");
-  return Access::rows(recorder,
-                      declare(*recorder, name, shape, ParameterKind::Rows, {TypeKind::Rows, {rows}}, initialisation));
+  return Access::rows(recorder, declare(*recorder, name, shape, ParameterKind::Rows,
+                                        {TypeKind::Rows, {product(factors)}}, initialisation));
 }
 
 Weight Site::weight(std::string_view name, const Shape &shape, const Initialisation &initialisation) {
   bool fits = positive(shape) && shape.size() >= 2;
-  int64_t rows = 1;
+  std::vector<int64_t> factors;
   for (std::size_t i = 0; fits && i < shape.size(); ++i) {
     fits = shape[i].channels == (i + 2 == shape.size());
     if (i + 1 < shape.size())
-      rows *= shape[i].factor;
+      factors.push_back(shape[i].factor);
   }
   if (!fits)
     refuseShape(*recorder, name, shape,
                 "a weight has channels in its last axis but one: (d, K), (n D, K), ...; one stored output first is "
                 "weightFromRows(channels(...))");
   return Access::weight(recorder, declare(*recorder, name, shape, ParameterKind::Weight,
-                                          {TypeKind::Weight, {rows, shape.back().factor}}, initialisation));
+                                          {TypeKind::Weight, {product(factors), shape.back().factor}}, initialisation));
 }
 
 Coefficients Site::constants(const std::vector<int64_t> &shape, const std::vector<double> &list) {
@@ -245,6 +272,10 @@ void Site::branchInput(const Rows &u) {
     recorder->fail("branchInput is called twice; a site has one hole (several input views are v m rows of one call)");
   if (u.rows() % m() != 0)
     recorder->fail(join("branchInput: u has ", describe(u), ", a branch reads v m rows with m = ", m()));
+  // Backward reads the cotangent of u like streams, so both directions take as many rows.
+  if (u.rows() > kMaxStreamRows)
+    recorder->fail(join("branchInput: u has ", describe(u), "; fused kernels take at most ", kMaxStreamRows,
+                        " branch input rows"));
   if (Access::node(u).afterHole)
     recorder->fail("branchInput: u depends on the branch's output");
   if (u.uniform())
@@ -271,11 +302,13 @@ void Site::next(const Rows &x) {
 }
 
 Coefficients Site::carryIn(std::string_view name, const std::vector<int64_t> &shape, const std::vector<double> &start) {
+  checkName(*recorder, "carryIn", name);
   for (const CarryInfo &other : recorder->carriesIn)
     if (other.name == name)
       recorder->fail(join("carryIn '", name, "' is declared twice"));
   if (shape.empty() || product(shape) != static_cast<int64_t>(start.size()))
     recorder->fail(join("carryIn '", name, "': shape ", shapeText(shape), " starts with ", start.size(), " numbers"));
+  checkStart(*recorder, "carryIn", name, start);
   int node = recorder->addArgument(NodeKind::Carry, std::string(name), {TypeKind::Coefficients, shape}, false);
   recorder->carriesIn.push_back({std::string(name), product(shape), start});
   recorder->carryNodes.push_back(node);
@@ -284,6 +317,7 @@ Coefficients Site::carryIn(std::string_view name, const std::vector<int64_t> &sh
 
 void Site::carryOut(std::string_view name, const Coefficients &value) {
   requireOwn(recorder, "carryOut", value);
+  checkName(*recorder, "carryOut", name);
   for (const CarryOutput &other : recorder->carriesOut)
     if (other.name == name)
       recorder->fail(join("carryOut '", name, "' is given twice"));

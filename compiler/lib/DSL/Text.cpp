@@ -1,6 +1,7 @@
 //===- Text.cpp - hc assembly of types, numbers and attributes --------------------------===//
 // SPDX-License-Identifier: Apache-2.0
 //===-----------------------------------------------------------------------------------===//
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -10,9 +11,12 @@
 namespace hyperjit::dsl::detail {
 
 int64_t product(const std::vector<int64_t> &sizes) {
+  constexpr int64_t most = std::numeric_limits<int64_t>::max();
+  if (std::any_of(sizes.begin(), sizes.end(), [](int64_t size) { return size < 1; }))
+    return 0;
   int64_t result = 1;
   for (int64_t size : sizes)
-    result *= size;
+    result = size > most / result ? most : result * size;
   return result;
 }
 

@@ -250,8 +250,8 @@ Weight concatWeights(std::span<const Weight> weights) {
 
 Weight sliceWeight(const Weight &weight, int64_t offset, int64_t size) {
   const auto &recorder = common("sliceWeight", weight);
-  if (offset < 0 || size < 1 || offset + size > weight.columns())
-    recorder->fail(join("sliceWeight: columns [", offset, ", ", offset + size, ") are outside ", describe(weight)));
+  if (offset < 0 || size < 1 || offset > weight.columns() - size) // the sum could overflow
+    recorder->fail(join("sliceWeight: ", size, " columns from ", offset, " are outside ", describe(weight)));
   return Access::weight(recorder,
                         recorder->addOperation("hc.slice_weight", {Access::id(weight)}, weightType(weight.rows(), size),
                                                {integerAttribute("offset", offset)}));

@@ -250,7 +250,7 @@ hc.func @sinkhorn_start(%l: !hc.coeffs<2, 2>) -> !hc.coeffs<2, 2> {
 // -----
 
 hc.func @sinkhorn_iterations(%l: !hc.coeffs<2, 2>) -> !hc.coeffs<2, 2> {
-  // expected-error @below {{iterations is 0, expected at least 1}}
+  // expected-error @below {{iterations is 0, expected from 1 to 16384}}
   %0 = hc.sinkhorn %l {iterations = 0 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64, tau = 1.0 : f64, log_domain = false} : (!hc.coeffs<2, 2>) -> !hc.coeffs<2, 2>
   hc.return %0 : !hc.coeffs<2, 2>
 }
@@ -391,7 +391,24 @@ hc.func @many_permutations(%a: !hc.coeffs<20>) -> !hc.coeffs<64, 64> {
 // -----
 
 hc.func @adjoint(%l: !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4> {
-  // expected-error @below {{iterations is -5, expected at least 1}}
+  // expected-error @below {{iterations is -5, expected from 1 to 16384}}
   %0 = hc.sinkhorn_adjoint %l, %l {iterations = -5 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64, tau = 1.0 : f64, log_domain = false} : (!hc.coeffs<4, 4>, !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4>
+  hc.return %0 : !hc.coeffs<4, 4>
+}
+
+// -----
+
+// Twice the iterations times N is what the adjoint keeps: it must not overflow.
+hc.func @many_iterations(%l: !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4> {
+  // expected-error @below {{iterations is 4611686018427387904, expected from 1 to 16384}}
+  %0 = hc.sinkhorn %l {iterations = 4611686018427387904 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64, tau = 1.0 : f64, log_domain = false} : (!hc.coeffs<4, 4>) -> !hc.coeffs<4, 4>
+  hc.return %0 : !hc.coeffs<4, 4>
+}
+
+// -----
+
+hc.func @many_iterations_back(%l: !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4> {
+  // expected-error @below {{iterations is 16385, expected from 1 to 16384}}
+  %0 = hc.sinkhorn_adjoint %l, %l {iterations = 16385 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64, tau = 1.0 : f64, log_domain = false} : (!hc.coeffs<4, 4>, !hc.coeffs<4, 4>) -> !hc.coeffs<4, 4>
   hc.return %0 : !hc.coeffs<4, 4>
 }

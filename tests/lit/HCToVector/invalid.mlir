@@ -43,7 +43,16 @@ hc.func @phase(%x: !hc.rows<2, 8> {hc.dtype = f32}) -> (!hc.coeffs<2> {hc.dtype 
 // -----
 
 hc.func @stage(%x: !hc.rows<2, 8> {hc.dtype = f32}) -> (!hc.coeffs<2> {hc.dtype = f32}) attributes {hc.compute = f32} {
-  // expected-error @below {{'hc.row_sum' op stage is -1 : i64, expected an i64 of 0 at least}}
+  // expected-error @below {{'hc.row_sum' op stage is -1 : i64, expected an i64 from 0 to 6}}
   %0 = hc.row_sum %x {phase = "R", stage = -1 : i64} : (!hc.rows<2, 8>) -> !hc.coeffs<2>
+  hc.return %0 : !hc.coeffs<2>
+}
+
+// -----
+
+// Exits keep a list by stage.
+hc.func @far_stage(%x: !hc.rows<2, 8> {hc.dtype = f32}) -> (!hc.coeffs<2> {hc.dtype = f32}) attributes {hc.compute = f32} {
+  // expected-error @below {{'hc.row_sum' op stage is 4611686018427387904 : i64, expected an i64 from 0 to 6}}
+  %0 = hc.row_sum %x {phase = "R", stage = 4611686018427387904 : i64} : (!hc.rows<2, 8>) -> !hc.coeffs<2>
   hc.return %0 : !hc.coeffs<2>
 }

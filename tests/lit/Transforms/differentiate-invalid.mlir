@@ -59,3 +59,22 @@ hc.func @saved_matrix(%x: !hc.rows<2, 8> {hc.operand = "streams"}) -> (!hc.coeff
   %0 = hc.dot %x, %x : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.coeffs<2, 2>
   hc.return %0 : !hc.coeffs<2, 2>
 }
+
+// -----
+
+// Masks have no letter for a cotangent: the adjoint of an adjoint would have zeros for gradients.
+// expected-error @below {{argument 1 is the cotangent "d_branch_input": an adjoint is not differentiated (a second derivative is not available)}}
+hc.func @adjoint(%x: !hc.rows<2, 8> {hc.operand = "streams"}, %u: !hc.rows<1, 8> {hc.operand = "d_branch_input"},
+    %c: !hc.coeffs<2, 1> {hc.operand = "parameter", hc.uniform}) -> (!hc.rows<2, 8> {hc.operand = "d_streams"})
+    attributes {hc.compute = f32} {
+  %0 = hc.mix %c, %u : (!hc.coeffs<2, 1>, !hc.rows<1, 8>) -> !hc.rows<2, 8>
+  hc.return %0 : !hc.rows<2, 8>
+}
+
+// -----
+
+// expected-error @below {{result 0 is the cotangent "d_streams": an adjoint is not differentiated (a second derivative is not available)}}
+hc.func @adjoint_result(%x: !hc.rows<2, 8> {hc.operand = "streams"}) -> (!hc.rows<2, 8> {hc.operand = "d_streams"})
+    attributes {hc.compute = f32} {
+  hc.return %x : !hc.rows<2, 8>
+}

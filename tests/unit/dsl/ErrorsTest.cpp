@@ -6,6 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <limits>
+
 using namespace hyperjit;
 using namespace hyperjit::dsl;
 
@@ -104,7 +107,19 @@ TEST(RecipeErrors, WrongShapes) {
             })),
             "split: pieces <2, 2> add up to 4, axis 1 of coefficients <2, 5> has 5");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { slice(c(s, {4}), 0, 2, 3); })),
-            "slice: [2, 5) of axis 0 is outside coefficients <4>");
+            "slice: range of 3 from 2 on axis 0 is outside coefficients <4>");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { slice(c(s, {4}), 0, INT64_MAX, 1); })),
+            "slice: range of 1 from 9223372036854775807 on axis 0 is outside coefficients <4>");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              sliceWeight(s.weight("w", {s.d(), 4}, constant(0)), INT64_MAX, 1);
+            })),
+            "sliceWeight: 1 columns from 9223372036854775807 are outside a weight [1, d, 4]");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              Sinkhorn options;
+              options.iterations = int64_t(1) << 62;
+              sinkhorn(c(s, {2, 2}), options);
+            })),
+            "sinkhorn: iterations is 4611686018427387904; it must be from 1 to 16384");
   EXPECT_EQ(
       failure(with([&](Site &s, const Rows &x) {
         concat({c(s, {2, 3}), s.coefficients("e", {2, 4}, constant(0))});
@@ -131,6 +146,60 @@ TEST(RecipeErrors, WrongShapes) {
                 },
                 "n=2,m=2,d=8"),
             "branchInput: u has 3 rows, a branch reads v m rows with m = 2");
+  EXPECT_EQ(failure([](Site &s) { s.branchInput(gatherRows(s.streams(), std::vector<int64_t>(33, 0))); }),
+            "branchInput: u has 33 rows; fused kernels take at most 32 branch input rows");
+}
+
+// Sizes that the compiler would refuse, and those whose product has no number.
+TEST(RecipeErrors, Sizes) {
+  auto c = [](Site &s, std::vector<int64_t> shape) { return s.coefficients("c", shape, constant(0)); };
+  const int64_t huge = int64_t(1) << 40;
+  const std::string rule = "; sizes are at least 1, and their product is at most 1048576";
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              c(s, {huge, huge});
+            })),
+            "'c': coefficients <1099511627776, 1099511627776>" + rule);
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { c(s, {1 << 20}); })), "(no error)");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { c(s, {(1 << 20) + 1}); })), "'c': coefficients <1048577>" + rule);
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              s.channels("g", {huge, huge, s.d()}, constant(0));
+            })),
+            "'g': 9223372036854775807 rows" + rule);
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              s.weight("w", {huge * s.d(), 4}, constant(0));
+            })),
+            "'w': a weight [1099511627776, d, 4]" + rule);
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              s.constants({-1, -1}, {2});
+            })),
+            "constants: 1 numbers for shape <-1, -1>");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              s.carryIn("k", {-1, -1}, {2});
+            })),
+            "carryIn 'k': shape <-1, -1> starts with 1 numbers");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { broadcast(c(s, {1}), {0}); })),
+            "hc.broadcast: coefficients <0>" + rule);
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { broadcast(c(s, {1}), {1 << 21}); })),
+            "hc.broadcast: coefficients <2097152>" + rule);
+  EXPECT_EQ(failure(with([&](Site &, const Rows &x) {
+              scatterRows(x, {0, 1}, huge);
+            })),
+            "hc.scatter_rows: 1099511627776 rows" + rule);
+}
+
+// A chain of calls as long as the program would end at the end of the stack.
+TEST(RecipeErrors, TooManyOperations) {
+  auto chain = [](int length) {
+    return with([length](Site &s, const Rows &x) {
+      Coefficients c = rowSum(x);
+      for (int i = 0; i < length; ++i)
+        c = tanh(c);
+      s.carryOut("k", c);
+    });
+  };
+  EXPECT_EQ(failure(chain((1 << 11) - 100)), "(no error)");
+  EXPECT_EQ(failure(chain(200000)),
+            "the recipe records more than 2048 values; a loop in C++ records its body once a round");
 }
 
 TEST(RecipeErrors, TheHole) {
@@ -194,6 +263,8 @@ TEST(RecipeErrors, AValueOfTheWrongSite) {
   } catch (const UserError &error) {
     EXPECT_STREQ(error.what(), "mix: an operand is empty; values come from a Site or from functions of values");
   }
+  EXPECT_THROW(Coefficients().uniform(), UserError);
+  EXPECT_THROW(Coefficients().rank(), UserError);
 }
 
 TEST(RecipeErrors, Parameters) {
@@ -228,7 +299,39 @@ TEST(RecipeErrors, Parameters) {
             "the recipe reads an option that it does not declare: unknown option 'tnah'. There is none.");
 }
 
+TEST(RecipeErrors, Starts) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { s.scalar("a", nan); })),
+            "parameter 'a' starts with nan; a start is finite");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { s.channels("g", {s.d()}, normal(infinity)); })),
+            "parameter 'g' starts with inf; a start is finite");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              s.coefficients("a", {2}, values({0, nan}));
+            })),
+            "parameter 'a' starts with nan; a start is finite");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
+              s.carryIn("k", {2}, {0, infinity});
+            })),
+            "carryIn 'k' starts with inf; a start is finite");
+  auto message = [](auto make) -> std::string {
+    try {
+      make();
+    } catch (const UserError &error) {
+      return error.what();
+    }
+    return "(no error)";
+  };
+  EXPECT_EQ(message([] { oneHot(0, 0); }), "oneHot: size is 0; it must be from 1 to 1048576");
+  EXPECT_EQ(message([] { oneHot(-1, 0); }), "oneHot: size is -1; it must be from 1 to 1048576");
+  EXPECT_EQ(message([] { identityMatrix(-1); }), "identityMatrix: size is -1; it must be from 1 to 1024");
+}
+
 TEST(RecipeErrors, Carries) {
+  for (std::string name : {"", "0", "k x", "k\""}) {
+    std::string rule = " '" + name + "': a name is made of letters, digits, '_' and '.', with a letter first";
+    EXPECT_EQ(failure(with([&](Site &s, const Rows &) { s.carryIn(name, {1}, {0}); })), "carryIn" + rule);
+    EXPECT_EQ(failure(with([&](Site &s, const Rows &x) { s.carryOut(name, rowSum(x)); })), "carryOut" + rule);
+  }
   EXPECT_EQ(failure(with([](Site &s, const Rows &) {
               s.carryIn("r", {2}, {1, 0, 0});
             })),

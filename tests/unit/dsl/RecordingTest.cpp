@@ -416,6 +416,14 @@ TEST(ProgramText, WhatIsWrongIsNamedWithItsLine) {
   EXPECT_NE(with("hc.branch", "hc.trunk").find("the program has no hc.branch"), std::string::npos);
   EXPECT_NE(with("hc.operand = \"streams\"", "hc.operand = \"rivers\"").find("no argument that is its streams"),
             std::string::npos);
+  // Lines are counted on from operation to operation, also in a text that is long. It would be too long for a program.
+  std::string many;
+  for (int i = 0; i < 100000; ++i)
+    many += "  %c" + std::to_string(i) + " = hc.constant {value = dense<" + std::to_string(i) +
+            ".0> : tensor<1xf64>} : () -> !hc.coeffs<1>\n";
+  EXPECT_NE(with("  hc.return", many + "  hc.return").find("records more than 2048 values"), std::string::npos);
+  int before = static_cast<int>(std::count(right.begin(), right.begin() + right.find("  hc.return"), '\n'));
+  EXPECT_EQ(with("  hc.return", many + "  hc.wrong").substr(0, 12), "line " + std::to_string(before + 100001) + ":");
   // However a text ends or is damaged, it is a text that is refused.
   for (size_t size = 0; size < right.size() - 2; size += 7)
     EXPECT_NE(refusal(right.substr(0, size)), "(no error)") << size;

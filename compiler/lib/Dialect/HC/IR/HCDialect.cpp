@@ -141,8 +141,8 @@ FailureOr<int64_t> hc::checkKernel(FuncOp kernel) {
       return op.emitOpError("has no phase and stage: run hc-form-phases first");
     if (!llvm::is_contained({"P", "M", "R", "C", "W", "E"}, phase.getValue()))
       return op.emitOpError() << "phase is " << phase << ", expected P, M, R, C, W or E";
-    if (!stage.getType().isSignlessInteger(64) || stage.getInt() < 0)
-      return op.emitOpError() << "stage is " << stage << ", expected an i64 of 0 at least";
+    if (!stage.getType().isSignlessInteger(64) || stage.getInt() < 0 || stage.getInt() > maxStages)
+      return op.emitOpError() << "stage is " << stage << ", expected an i64 from 0 to " << maxStages;
   }
   return std::max<int64_t>(width, 1);
 }

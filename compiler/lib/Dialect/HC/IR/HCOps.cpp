@@ -267,12 +267,15 @@ LogicalResult MatmulOp::verify() {
   return expectShape(*this, "result", getResult().getType(), {lhs[0], rhs[1]});
 }
 
+/// The adjoint keeps the divisors of 2 steps an iteration; the numbers of all are counted in 32 bits at both exits.
+static constexpr int64_t mostIterations = 1 << 14;
+
 template <typename Op> static LogicalResult verifySinkhorn(Op op, CoeffsType type) {
   ArrayRef<int64_t> shape = type.getShape();
   if (shape.size() != 2 || shape[0] != shape[1])
     return op.emitOpError("needs a square matrix");
-  if (int64_t iterations = op.getIterations(); iterations < 1) // the accessor is unsigned
-    return op.emitOpError() << "iterations is " << iterations << ", expected at least 1";
+  if (int64_t iterations = op.getIterations(); iterations < 1 || iterations > mostIterations) // getter is unsigned
+    return op.emitOpError() << "iterations is " << iterations << ", expected from 1 to " << mostIterations;
   if (!llvm::is_contained({"exp", "exp_raw", "softmax_eps"}, op.getStart()))
     return op.emitOpError() << "start is \"" << op.getStart() << "\", expected exp, exp_raw or softmax_eps";
   if (op.getFirst() != "row" && op.getFirst() != "col")

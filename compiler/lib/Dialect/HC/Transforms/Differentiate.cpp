@@ -50,15 +50,12 @@ public:
       return holes[1].emitOpError("a site has one hole");
     if (!holes.empty() && failed(checkSpecialized(forward, {"hc.branch_in", "hc.branch_out"})))
       return failure();
-    auto isNamed = [](DictionaryAttr attrs) { return attrs && attrs.getAs<StringAttr>(HCDialect::operandAttrName); };
     for (unsigned i = 0; i < forward.getNumArguments(); ++i)
-      if (!isNamed(forward.getArgAttrDict(i)))
-        return forward.emitError() << "argument " << i << " has no " << HCDialect::operandAttrName
-                                   << " that says what it is";
+      if (failed(checkWord("argument", i, attrsOfArgument(forward, i))))
+        return failure();
     for (unsigned i = 0; i < forward.getNumResults(); ++i)
-      if (!isNamed(forward.getResultAttrDict(i)))
-        return forward.emitError() << "result " << i << " has no " << HCDialect::operandAttrName
-                                   << " that says what it is";
+      if (failed(checkWord("result", i, attrsOfResult(forward, i))))
+        return failure();
     for (auto [i, type] : llvm::enumerate(forward.getResultTypes()))
       if (auto coeffs = dyn_cast<CoeffsType>(type);
           groupOf(forward.getResultAttrDict(i)) == 's' && (!coeffs || coeffs.getRank() != 1))
@@ -91,6 +88,18 @@ public:
   }
 
 private:
+  /// Masks choose by the word of hc.operand. No letter stands for a cotangent: what an adjoint makes would be left out.
+  LogicalResult checkWord(StringRef what, unsigned i, DictionaryAttr attrs) {
+    auto operand = attrs.getAs<StringAttr>(HCDialect::operandAttrName);
+    if (!operand)
+      return forward.emitError() << what << " " << i << " has no " << HCDialect::operandAttrName
+                                 << " that says what it is";
+    if (operand.getValue().starts_with("d_"))
+      return forward.emitError() << what << " " << i << " is the cotangent " << operand
+                                 << ": an adjoint is not differentiated (a second derivative is not available)";
+    return success();
+  }
+
   bool isWanted(unsigned argument) { return want.contains(groupOf(forward.getArgAttrDict(argument))); }
 
   DictionaryAttr cotangentAttrs(DictionaryAttr attrs) {

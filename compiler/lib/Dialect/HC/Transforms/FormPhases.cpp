@@ -13,21 +13,24 @@ using namespace hyperjit::hc;
 
 namespace {
 
-/// Streams times fracs that fused kernels keep in registers.
+/// Rows of a token that fused kernels read or write as one operand: of streams, of the branch's input, ...
 constexpr int64_t maxRows = 32;
-/// Reductions that follow one another inside one kernel.
-constexpr int64_t maxStages = 6;
 
 class PhaseFormer {
 public:
   explicit PhaseFormer(FuncOp function) : function(function) {}
 
   LogicalResult run() {
+    if (failed(checkArguments()))
+      return failure();
     for (Operation &op : function.getEntry().without_terminator())
       if (failed(place(&op)))
         return failure();
+    if (failed(checkResults()))
+      return failure();
     sortOps();
-    return countTraffic();
+    countTraffic();
+    return success();
   }
 
 private:
@@ -35,6 +38,50 @@ private:
     char phase;
     int64_t stage;
   };
+
+  /// The limit is one for an operand and for its cotangent, so that a site that has a forward has a backward too.
+  LogicalResult checkRows(Type type, DictionaryAttr attrs) {
+    auto rows = dyn_cast<RowsType>(type);
+    if (!rows || rows.getRows() <= maxRows)
+      return success();
+    auto operand = attrs.getAs<StringAttr>(HCDialect::operandAttrName);
+    StringRef word = operand ? operand.getValue() : "";
+    word.consume_front("d_");
+    StringRef what = StringSwitch<StringRef>(word)
+                         .Case("streams", "streams times fracs")
+                         .Case("branch_input", "number of branch input rows")
+                         .Case("branch", "number of branch output rows")
+                         .Default("number of rows of an operand");
+    return function.emitError() << what << " is " << rows.getRows() << "; fused kernels cover up to " << maxRows;
+  }
+
+  LogicalResult checkArguments() {
+    for (BlockArgument argument : function.getArguments()) {
+      unsigned i = argument.getArgNumber();
+      if (uniformity.isUniform(argument))
+        continue;
+      if (isa<WeightType>(argument.getType()))
+        return function.emitError() << "argument " << i << " is a weight without " << HCDialect::uniformAttrName
+                                    << "; no skeleton reads a weight for every token";
+      if (failed(checkRows(argument.getType(), attrsOfArgument(function, i))))
+        return failure();
+    }
+    return success();
+  }
+
+  LogicalResult checkResults() {
+    for (OpOperand &operand : function.getReturn()->getOpOperands()) {
+      unsigned i = operand.getOperandNumber();
+      DictionaryAttr attrs = attrsOfResult(function, i);
+      bool weight = isa<WeightType>(operand.get().getType());
+      if ((weight || isAfterSum(operand.get())) && !attrs.contains(HCDialect::uniformAttrName))
+        return function.emitError() << "result " << i << " is a " << (weight ? "weight" : "sum over tokens")
+                                    << "; it is the same for all tokens and must carry " << HCDialect::uniformAttrName;
+      if (!uniformity.isUniform(operand.get()) && failed(checkRows(operand.get().getType(), attrs)))
+        return failure();
+    }
+    return success();
+  }
 
   LogicalResult place(Operation *op) {
     if (isa<NormOp, BranchOp>(op))
@@ -101,7 +148,7 @@ private:
       op->moveBefore(function.getReturn());
   }
 
-  LogicalResult countTraffic() {
+  void countTraffic() {
     auto fracs = function->getAttrOfType<IntegerAttr>("hc.m");
     int64_t m = fracs ? fracs.getInt() : 1;
     int64_t reads = 0, writes = 0, saved = 0, narrow = 0;
@@ -111,9 +158,6 @@ private:
       if (uniformity.isUniform(argument))
         continue;
       if (auto rows = dyn_cast<RowsType>(argument.getType())) {
-        if (rows.getRows() > maxRows)
-          return function.emitError() << "streams times fracs is " << rows.getRows() << "; fused kernels cover up to "
-                                      << maxRows;
         reads += argument.use_empty() ? 0 : rows.getRows();
         auto operand = function.getArgAttrOfType<StringAttr>(argument.getArgNumber(), HCDialect::operandAttrName);
         if (operand && (operand.getValue() == "streams" || operand.getValue() == "branch"))
@@ -136,7 +180,6 @@ private:
     function->setAttr("hc.narrow_bytes", builder.getI64IntegerAttr(narrow));
     function->setAttr("hc.exposed", builder.getI64IntegerAttr(exposedWork()));
     function->setAttr("hc.stages", builder.getI64IntegerAttr(lastStage + 1));
-    return success();
   }
 
   /// Coefficient maths behind a reduction that a map over channels waits for: a kernel cannot hide it. In numbers made,

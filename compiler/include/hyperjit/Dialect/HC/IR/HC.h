@@ -64,6 +64,9 @@ bool beyondLimits(FuncOp kernel);
 mlir::DictionaryAttr attrsOfArgument(FuncOp function, unsigned index);
 mlir::DictionaryAttr attrsOfResult(FuncOp function, unsigned index);
 
+/// Reductions that follow one another inside one kernel: the last stage.
+inline constexpr int64_t maxStages = 6;
+
 /// What both exits take for granted of a kernel: hc.compute is f32 or f64, all rows and weights have one width, and it
 /// is bound, every op has its phase and stage. Gives the width, 1 where there are no rows; an error names what is
 /// missing.

@@ -497,7 +497,7 @@ def HC_SinkhornOp : HC_MathOp<"sinkhorn", [SameOperandsAndResultType]> {
     "softmax_eps": softmax(Z, last) + eps, a column step, then iterations - 1 times {row, column}.
     Otherwise `iterations` times {first, the other}. A "row" step divides by sums over the last axis, a "col"
     step by sums over the first; place "clamp" divides by max(sum, eps), "add" by sum + eps, "none" by the sum.
-    `log_domain` does the same on logarithms (place "none").
+    `log_domain` does the same on logarithms (place "none"). `iterations` is at most 2^14.
     ```mlir
     %h = hc.sinkhorn %l {iterations = 20 : i64, start = "exp", first = "col", place = "none", eps = 0.0 : f64,
                          tau = 1.0 : f64, log_domain = false} : (!hc.coeffs<4, 4>) -> !hc.coeffs<4, 4>

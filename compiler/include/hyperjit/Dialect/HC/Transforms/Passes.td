@@ -95,6 +95,11 @@ def FormPhases : Pass<"hc-form-phases", "::mlir::ModuleOp"> {
     make coefficients of stage s + 1; a sum over tokens belongs to the stage of
     its operands; what follows such a sum is the epilogue E.
 
+    Refuses what no skeleton covers: an operand of more than 32 rows a token,
+    an op that makes more than 96, more than 6 reductions in a row, a second
+    pass over the streams, a weight for every token; and a result that is a
+    weight or a sum over tokens without `hc.uniform`.
+
     Writes on the function, in u = `hc.m` rows a token where the name ends so:
     `hc.reads_u` and `hc.writes_u`, rows from and to memory; `hc.saved_u`,
     streams and branch outputs that are kept for backward; `hc.narrow_bytes`,
