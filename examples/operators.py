@@ -50,3 +50,8 @@ for _ in range(steps):
 print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f} in {steps} steps")
 assert all(p.grad is not None and torch.isfinite(p.grad).all() for s in sites for p in s)
 assert losses[-1] < 0.8 * losses[0]
+
+# One graph for torch.compile: the operators have meta kernels. backend="inductor" fuses what is around them.
+compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+torch.testing.assert_close(compiled(h), model(h))
+print("compiled: the same")

@@ -51,7 +51,8 @@ def readme():
         wanted = " | ".join(escaped if setting["from"] == "default" else escaped[1:])
         check(rows.get(setting["name"], "").endswith(wanted), f"README's row of {setting['name']} is not: {wanted}")
     recipes = [r["name"] for r in json.loads(run("recipes", "--json").stdout)["recipes"]]
-    listed = re.search(r"Recipes: `([\w\- ]+)`", text).group(1).split()
+    table = text.split("| recipe | of | module | limits |\n")[1].split("\n\n")[0]
+    listed = [name for row in table.splitlines()[1:] for name in re.findall(r"`([\w-]+)`", row.split("|")[1])]
     check(sorted(listed) == sorted(recipes), f"README lists {listed}, the command {recipes}")
     commands = re.findall(r"^  ([a-z]+)  ", run("--help").stdout.split("Subcommands:")[1], re.M)
     named = [word for row in re.findall(r"^\| `hyperjit ([a-z\\|]+)", text, re.M) for word in re.split(r"\\\|", row) if word]

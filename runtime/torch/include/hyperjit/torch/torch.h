@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <hyperjit/core/Error.h>
 #include <hyperjit/torch/Modules.h>
 #include <hyperjit/torch/Ops.h>
 #include <hyperjit/torch/Prepare.h>
