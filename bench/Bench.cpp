@@ -41,6 +41,7 @@ struct Row {
   int64_t tokens = 0;
   Timing us;                      ///< of one site; hyperjit's on a GPU of replays of a graph
   std::optional<Timing> launched; ///< of one site of a chain, launched by the host call by call
+  std::optional<Timing> host;     ///< what launching takes the host, forward and backward of one site of a chain (CUDA)
   double u = 0, share = 0, speedup = 1;
 };
 
@@ -114,19 +115,21 @@ std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &opt
       nn::Connection(layer)->zero_grad();
     chain.x.mutable_grad() = at::Tensor();
   };
-  auto forward = [&] {
-    clear();
-    return eager ? chain.eager() : chain.jit();
-  };
+  auto forward = [&] { return eager ? chain.eager() : chain.jit(); };
   auto backward = [&](const at::Tensor &out) { out.backward(chain.cotangent); };
-  const TrainingTiming launched = timedTraining(device, options.repeats, forward, backward);
+  const TrainingTiming launched = timedTraining(device, options.repeats, forward, backward, clear);
   TrainingTiming timing = launched;
   if (device.is_cuda() && !eager && TrainingGraph::available()) {
+    clear();
     at::Tensor expected = forward();
     backward(expected);
     expected = expected.detach(); // no node of this stream may live on into the graphs
     const at::Tensor gradient = chain.x.grad();
-    TrainingGraph graph(device, forward, backward);
+    auto cleared = [&] {
+      clear(); // a graph makes gradients anew, as the step after zero_grad does
+      return forward();
+    };
+    TrainingGraph graph(device, cleared, backward);
     auto replayForward = [&] {
       graph.replayForward();
       return graph.output();
@@ -140,13 +143,22 @@ std::vector<Row> measure(const Chain &chain, bool eager, const BenchOptions &opt
   }
   clear();
   const double scale = 1e3 / double(options.sites); // ms of a chain to us of a site
+  auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
   auto row = [&](const char *direction, const Timing &us, const Timing &byHost) {
-    auto scaled = [&](Timing t) { return Timing{t.median * scale, t.min * scale, t.max * scale}; };
-    return Row{
-        eager ? "eager" : "hyperjit", chain.spec.text(), direction, "chain", "", tokens, scaled(us), scaled(byHost)};
+    return Row{eager ? "eager" : "hyperjit",
+               chain.spec.text(),
+               direction,
+               "chain",
+               "",
+               tokens,
+               scaled(us),
+               scaled(byHost),
+               std::nullopt};
   };
-  return {row("forward", timing.forward, launched.forward), row("backward", timing.backward, launched.backward),
-          row("both", timing.both, launched.both)};
+  Row both = row("both", timing.both, launched.both);
+  if (device.is_cuda())
+    both.host = scaled(launched.host);
+  return {row("forward", timing.forward, launched.forward), row("backward", timing.backward, launched.backward), both};
 }
 
 double millisecondsOf(const std::function<void()> &work) {
@@ -391,7 +403,7 @@ int bench(const BenchOptions &options) {
   };
   auto addKernel = [&](const SiteSpec &spec, const AloneTiming &one, const char *mode, int64_t tokens) {
     rows.push_back({"hyperjit", one.kernel.text(), one.kernel.direction == Direction::Forward ? "forward" : "backward",
-                    mode, one.schedule, tokens, one.us, std::nullopt, one.u,
+                    mode, one.schedule, tokens, one.us, std::nullopt, std::nullopt, one.u,
                     one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
   // What was under way when the process was asked to end has too few repeats: it is no row.
@@ -450,8 +462,8 @@ int bench(const BenchOptions &options) {
   answer["interrupted"] = interrupted();
   answer["failed"] = mistakesJson(mistakes);
   answer["rows"] = Json::array();
-  Table table(
-      {"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "u", "share", "speedup"});
+  Table table({"spec", "tokens", "direction", "implementation", "us", "min", "max", "launched", "host", "u", "share",
+               "speedup"});
   auto json = [](const Timing &timing) {
     return Json{{"median", timing.median}, {"min", timing.min}, {"max", timing.max}};
   };
@@ -459,7 +471,8 @@ int bench(const BenchOptions &options) {
     table.add({options.schedules.empty() ? row.spec : row.spec + " " + row.schedule, fmt::format("{}", row.tokens),
                row.direction, row.implementation, fmt::format("{:.1f}", row.us.median),
                fmt::format("{:.1f}", row.us.min), fmt::format("{:.1f}", row.us.max),
-               row.launched ? fmt::format("{:.1f}", row.launched->median) : "-", fmt::format("{:.2f}", row.u),
+               row.launched ? fmt::format("{:.1f}", row.launched->median) : "-",
+               row.host ? fmt::format("{:.1f}", row.host->median) : "-", fmt::format("{:.2f}", row.u),
                fmt::format("{:.3f}", row.share), fmt::format("{:.2f}x", row.speedup)});
     answer["rows"].push_back({{"implementation", row.implementation},
                               {"spec", row.spec},
@@ -469,6 +482,7 @@ int bench(const BenchOptions &options) {
                               {"schedule", row.schedule.empty() ? Json() : Json(row.schedule)},
                               {"us", json(row.us)},
                               {"launched_us", row.launched ? json(*row.launched) : Json()},
+                              {"host_us", row.host ? json(*row.host) : Json()},
                               {"u", row.u},
                               {"share", row.share},
                               {"speedup", row.speedup}});

@@ -89,17 +89,21 @@ private:
   unsigned count = 0;
 };
 
-/// Makes a device's primary context current for as long as it lives, if it is not.
+/// Makes a device's primary context current for as long as it lives, if it is not. A thread without a context works on
+/// device 0 as far as CUDA's runtime is concerned, whose first launch makes the context of 0 current for good; so does
+/// this one. (A thread of autograd's that launches nothing else would ask the driver for its device several times an
+/// operator, in vain each time, and the driver formats an error message for its log: a fifth of that thread's time.)
 class ContextGuard {
 public:
   ContextGuard(const Driver &driver, int device) : driver(driver) {
     Context current = nullptr;
     DeviceHandle handle = 0, here = -1;
     driver.check(driver.deviceGet(&handle, device), fmt::format("device {}", device));
-    if (driver.contextGetCurrent(&current) == 0 && current && driver.contextGetDevice(&here) == 0 && here == handle)
+    const bool any = driver.contextGetCurrent(&current) == 0 && current;
+    if (any && driver.contextGetDevice(&here) == 0 && here == handle)
       return;
     driver.check(driver.contextPush(primary(driver, device, handle)), "making a context current");
-    pushed = true;
+    pushed = any || device != 0;
   }
   ~ContextGuard() {
     Context ignored;

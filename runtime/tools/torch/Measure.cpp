@@ -107,20 +107,22 @@ TrainingTiming timedTraining(at::Device device, int repeats, const std::function
                              const std::function<void()> &lead) {
   backward(forward());
   synchronise(device);
-  std::vector<double> ahead, back, both;
+  std::vector<double> ahead, back, both, host;
   for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i) {
     if (lead)
       lead();
+    const auto called = std::chrono::steady_clock::now(); // the device is done with the repeat before
     Mark begin(device);
     at::Tensor out = forward();
     Mark middle(device);
     backward(out);
     Mark end(device);
+    host.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - called).count());
     both.push_back(begin.to(end));
     ahead.push_back(begin.to(middle));
     back.push_back(middle.to(end));
   }
-  return {summarise(ahead), summarise(back), summarise(both)};
+  return {summarise(ahead), summarise(back), summarise(both), summarise(host)};
 }
 
 void keepMemory() {

@@ -29,9 +29,10 @@ Timing timed(at::Device device, int repeats, const std::function<void()> &work);
 
 /// Forward, then backward of what it returned, `repeats` times after a warm-up; each timed alone, and both together.
 /// `lead`, if given, is run before each, untimed: with work under way the device does not wait for the host's first
-/// launch.
+/// launch. `host`: what the thread that calls takes for both, by the clock, while the device may lag behind (CUDA; on the
+/// CPU that is `both`).
 struct TrainingTiming {
-  Timing forward, backward, both;
+  Timing forward, backward, both, host;
 };
 TrainingTiming timedTraining(at::Device device, int repeats, const std::function<at::Tensor()> &forward,
                              const std::function<void(const at::Tensor &)> &backward,
