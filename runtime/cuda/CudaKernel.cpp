@@ -44,12 +44,13 @@ struct LoadedModule {
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
-  int64_t moreBlocks = 0;                                                    ///< beside those of tokens
-  int64_t fromTokens = 0, belowTokens = std::numeric_limits<int64_t>::max(); ///< launched for so many only
-  int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
+  int64_t moreBlocks = 0;   ///< beside those of tokens
+  int64_t tokensOfWave = 0; ///< launched for so many a wave of its blocks, on average; else the one that is `otherwise`
+  int64_t parts = 1;        ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool overlaps = false; ///< begins while the launch before it ends, and waits for it itself
   bool yIsChunks = false;
+  bool otherwise = false;
 };
 
 class Attributes {
@@ -146,8 +147,8 @@ public:
         extra.parts = json.value("parts", int64_t(1));
         extra.overlaps = json.value("overlaps", false) && Driver::get().overlaps;
         extra.moreBlocks = json.value("more_blocks", int64_t(0));
-        extra.fromTokens = json.value("from_tokens", extra.fromTokens);
-        extra.belowTokens = json.value("below_tokens", extra.belowTokens);
+        extra.tokensOfWave = json.value("tokens_of_wave", int64_t(0));
+        extra.otherwise = json.value("otherwise", false);
       }
       extras.push_back(extra);
     }
@@ -273,10 +274,18 @@ private:
     std::memcpy(tail + 24, &chunkCount, 4);
     std::memset(tail + 28, 0, 4);
 
+    // A last wave of few tokens takes as long as a full one.
+    bool fillsWaves = false;
+    for (size_t i = 0; i < extras.size(); ++i)
+      if (int64_t wanted = extras[i].tokensOfWave) {
+        const int64_t wave = module.launches[i].residentBlocks * extras[i].tokensPerBlock;
+        fillsWaves = tokens >= (tokens + wave - 1) / wave * wanted;
+      }
+
     for (size_t i = 0; i < what.launches.size(); ++i) {
       const LaunchInfo &launch = what.launches[i];
       const GridExtra &extra = extras[i];
-      if (tokens < extra.fromTokens || tokens >= extra.belowTokens)
+      if (fillsWaves ? extra.otherwise : extra.tokensOfWave > 0)
         continue;
       int64_t x = 1, y = extra.yIsChunks ? chunks : extra.y, z = extra.z;
       switch (launch.grid) {

@@ -121,6 +121,10 @@ std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const C
 // CUDA
 //===----------------------------------------------------------------------===//
 
+int64_t hyperjit::tokensOfWave(int64_t processors, int64_t tokensOfBlock) {
+  return processors * tokensOfBlock * 25 / 32;
+}
+
 double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
   double time = double(s.wideBytes) / shape.copyGBs;
   double threads = double(n.warps) * 32, resident = double(std::max<int64_t>(n.blocks, 1)) * threads;
@@ -243,12 +247,11 @@ std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuSh
     }
   if (tiled && sizes.reduces)
     for (int64_t vector : {4, 8}) {
-      // With tokens of their own, warps want so many that half of the processors have some.
       RowNumbers numbers = first;
       numbers.ranges = numbers.warps = 8, numbers.tokens = 8, numbers.blocks = 1, numbers.cluster = 1;
       numbers.vector = vector;
       add(numbers);
-      numbers.apart = shape.processors * numbers.warps * numbers.tokens / 2;
+      numbers.apart = tokensOfWave(shape.processors, numbers.warps * numbers.tokens);
       add(numbers);
     }
   if (tiled) {

@@ -24,15 +24,15 @@
 // What stage 0 has stored is read again, and no weight.
 // CHECK:   Stage<Coefficients1Apart, UsingWeights<Pass<Rows1_0Apart, 0, 0, 0>, List<Input<Operand<3, bfloat16, 256>, 4>>>>>(launch);
 // CHECK: // schedule rows:apart=100,blocks=2,{{.*}}ranges=2,{{.*}}tokens=8,{{.*}}warps=2
-// CHECK: // launch {"below_tokens":100,{{.*}}"entry":"boundary_main",{{.*}}"tokens_per_block":8}
-// CHECK: // launch {{.*}}"entry":"boundary_main_apart","from_tokens":100,{{.*}}"tokens_per_block":16}
+// CHECK: // launch {{.*}}"entry":"boundary_main",{{.*}}"otherwise":true,{{.*}}"tokens_per_block":8}
+// CHECK: // launch {{.*}}"entry":"boundary_main_apart",{{.*}}"tokens_of_wave":100,"tokens_per_block":16}
 
 // ALWAYS-NOT: rowReduced<
 // ALWAYS: sharedWeights<
-// ALWAYS-NOT: from_tokens
+// ALWAYS-NOT: tokens_of_wave
 // NEVER-NOT: sharedWeights<
 // NEVER: rowReduced<
-// NEVER-NOT: below_tokens
+// NEVER-NOT: otherwise
 
 // Of few tokens, what is for more is not made.
 // RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=rows:apart=100,ranges=2 | FileCheck %s --check-prefix=FEW

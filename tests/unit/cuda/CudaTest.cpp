@@ -159,6 +159,23 @@ TEST(Kernels, SharedRowsWithoutSpills) {
   }
 }
 
+// Other numbers of tiles between stages, and of tokens a tile, than an H100's.
+TEST(Kernels, AnH200sWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *site : {"manifold:n=4,d=2048,dtype=bf16", "manifold:n=3,d=2048,dtype=bf16",
+                           "manifold:n=3,d=5120,dtype=bf16", "manifold:n=2,d=6144,dtype=bf16",
+                           "manifold:n=4,d=4096,dtype=fp16", "delayed-pre:n=4,d=4096,dtype=bf16"})
+    expectNoSpills(site, /*backward=*/false, "sm_90a/h200");
+}
+
+// Beside an expansion, the smallest clusters.
+TEST(Kernels, WidePartsOfFewStreamsWithoutSpills) {
+  NEEDS_NVRTC();
+  for (const char *site : {"manifold:n=1,d=1280", "manifold:n=1,d=4096", "manifold:n=1,d=6144", "manifold:n=2,d=1280",
+                           "manifold:n=2,d=2560", "manifold:n=2,d=4096", "frac:n=1,m=2,d=4096"})
+    expectNoSpills(std::string(site) + ",dtype=bf16", /*backward=*/true, "sm_90a");
+}
+
 // Wide rows of few streams, and more streams than four.
 TEST(Kernels, FewAndManyStreamsWithoutSpills) {
   NEEDS_NVRTC();
@@ -369,15 +386,19 @@ std::vector<std::string> measuredSites() {
   return specs;
 }
 
-/// What "auto" takes for them follows from what fits, so a change of anything in shared memory may change it.
+/// What "auto" takes for them follows from what fits, so a change of anything in shared memory may change it. An H200
+/// has lines of its own where it takes another.
 TEST(Kernels, DefaultSchedulesAreAsListed) {
   const std::string path = HYPERJIT_SOURCE_DIR "/tests/unit/cuda/default_schedules.txt";
   std::string found;
   for (const std::string &spec : measuredSites())
     for (bool backward : {false, true}) {
-      Built built = build(spec, backward, "sm_90a/h100");
-      ASSERT_TRUE(built.ok) << spec;
-      found += spec + (backward ? " backward " : " forward ") + built.source.schedule + "\n";
+      const std::string direction = backward ? " backward " : " forward ";
+      Built built = build(spec, backward, "sm_90a/h100"), faster = build(spec, backward, "sm_90a/h200");
+      ASSERT_TRUE(built.ok && faster.ok) << spec;
+      found += spec + direction + built.source.schedule + "\n";
+      if (faster.source.schedule != built.source.schedule)
+        found += spec + direction + "h200 " + faster.source.schedule + "\n";
     }
   if (std::getenv("HYPERJIT_UPDATE_SCHEDULES")) {
     std::ofstream(path) << found;

@@ -14,6 +14,37 @@ using llvm::StringRef;
 /// Tiles between stages: as many as pay, or as fit.
 constexpr int64_t lags[] = {0, 3, 2, 1};
 
+/// The most rows that an operand has of a token, and the widest of them.
+static std::pair<int64_t, int64_t> tokenRows(hc::FuncOp kernel) {
+  hc::Uniformity uniformity;
+  int64_t most = 1, width = 0;
+  for (Value argument : kernel.getBody().getArguments())
+    if (auto rows = dyn_cast<hc::RowsType>(argument.getType()); rows && !uniformity.isUniform(argument)) {
+      most = std::max<int64_t>(most, rows.getRows());
+      width = std::max<int64_t>(width, rows.getWidth());
+    }
+  return {most, width};
+}
+
+/// Microseconds of a tile of clusterColumns beyond what memory takes for it, as measured on an H200 (4170 GB/s) of sites
+/// of one to four streams of 1280 to 8192 channels forward: with one tile between stages, sums and what follows from
+/// them are waited for where memory is done with a tile sooner; few tiles ahead leave memory idle.
+static double waitOfTile(const Choice &choice, int64_t ahead, double memory) {
+  if (choice.tokens > 8)
+    return (choice.lag > 1 ? 0.25 : 0.45) + (ahead < 3 ? 0.05 : 0);
+  const double wait = choice.lag > 2 && choice.cluster > 8 ? 0.17 : choice.lag > 1 ? 0.2 : memory < 1.4 ? 0.4 : 0.25;
+  return wait + (ahead < 3 ? 0.25 : 0);
+}
+
+/// Bytes of a token's rows that the kernel reads and writes: u counts rows of all fractions of the channels.
+static int64_t wideBytesOf(hc::FuncOp kernel, int64_t width, int64_t storage) {
+  auto number = [&](StringRef attribute, int64_t otherwise) {
+    auto found = kernel->getAttrOfType<IntegerAttr>(attribute);
+    return found ? found.getInt() : otherwise;
+  };
+  return (number("hc.reads_u", 0) + number("hc.writes_u", 0)) * number("hc.m", 1) * width * storage;
+}
+
 /// What "auto" means: sums and what follows from them in flight together where tensor cores make the sums and the
 /// kernel fits a cluster, else row by row.
 ///
@@ -28,30 +59,26 @@ constexpr int64_t lags[] = {0, 3, 2, 1};
 /// idle: narrow rows take 4 channels a lane, which makes twice as many. More than four streams leave a lane no
 /// registers for 8 channels of each.
 static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
-  hc::Uniformity uniformity;
-  int64_t streams = 1, width = 0;
-  for (Value argument : kernel.getBody().getArguments())
-    if (auto rows = dyn_cast<hc::RowsType>(argument.getType()); rows && !uniformity.isUniform(argument)) {
-      streams = std::max<int64_t>(streams, rows.getRows());
-      width = std::max<int64_t>(width, rows.getWidth());
-    }
+  const auto [streams, width] = tokenRows(kernel);
   constexpr int64_t leastWidth = 1024, leastWarps = 6, leastBytes = 448;
   if (streams > 4 || width < leastWidth)
     return Choice();
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   struct Candidate {
     Choice choice;
-    int64_t ahead = 0, channels = 0, bytes = 0, warps = 0; // tiles; of a block, of a row in bytes; of a block
-    bool held = false, expands = false;                    // few enough channels to hold rows
+    int64_t ahead = 0, channels = 0, storage = 0, warps = 0; // tiles; of a block; bytes of a number; of a block
+    bool held = false;                                       // few enough channels to hold rows
+    bool expands = false, tensorCores = false, readsAgain = false;
   };
   // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280
   // channels 74 and 107, of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight
   // gradients, too; three of 2560 241 and 304.
   const int64_t expanded = streams == 1 ? 768 : streams == 3 ? 320 : 256;
-  auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag) -> std::optional<Candidate> {
+  auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag,
+                  int64_t tokens = 0) -> std::optional<Candidate> {
     Choice choice;
     choice.columns = true;
-    choice.cluster = cluster, choice.parts = parts, choice.vector = vector, choice.lag = lag;
+    choice.cluster = cluster, choice.parts = parts, choice.vector = vector, choice.lag = lag, choice.tokens = tokens;
     CudaSource source;
     SourceBuilder builder(kernel, target, choice, source);
     if (!builder.run() || builder.tilesAhead() < 1)
@@ -64,10 +91,15 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
             ? builder.computeWarps() < leastWarps
             : parts > 1 || streams < 4 || !builder.dotsRows() || builder.tilesAhead() < 4 || builder.computeWarps() % 4)
       return std::nullopt;
-    int64_t channels = builder.blockChannels();
-    Candidate made = {
-        choice, builder.tilesAhead(), channels, channels * builder.widestStorage(), builder.computeWarps(),
-        false,  builder.expands()};
+    Candidate made;
+    made.choice = choice;
+    made.ahead = builder.tilesAhead();
+    made.channels = builder.blockChannels();
+    made.storage = builder.widestStorage();
+    made.warps = builder.computeWarps();
+    made.expands = builder.expands();
+    made.tensorCores = builder.tensorCores();
+    made.readsAgain = builder.readsRowsAgain();
     made.held = made.channels <= (made.expands ? expanded : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
@@ -79,13 +111,54 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       four = make(one.choice.cluster, one.choice.parts, 0, 4);
     return four && four->ahead >= 2 ? four->choice : one.choice;
   };
+  // Where memory is faster than an H100's, what a tile waits for shows (us, an H200: three streams of 2048 channels
+  // forward 93 with one tile between stages, 78 with two; of 4096, with two, 156, and 143 with sixteen tokens a tile; two
+  // of 6144 197 and 157). Few tokens gain nothing from more of them a tile, nor do four streams, whose rows take the
+  // registers. An H100, whose memory takes 1.3 to 1.6 us a tile of these, lost 3 to 4 %.
+  auto bucket = kernel->getAttrOfType<StringAttr>("hc.bucket");
+  const bool few = bucket && bucket.getValue() == "small";
+  auto later = [&](const Candidate &one) {
+    constexpr int64_t tile = 8;
+    const double copyGBs = Generation(target).copyGBs,
+                 memory = double(tile * wideBytesOf(kernel, width, one.storage) *
+                                 clustersAtOnce(processorsOfH100, one.choice.cluster)) /
+                          copyGBs / 1e3; // us of a tile
+    if (copyGBs < 3500 || one.expands || !one.tensorCores || (one.choice.cluster < 8 && memory >= 1.3))
+      return one.choice;
+    const bool twice = !few && streams < 4 && one.choice.cluster >= 8 && memory < 1.2;
+    Choice best = one.choice;
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t tokens = tile; tokens <= (twice ? 2 * tile : tile); tokens += tile)
+      for (int64_t lag = 1; lag <= (tokens > tile ? 2 : 3); ++lag) {
+        std::optional<Candidate> other = make(one.choice.cluster, 1, one.choice.vector, lag, tokens);
+        if (!other || other->ahead < 2)
+          continue;
+        if (const double wait = waitOfTile(other->choice, other->ahead, memory) / double(tokens); wait < least)
+          least = wait, best = other->choice;
+      }
+    return best;
+  };
+  // Beside an expansion of one stream or two the smallest cluster with two tiles ahead, if it has registers for weight
+  // gradients, too, and two tiles between stages where that leaves two ahead (us, an H200: two streams of 2560 channels
+  // backward 178 in clusters of sixteen, 128 of four; of 5120 311 and, of eight, 233; of 4096 196, 183 and, with two
+  // tiles between stages, 176; of 1280, four channels a lane, 94 of eight and 75 of two; one of 4096 141 of eight, 129 of
+  // four; of 8192 232 and 216). Narrow parts wait for one another more often.
+  if (streams <= 2)
+    for (int64_t cluster : {2, 4, 8, 16})
+      for (int64_t vector : {0, 4}) {
+        std::optional<Candidate> one = make(cluster, 1, vector, 1);
+        if (!one || !one->expands || one->ahead < 2 || one->readsAgain)
+          continue;
+        std::optional<Candidate> two = make(cluster, 1, vector, 2);
+        return two && two->ahead >= 2 && !two->readsAgain ? two->choice : one->choice;
+      }
   std::optional<Candidate> held, wide;
   for (int64_t cluster : {2, 4, 8, 16})
     for (int64_t vector : {0, 4}) {
       std::optional<Candidate> one = make(cluster, 1, vector, 0);
       if (one && one->held) {
         if (one->ahead >= 2)
-          return one->choice;
+          return later(*one);
         if (vector == 0 || !held || held->choice.cluster != cluster)
           held = one;
       } else if (vector == 0) {
@@ -96,7 +169,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       }
     }
   if (wide)
-    return wide->choice;
+    return later(*wide);
   for (int64_t parts = 2; parts <= 8; ++parts)
     for (int64_t cluster : {16, 8, 4}) {
       if (parts > clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
@@ -107,7 +180,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       std::optional<Candidate> fits;
       for (int64_t lag : lags) {
         std::optional<Candidate> one = make(cluster, parts, 0, lag);
-        if (!one || !one->held || one->bytes < leastBytes ||
+        if (!one || !one->held || one->channels * one->storage < leastBytes ||
             (one->expands && (one->warps % 4 || (held && one->ahead <= held->ahead))))
           continue;
         if (!one->expands || (one->ahead >= 2 && (lag == 0 || lag == 3)))
@@ -128,6 +201,7 @@ Generation::Generation(StringRef target) {
   threads = large || isa == "sm_80" ? 2048 : 1536;
   shared = large ? mostShared : isa == "sm_80" ? 163 * 1024 : leastShared;
   movesRegisters = large && isa.ends_with("a");
+  copyGBs = isa.starts_with("sm_10") ? 7000 : target.ends_with("/h200") ? 4170 : 2970; // measured but for sm_10x
 }
 
 int64_t cuda::sharedOf(StringRef target) { return Generation(target).shared; }
@@ -148,8 +222,34 @@ static Choice chooseSchedule(hc::FuncOp kernel, StringRef target) {
   ScopedDiagnosticHandler quiet(kernel.getContext(), [](Diagnostic &) { return success(); });
   CudaSource source;
   SourceBuilder builder(kernel, target, choice, source);
-  if (builder.run() && builder.tensorCores() && sharedNeeded(source) > sharedOf(target))
+  if (!builder.run() || !builder.tensorCores())
+    return choice;
+  if (sharedNeeded(source) > sharedOf(target)) {
     choice.planes = 0;
+    return choice;
+  }
+  // Sums of more than four rows: eight channels a lane instead of four, or of two tokens, as far as the sums leave
+  // registers, and for many tokens, where the sums are many, weights that pass through shared memory once for all warps
+  // instead of coming from L2 for every tile (us of 512, 2048 and 8192 tokens of 4096 channels, an H200: five streams, 35 columns, 131, 162 and 591 with two
+  // tokens, 66, 151 and 560, and 454 through shared memory; six, 48 columns, 158, 192 and 727, 82, 192 and 741, and 582;
+  // eight of manifold-streams, 10 columns, 122, 270 and 1053, 82, 214 and 823, and 792; eight fracs 27, 52 and 187, 21, 41
+  // and 143, and 175; but seven streams, 63 columns, 194, 232 and 870, 106, 251 and 972, and 819; eight, 80 columns, 234,
+  // 279 and 1062, 137, 318 and 1219, and 1063).
+  constexpr int64_t mostColumns = 48, many = 24, leastWidth = 512;
+  const auto [rows, width] = tokenRows(kernel);
+  const int64_t columns = builder.projectedColumns();
+  if (rows > 4 && width >= leastWidth && columns > 0 && columns <= mostColumns && builder.widestStorage() == 2 &&
+      !builder.expands() && Generation(target).clusters()) {
+    Choice sharing = choice;
+    sharing.vector = sharing.tokens = sharing.warps = sharing.ranges = 8;
+    sharing.blocks = 1;
+    if (columns > many && builder.readsManyWeights())
+      sharing.apart = tokensOfWave(processorsOfH100, sharing.warps * sharing.tokens);
+    CudaSource other;
+    SourceBuilder shared(kernel, target, sharing, other);
+    if (shared.run() && sharedNeeded(other) <= sharedOf(target))
+      return sharing;
+  }
   return choice;
 }
 
@@ -213,11 +313,7 @@ KernelSizes SourceBuilder::measure() {
   sizes.width = plan.width;
   sizes.elementBytes = plan.elementBytes;
   sizes.storageBytes = plan.widestStorage;
-  auto number = [&](StringRef attribute) {
-    auto found = kernel->getAttrOfType<IntegerAttr>(attribute);
-    return found ? found.getInt() : 0;
-  };
-  sizes.wideBytes = (number("hc.reads_u") + number("hc.writes_u")) * plan.width * plan.widestStorage;
+  sizes.wideBytes = wideBytesOf(kernel, plan.width, plan.widestStorage);
   for (const StagePlan &stagePlan : plan.stagePlans) {
     int64_t sums = 0, slotSums = 0;
     for (const SweepPass &pass : stagePlan.passes) {

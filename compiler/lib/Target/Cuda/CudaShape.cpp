@@ -126,15 +126,9 @@ LogicalResult SourceBuilder::chooseMain() {
   bool reduces = false;
   // Planes of a wide weight come from L2 for every tile: two tokens a lane halve that. Rows of 32 bits leave them no
   // registers.
-  int64_t planeBytes = 0;
-  for (Value weight : plan.projected)
-    planeBytes += hc::elementCount(weight.getType()) * 4;
-  for (Value weight : plan.expanded)
-    planeBytes += hc::elementCount(weight.getType()) * 4;
-  int64_t repeat =
-      choice.tokens ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
-      : tiled && !choice.ranges && plan.widestStorage == 2 && plan.expanded.empty() && planeBytes > (1 << 19) ? 2
-                                                                                                              : 1;
+  int64_t repeat = choice.tokens                          ? (choice.tokens > 8 ? choice.tokens / 8 : 1)
+                   : !choice.ranges && readsManyWeights() ? 2
+                                                          : 1;
   auto load = [&](const SweepPass &pass, int64_t stage, int64_t vector) {
     return (plan.pressure(pass, stage) * vector * repeat + (pass.slots + 4 * pass.tiles) * repeat) *
            (plan.elementBytes / 4);
@@ -219,6 +213,22 @@ LogicalResult SourceBuilder::chooseMain() {
   if (tiled)
     placePlanes();
   return success();
+}
+
+/// Whether sums of narrow rows read so many weights that L2 bounds the kernel.
+bool SourceBuilder::readsManyWeights() const {
+  int64_t bytes = 0;
+  for (Value weight : plan.projected)
+    bytes += hc::elementCount(weight.getType()) * 4;
+  return tiled && plan.widestStorage == 2 && plan.expanded.empty() && bytes > (1 << 19);
+}
+
+/// Of the weight with the most.
+int64_t SourceBuilder::projectedColumns() const {
+  int64_t most = 0;
+  for (Value weight : plan.projected)
+    most = std::max<int64_t>(most, cast<hc::WeightType>(weight.getType()).getColumns());
+  return most;
 }
 
 /// What `ranges` and `apart` need.

@@ -518,7 +518,7 @@ void SourceBuilder::emitMain(bool asApart) {
   call += ">";
   json::Object launch{{"shared_bytes", shared * plan.elementBytes}};
   if (apart)
-    launch["below_tokens"] = choice.apart;
+    launch["otherwise"] = true;
   if (streams) {
     int64_t chunk = 32 / numbers.tokenLanes * vector * numbers.warps;
     launch["grid"] = json::Object{{"kind", "tokens"}, {"tokens_per_block", tile}};

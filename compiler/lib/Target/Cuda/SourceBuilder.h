@@ -56,6 +56,7 @@ struct Generation {
   int64_t shared;         ///< bytes that a block may have
   int64_t threads;        ///< that a processor holds
   bool movesRegisters;    ///< from warp to warp, and has room for it: targets of one architecture, sm_90a, sm_100a, ...
+  double copyGBs;         ///< about what a copy moves
 
   bool clusters() const { return largestCluster > 1; }
 };
@@ -109,6 +110,14 @@ public:
   int64_t widestStorage() const { return plan.widestStorage; }
   int64_t computeWarps() const { return mainShape.warps; }
   bool expands() const { return !plan.expanded.empty(); }
+  bool readsManyWeights() const;
+  int64_t projectedColumns() const;
+  /// Whether some weight gradient has a launch of its own; after `run`.
+  bool readsRowsAgain() const {
+    return llvm::any_of(plan.columnOps, [&](Operation *op) {
+      return isa<hc::WeightGradOp>(op) && !llvm::is_contained(plan.sweptGradients, op);
+    });
+  }
   /// What the cost model weighs; after `run`.
   KernelSizes measure();
 
