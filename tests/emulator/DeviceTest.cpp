@@ -163,6 +163,54 @@ TEST(Device, WarpsWithTokensOfTheirOwnGiveTheBitsOfRanges) {
     }
 }
 
+/// Of three processors that hold 64 tokens each, a wave has 192. On a GPU it is larger, and only the bits are looked at.
+TEST(Device, WarpsHaveTokensOfTheirOwnWhereWavesAreFull) {
+  if (cuda::targetOf(0).isa.substr(3, 1) == "8")
+    GTEST_SKIP() << "bulk copies are from sm_90 on";
+  const struct {
+    int64_t tokens;
+    bool own;
+  } cases[] = {{149, false}, {150, true}, {192, true}, {193, false}, {299, false}, {300, true}, {450, true}};
+  for (auto [tokens, own] : cases) {
+    SCOPED_TRACE(tokens);
+    const char *spec = "manifold:n=5,d=256,dtype=bf16";
+    Prepared ranges(spec, tokens, Direction::Forward, "rows:ranges=8"),
+        some(spec, tokens, Direction::Forward, "rows:apart=150,ranges=8");
+    ranges.launch();
+    const auto expected = ranges.takeOutputs();
+    const int before = call("emulatorLaunchesOf", "_main_apart"), others = call("emulatorLaunchesOf", "_main");
+    some.launch();
+    EXPECT_EQ(some.takeOutputs(), expected);
+    if (before >= 0) {
+      EXPECT_EQ(call("emulatorLaunchesOf", "_main_apart") - before, own ? 1 : 0);
+      EXPECT_EQ(call("emulatorLaunchesOf", "_main") - others, own ? 0 : 1);
+    }
+  }
+}
+
+/// As the runtime's first launch does: who asks for the thread's device afterwards is answered.
+// Seen to fail where every launch gave the context back.
+TEST(Device, AThreadWithoutAContextKeepsThatOfDeviceZero) {
+  Prepared prepared;
+  prepared.launch();
+  const auto expected = prepared.takeOutputs();
+  std::thread([&] {
+    auto current = [] {
+      void *context = nullptr;
+      EXPECT_EQ(call("cuCtxGetCurrent", &context), 0);
+      return context;
+    };
+    EXPECT_EQ(current(), nullptr);
+    prepared.launch();
+    prepared.launch();
+    EXPECT_NE(current(), nullptr);
+    void *context = nullptr;
+    EXPECT_EQ(call("cuCtxPopCurrent_v2", &context), 0);
+    EXPECT_EQ(current(), nullptr) << "once is enough";
+  }).join();
+  EXPECT_EQ(prepared.takeOutputs(), expected);
+}
+
 /// Whoever asks first: also a thread that only fetches kernels, as `prepare` has them, learns whether the driver takes
 /// them.
 // Seen to fail where a thread without a context loaded nothing.

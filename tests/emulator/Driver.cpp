@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <elf.h>
 #include <fstream>
+#include <map>
 #include <string>
 #include <time.h>
 #include <unistd.h>
@@ -59,8 +60,9 @@ thread_local int current = 0; ///< contexts pushed
 std::atomic<bool> retained{false};
 std::atomic<int> refusal{0}, refusals{0}; ///< what the next loads answer, and how many of them
 uint64_t launches = 0;
-Graph *captured = nullptr;  ///< of a stream that is being captured
-bool captureBroken = false; ///< by a call that may not be made meanwhile
+std::map<std::string, int> launched; ///< how often, by name
+Graph *captured = nullptr;           ///< of a stream that is being captured
+bool captureBroken = false;          ///< by a call that may not be made meanwhile
 
 uint64_t seed() {
   static const char *given = std::getenv("HYPERJIT_EMULATOR_SEED");
@@ -142,6 +144,13 @@ EXPORT emulatorRefuseLoads(int status, int times) {
   refusals = times;
   return 0;
 }
+/// For tests: launches so far of kernels whose names end so.
+EXPORT emulatorLaunchesOf(const char *ending) {
+  int count = 0;
+  for (const auto &[name, times] : launched)
+    count += name.ends_with(ending) ? times : 0;
+  return count;
+}
 EXPORT cuModuleUnload(void *module) { return dlclose(module); }
 /// A "cubin" is a shared object, whose length is in its own header.
 EXPORT cuModuleLoadData(void **module, const void *image) {
@@ -208,6 +217,7 @@ EXPORT cuLaunchKernelEx(const LaunchConfig *config, void *function, void **argum
     if (config->attributes[i].id == 4)
       launch.cluster = int(config->attributes[i].value.cluster.x);
   launch.cooperative = isCooperative(*config);
+  ++launched[what->name];
   if (!captured)
     return launchNow(launch);
   const auto *first = static_cast<const char *>(arguments[0]);
