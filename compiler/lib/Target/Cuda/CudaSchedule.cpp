@@ -232,7 +232,7 @@ static Choice chooseSchedule(hc::FuncOp kernel, StringRef target) {
   // registers, and for many tokens, where the sums are many, weights that pass through shared memory once for all warps
   // instead of coming from L2 for every tile (us of 512, 2048 and 8192 tokens of 4096 channels, an H200: five streams, 35 columns, 131, 162 and 591 with two
   // tokens, 66, 151 and 560, and 454 through shared memory; six, 48 columns, 158, 192 and 727, 82, 192 and 741, and 582;
-  // eight of manifold-streams, 10 columns, 122, 270 and 1053, 82, 214 and 823, and 792; eight fracs 27, 52 and 187, 21, 41
+  // eight that share 10 columns 122, 270 and 1053, 82, 214 and 823, and 792; eight fracs 27, 52 and 187, 21, 41
   // and 143, and 175; but seven streams, 63 columns, 194, 232 and 870, 106, 251 and 972, and 819; eight, 80 columns, 234,
   // 279 and 1062, 137, 318 and 1219, and 1063).
   constexpr int64_t mostColumns = 48, many = 24, leastWidth = 512;
