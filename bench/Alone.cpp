@@ -122,15 +122,23 @@ std::unique_ptr<cuda::Device> streamOf(at::Device device) {
 
 } // namespace
 
-std::vector<AloneTiming> timeAlone(const std::vector<KernelSpec> &kernels, const std::vector<Schedule> &schedules,
-                                   int64_t tokens, at::Device device, const Target &target, int repeats) {
+std::vector<AloneTiming>
+timeAlone(const std::vector<KernelSpec> &kernels, const std::vector<Schedule> &schedules, int64_t tokens,
+          at::Device device, const Target &target, int repeats,
+          const std::function<void(const KernelSpec &, const Schedule &, const UserError &)> &refused) {
   torch::NoGradGuard noGradients;
   const std::unique_ptr<cuda::Device> stream = streamOf(device);
   std::vector<AloneTiming> all;
   for (const KernelSpec &kernel : kernels)
     for (const Schedule &schedule : schedules)
-      if (!interrupted())
-        all.push_back(timeKernel(kernel, schedule, tokens, device, stream.get(), target, repeats));
+      try {
+        if (!interrupted())
+          all.push_back(timeKernel(kernel, schedule, tokens, device, stream.get(), target, repeats));
+      } catch (const UserError &error) {
+        if (schedule.isAuto())
+          throw;
+        refused(kernel, schedule, error);
+      }
   return all;
 }
 

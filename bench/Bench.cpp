@@ -341,7 +341,7 @@ int bench(const BenchOptions &options) {
     schedules.push_back(Schedule::parse(text));
   std::vector<SiteSpec> specs;
   std::vector<std::optional<KernelSpec>> kernelTexts; // of each spec: this kernel and no others
-  const std::vector<SpecMistake> mistakes = eachSpec(options.specs, [&](const SpecText &given) {
+  std::vector<SpecMistake> mistakes = eachSpec(options.specs, [&](const SpecText &given) {
     const std::string &text = given.text;
     SiteSpec spec;
     std::optional<KernelSpec> kernel;
@@ -406,6 +406,13 @@ int bench(const BenchOptions &options) {
                     mode, one.schedule, tokens, one.us, std::nullopt, std::nullopt, one.u,
                     one.u * bytesOf(spec, tokens) / (one.us.median * 1e3) / copy, 1});
   };
+  // A schedule may be for some of the kernels; one that is for none is a mistake of usage.
+  std::optional<UserError> refusal;
+  auto refused = [&](const KernelSpec &kernel, const Schedule &schedule, const UserError &error) {
+    if (!refusal)
+      refusal = error;
+    mistakes.push_back({kernel.text() + " " + schedule.text(), error.what()});
+  };
   // What was under way when the process was asked to end has too few repeats: it is no row.
   for (size_t index = 0; index < specs.size(); ++index) {
     const SiteSpec &spec = specs[index];
@@ -424,7 +431,7 @@ int bench(const BenchOptions &options) {
       if (alone)
         kernels =
             timeAlone(kernelTexts[index] ? std::vector{*kernelTexts[index]} : trainingKernels(spec, bucketOf(tokens)),
-                      schedules, tokens, device, target, options.repeats);
+                      schedules, tokens, device, target, options.repeats, refused);
       std::vector<Row> mine, theirs;
       CountedTraffic counted;
       if (chains && !interrupted()) {
@@ -454,6 +461,10 @@ int bench(const BenchOptions &options) {
       break;
   }
   progress.finish();
+  if (rows.empty() && refusal)
+    throw *refusal;
+  if (refusal)
+    say("left out: {}", refusal->what());
 
   Json answer = jsonHead("bench", name);
   answer["copy_gbps"] = copy;

@@ -303,6 +303,11 @@ class OneKernel(Case):
         both = self.json(*timed, "--tokens", "128", "--schedule", "auto", "--schedule", "blocks:tokens=4")["rows"]
         self.assertEqual(both[0]["schedule"], answer["rows"][0]["schedule"])
         self.assertIn("tokens=4,", both[1]["schedule"])
+        # One that is for some of the kernels is timed for those.
+        both = self.json("bench", self.KERNEL, self.KERNEL.replace("forward:save", "forward:infer"), *timed[2:], "--tokens", "128", "--schedule", "blocks:tokens=4", "--schedule", "blocks:tokens=7", code=1)
+        self.assertEqual(len(both["rows"]), 2)
+        self.assertEqual(len(both["failed"]), 2)
+        self.assertIn("tokens is 7; legal are 4 to 64, powers of two", both["failed"][0]["error"])
         self.fails(2, "'token=4' is no number of 'blocks'; it takes", *timed, "--tokens", "128", "--schedule", "blocks:token=4")
         self.fails(2, "--schedule is of kernels, and 'dynamic' is none", "bench", "dynamic", "--mode", "alone", "--schedule", "auto")
         self.fails(2, "is not the kernel for 12 tokens; --tokens says how many", *timed, "--tokens", "12")
