@@ -230,13 +230,13 @@ struct LaunchCost {
   }
 };
 
-std::vector<at::Tensor> nothing(const at::Tensor &, const at::Tensor &, at::TensorList, at::TensorList, at::TensorList,
-                                std::string_view, bool) {
+std::vector<at::Tensor> nothing(const at::Tensor &, const at::Tensor &, at::TensorList, at::TensorList,
+                                std::optional<at::TensorList>, std::string_view, bool) {
   return {};
 }
 
 TORCH_LIBRARY(hyperjit_bench, library) {
-  library.def("nothing(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, str spec, "
+  library.def("nothing(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[]? carries, str spec, "
               "bool save) -> "
               "Tensor[]");
 }
@@ -294,7 +294,8 @@ LaunchCost launchCost(const SiteSpec &given) {
   };
   LaunchCost cost;
   cost.call = microseconds([&] { ops::boundary(x, y, coefficients, parameters, carries, both); });
-  cost.dispatch = microseconds([&] { doNothing.call(x, y, coefficients, parameters, carries, both, false); });
+  cost.dispatch = microseconds(
+      [&] { doNothing.call(x, y, coefficients, parameters, std::optional<at::TensorList>(), both, false); });
   cost.results = microseconds([&] {
     std::vector<at::Tensor> list;
     list.reserve(results.size());

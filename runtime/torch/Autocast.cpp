@@ -32,34 +32,33 @@ std::vector<at::Tensor> toSlots(at::TensorList list, const OpPlan &plan, size_t 
 }
 
 template <c10::DispatchKey key>
-std::vector<at::Tensor> beforeAutocast(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
+std::vector<at::Tensor> beforeAutocast(const at::Tensor &x, at::TensorList parameters, OptionalList carries,
                                        std::string_view spec, bool save) {
   c10::impl::ExcludeDispatchKeyGuard off(key);
   const OpPlan &plan = OpPlan::get(Role::Before, spec);
   return before(x, toSlots(parameters, plan, 1, plan.parameterCount),
-                toSlots(carries, plan, 1 + plan.parameterCount, plan.carryCount), spec, save);
+                toSlots(listOf(carries), plan, 1 + plan.parameterCount, plan.carryCount), spec, save);
 }
 
 template <c10::DispatchKey key>
 std::tuple<at::Tensor, std::vector<at::Tensor>> beginAutocast(const at::Tensor &x, at::TensorList parameters,
-                                                              at::TensorList carries, std::string_view spec,
-                                                              bool save) {
+                                                              OptionalList carries, std::string_view spec, bool save) {
   c10::impl::ExcludeDispatchKeyGuard off(key);
   const OpPlan &plan = OpPlan::get(Role::Before, spec);
   return begin(x, toSlots(parameters, plan, 1, plan.parameterCount),
-               toSlots(carries, plan, 1 + plan.parameterCount, plan.carryCount), spec, save);
+               toSlots(listOf(carries), plan, 1 + plan.parameterCount, plan.carryCount), spec, save);
 }
 
 template <c10::DispatchKey key>
 std::vector<at::Tensor> boundaryAutocast(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                         at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                         at::TensorList parameters, OptionalList carries, std::string_view spec,
                                          bool save) {
   c10::impl::ExcludeDispatchKeyGuard off(key);
   const OpPlan &plan = OpPlan::get(Role::Boundary, spec);
   const size_t base = 2 + plan.coefficientCount;
   return boundary(x, toSlot(y, plan.inputs[1]), toSlots(coefficients, plan, 2, plan.coefficientCount),
                   toSlots(parameters, plan, base, plan.parameterCount),
-                  toSlots(carries, plan, base + plan.parameterCount, plan.carryCount), spec, save);
+                  toSlots(listOf(carries), plan, base + plan.parameterCount, plan.carryCount), spec, save);
 }
 
 template <c10::DispatchKey key>

@@ -211,8 +211,9 @@ struct After : torch::autograd::Function<After> {
   }
 };
 
-std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
+std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList parameters, OptionalList given,
                                        std::string_view spec, bool save) {
+  const at::TensorList carries = listOf(given);
   if (!needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::before")) {
     at::AutoDispatchBelowADInplaceOrView below;
     return before(x, parameters, carries, spec, save);
@@ -226,8 +227,8 @@ std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList param
 
 /// Runs at whatever key asks first, where it makes its own node and calls `before`.
 std::tuple<at::Tensor, std::vector<at::Tensor>> beginComposite(const at::Tensor &x, at::TensorList parameters,
-                                                               at::TensorList carries, std::string_view spec,
-                                                               bool save) {
+                                                               OptionalList given, std::string_view spec, bool save) {
+  const at::TensorList carries = listOf(given);
   // Streams that ask for no gradient get no edge: what reads them next need not make one.
   if (!x.requires_grad() ||
       !needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::begin"))
@@ -242,8 +243,9 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> beginComposite(const at::Tensor 
 }
 
 std::vector<at::Tensor> boundaryAutograd(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                         at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                         at::TensorList parameters, OptionalList given, std::string_view spec,
                                          bool save) {
+  const at::TensorList carries = listOf(given);
   if (!needsGradient({x, &y, coefficients, parameters, carries}, Role::Boundary, spec, "hyperjit::boundary")) {
     at::AutoDispatchBelowADInplaceOrView below;
     return boundary(x, y, coefficients, parameters, carries, spec, save);

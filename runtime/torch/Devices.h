@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "OpPlan.h"
+
 #include <hyperjit/core/Kernel.h>
 #include <hyperjit/core/KernelSpec.h>
 #include <hyperjit/core/Target.h>
@@ -26,13 +28,13 @@ LaunchContext cudaContext(int device); ///< CUDA.cpp: torch's current stream
 LaunchContext cpuContext();            ///< CPU.cpp: at::parallel_for
 
 /// The kernels of both device keys (Launch.cpp).
-std::vector<at::Tensor> beforeKernel(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
+std::vector<at::Tensor> beforeKernel(const at::Tensor &x, at::TensorList parameters, OptionalList carries,
                                      std::string_view spec, bool save);
 std::vector<at::Tensor> beforeBackwardKernel(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                              const std::optional<at::Tensor> &saved, at::TensorList cotangents,
                                              std::string_view spec, std::string_view given, std::string_view want);
 std::vector<at::Tensor> boundaryKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                       at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                       at::TensorList parameters, OptionalList carries, std::string_view spec,
                                        bool save);
 std::vector<at::Tensor> boundaryBackwardKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                                at::TensorList parameters, at::TensorList carries,

@@ -153,15 +153,15 @@ std::shared_ptr<const Kernel> resolveKernel(const KernelSpec &spec, int device) 
   return manager.get(spec, target);
 }
 
-std::vector<at::Tensor> beforeKernel(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
+std::vector<at::Tensor> beforeKernel(const at::Tensor &x, at::TensorList parameters, OptionalList carries,
                                      std::string_view spec, bool save) {
-  return runForward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, carries}, save);
+  return runForward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, listOf(carries)}, save);
 }
 
 std::vector<at::Tensor> boundaryKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                       at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                       at::TensorList parameters, OptionalList carries, std::string_view spec,
                                        bool save) {
-  return runForward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, save);
+  return runForward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, listOf(carries)}, save);
 }
 
 at::Tensor afterKernel(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients, std::string_view spec) {

@@ -38,15 +38,15 @@ std::vector<at::Tensor> backward(const OpPlan &plan, const Operands &operands, c
   return gradients;
 }
 
-std::vector<at::Tensor> beforeMeta(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
+std::vector<at::Tensor> beforeMeta(const at::Tensor &x, at::TensorList parameters, OptionalList carries,
                                    std::string_view spec, bool save) {
-  return forward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, carries}, save);
+  return forward(OpPlan::get(Role::Before, spec), {x, nullptr, {}, parameters, listOf(carries)}, save);
 }
 
 std::vector<at::Tensor> boundaryMeta(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
-                                     at::TensorList parameters, at::TensorList carries, std::string_view spec,
+                                     at::TensorList parameters, OptionalList carries, std::string_view spec,
                                      bool save) {
-  return forward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, carries}, save);
+  return forward(OpPlan::get(Role::Boundary, spec), {x, &y, coefficients, parameters, listOf(carries)}, save);
 }
 
 at::Tensor afterMeta(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients, std::string_view spec) {

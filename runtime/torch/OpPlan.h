@@ -45,6 +45,10 @@ struct Slot {
   }
 };
 
+/// A schema's `Tensor[]?`; none is an empty list.
+using OptionalList = std::optional<at::TensorList>;
+inline at::TensorList listOf(OptionalList list) { return list.value_or(at::TensorList()); }
+
 /// The operands of one call, in operator order. `y` is null for before.
 struct Operands {
   const at::Tensor &x;

@@ -1,6 +1,8 @@
 // Schemas of the hyperjit operators, and the C++ functions that call them through the dispatcher.
 // SPDX-License-Identifier: Apache-2.0
 
+#include "OpPlan.h"
+
 #include <hyperjit/torch/Ops.h>
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -13,21 +15,21 @@
 #endif
 
 // Tensor[] arguments serve recipes with any number of parameters, also a user's; no defaults, no mutation; a view only
-// of begin.
+// of begin. Most recipes have no carries: None instead of an empty list is what AOTInductor (torch 2.11) can pass.
 TORCH_LIBRARY(HYPERJIT_OP_NAMESPACE, library) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
-  library.def("before(Tensor x, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> Tensor[]", tags);
+  library.def("before(Tensor x, Tensor[] parameters, Tensor[]? carries, str spec, bool save) -> Tensor[]", tags);
   // Composite: what is traced becomes `before`; x comes back, so that autograd has one edge to it.
-  library.def("begin(Tensor(a) x, Tensor[] parameters, Tensor[] carries, str spec, bool save) -> (Tensor(a), Tensor[])",
-              tags);
+  library.def(
+      "begin(Tensor(a) x, Tensor[] parameters, Tensor[]? carries, str spec, bool save) -> (Tensor(a), Tensor[])", tags);
   library.def(
       "before_backward(Tensor x, Tensor[] parameters, Tensor[] carries, Tensor? saved, Tensor[] cotangents, str spec, "
       "str given, str want) -> Tensor[]",
       tags);
-  library.def(
-      "boundary(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, str spec, bool save) "
-      "-> Tensor[]",
-      tags);
+  library.def("boundary(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[]? carries, str spec, "
+              "bool save) "
+              "-> Tensor[]",
+              tags);
   library.def("boundary_backward(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, "
               "Tensor? saved, Tensor[] cotangents, str spec, str given, str want) -> Tensor[]",
               tags);
@@ -49,6 +51,8 @@ template <typename Signature> auto find(const char *name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+OptionalList optional(at::TensorList list) { return list.empty() ? OptionalList() : OptionalList(list); }
+
 } // namespace
 
 #define HYPERJIT_OP(name) HYPERJIT_STRING(HYPERJIT_OP_NAMESPACE) "::" name
@@ -56,23 +60,23 @@ template <typename Signature> auto find(const char *name) {
 std::vector<at::Tensor> before(const at::Tensor &x, at::TensorList parameters, at::TensorList carries,
                                std::string_view spec, bool save) {
   static auto op =
-      find<std::vector<at::Tensor>(const at::Tensor &, at::TensorList, at::TensorList, std::string_view, bool)>(
+      find<std::vector<at::Tensor>(const at::Tensor &, at::TensorList, OptionalList, std::string_view, bool)>(
           HYPERJIT_OP("before"));
-  return op.call(x, parameters, carries, spec, save);
+  return op.call(x, parameters, optional(carries), spec, save);
 }
 
 std::tuple<at::Tensor, std::vector<at::Tensor>> begin(const at::Tensor &x, at::TensorList parameters,
                                                       at::TensorList carries, std::string_view spec, bool save) {
   static auto op = find<std::tuple<at::Tensor, std::vector<at::Tensor>>(
-      const at::Tensor &, at::TensorList, at::TensorList, std::string_view, bool)>(HYPERJIT_OP("begin"));
-  return op.call(x, parameters, carries, spec, save);
+      const at::Tensor &, at::TensorList, OptionalList, std::string_view, bool)>(HYPERJIT_OP("begin"));
+  return op.call(x, parameters, optional(carries), spec, save);
 }
 
 std::vector<at::Tensor> boundary(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients,
                                  at::TensorList parameters, at::TensorList carries, std::string_view spec, bool save) {
   static auto op = find<std::vector<at::Tensor>(const at::Tensor &, const at::Tensor &, at::TensorList, at::TensorList,
-                                                at::TensorList, std::string_view, bool)>(HYPERJIT_OP("boundary"));
-  return op.call(x, y, coefficients, parameters, carries, spec, save);
+                                                OptionalList, std::string_view, bool)>(HYPERJIT_OP("boundary"));
+  return op.call(x, y, coefficients, parameters, optional(carries), spec, save);
 }
 
 at::Tensor after(const at::Tensor &x, const at::Tensor &y, at::TensorList coefficients, std::string_view spec) {

@@ -1,19 +1,23 @@
 # torch.compile(fullgraph=True) and torch.export of a chain of sites: one graph, forward and backward, no recompile a token count.
 # SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
+import tempfile
 import unittest
 
 import torch
 import torch._dynamo.testing
 
-from sites import crossing, hyperjit, parameters
+from sites import LIBRARY, crossing, hyperjit, parameters
 
 
 class Chain(torch.nn.Module):
     """Two different sites around two branches, with the boundary between them fused."""
 
-    def __init__(self, n=3, D=6, begins=True):
+    def __init__(self, n=3, D=6, begins=True, none=[]):
         super().__init__()
-        self.begins = begins
+        self.begins, self.none = begins, none  # no carries: [] or None
         self.sites = [f"dynamic:n={n},d={D}", f"manifold:n={n},d={D}"]
         self.first = torch.nn.ParameterList(parameters("dynamic", n, 1, D))
         self.second = torch.nn.ParameterList(parameters("manifold", n, 1, D))
@@ -22,11 +26,11 @@ class Chain(torch.nn.Module):
     def forward(self, h):
         x = hyperjit.expand(h, None, 3)
         if self.begins:
-            x, (u, *coefficients) = hyperjit.begin(x, list(self.first), [], self.sites[0], False)
+            x, (u, *coefficients) = hyperjit.begin(x, list(self.first), self.none, self.sites[0], False)
         else:
-            u, *coefficients = hyperjit.before(x, list(self.first), [], self.sites[0], False)
+            u, *coefficients = hyperjit.before(x, list(self.first), self.none, self.sites[0], False)
         y = torch.tanh(self.branches[0](u))
-        x, u, *coefficients = hyperjit.boundary(x, y, coefficients, list(self.second), [], "|".join(self.sites), False)
+        x, u, *coefficients = hyperjit.boundary(x, y, coefficients, list(self.second), self.none, "|".join(self.sites), False)
         y = torch.tanh(self.branches[1](u))
         return hyperjit.reduce(hyperjit.after(x, y, coefficients, self.sites[1]), None, "sum")
 
@@ -79,6 +83,29 @@ class Compile(unittest.TestCase):
         self.assertIn("hyperjit.before.default", operators(core))
         self.assertNotIn("hyperjit.begin.default", operators(core))
         torch.testing.assert_close(core.module()(h), self.chain(h))
+
+    def test_carries_may_be_none(self):
+        x, site = torch.randn(5, 3, 6), "dynamic:n=3,d=6"
+        for absent, empty in zip(hyperjit.before(x, parameters("dynamic", 3, 1, 6), None, site, False), hyperjit.before(x, parameters("dynamic", 3, 1, 6), [], site, False)):
+            self.assertEqual(absent.shape, empty.shape)
+
+    def test_aot_inductor(self):
+        """A package that a fresh process runs without this module, for any token count."""
+        chain, h = Chain(none=None).eval(), torch.randn(33, 6)
+        tokens = torch.export.Dim("tokens", min=2, max=4096)
+        with torch.no_grad():
+            program = torch.export.export(chain, (torch.randn(9, 6),), dynamic_shapes=({0: tokens},), strict=False)
+            expected = chain(h)
+        with tempfile.TemporaryDirectory() as folder:
+            package = torch._inductor.aoti_compile_and_package(program, package_path=os.path.join(folder, "chain.pt2"))
+            torch.save([h, expected], os.path.join(folder, "data.pt"))
+            for jit in "on", "off":  # from the cache that the first fills
+                subprocess.run([sys.executable, "-c", f"""
+import torch
+torch.ops.load_library({LIBRARY!r})
+h, expected = torch.load({os.path.join(folder, "data.pt")!r})
+torch.testing.assert_close(torch._inductor.aoti_load_package({package!r})(h), expected)
+"""], check=True, env=dict(os.environ, HYPERJIT_CACHE_DIR=os.path.join(folder, "cache"), HYPERJIT_CACHE="rw", HYPERJIT_JIT=jit))
 
     def test_autocast(self):
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -7,7 +7,8 @@
 //   x [..., n, D], y [..., D], u [..., D] (or [..., v, D] for v > 1 branch inputs), all in the dtypes the spec names;
 //   coefficients: what crosses the branch, up to three tensors, present only where the site has such values:
 //     [..., C] of a token, [Cu] of the call, [R, D/m] channel vectors; fp32 (fp64 where the streams are);
-//   parameters: in the recipe's order and shapes, in the spec's weight dtype; carries: [..., k], fp32 (fp64).
+//   parameters: in the recipe's order and shapes, in the spec's weight dtype; carries: [..., k], fp32 (fp64); from Python
+//   None is no carries, too, and what AOTInductor of torch 2.11 can pass.
 // Inputs need not be contiguous: one that is not (or whose memory is not aligned to 16 bytes) is copied first.
 // Outputs are fresh, contiguous tensors (but for the x of `begin`). Nothing here synchronises with the device. Double
 // backward is refused by name.
