@@ -17,7 +17,7 @@ struct Number {
 };
 static constexpr Number kNumbers[] = {
     {"ahead"},         // whether rows of the next tokens are fetched meanwhile
-    {"apart"},         // tokens from which on each warp has tokens of its own
+    {"apart"},         // percent of a wave from which on each warp has tokens of its own (1: always)
     {"blocks"},        // blocks of an SM
     {"chunks"},        // most chunks of tokens with partial sums of their own
     {"cluster", true}, // blocks of a cluster that share a token
@@ -31,7 +31,7 @@ static constexpr Number kNumbers[] = {
     {"slots"},         // sums of one sweep
     {"stream"},        // MiB of a launch's rows from which on its results are stored past the cache
     {"sums"},          // sums of one pass over channels
-    {"tokens", true},  // tokens of a block or tile
+    {"tokens", true},  // tokens of a block or tile; in `columns` a lane has the same channels with any number
     {"unroll"},        // vectors of channels of a product in registers
     {"vector", true},  // CPU: bytes of a vector; CUDA: numbers of one load
     {"warps", true},   // compute warps of a block
@@ -102,7 +102,7 @@ std::string Schedule::order() const {
     const Number *number =
         std::find_if(std::begin(kNumbers), std::end(kNumbers), [&](const Number &each) { return each.name == key; });
     // A number that nobody knows may order anything.
-    if (number == std::end(kNumbers) || number->orders)
+    if (number == std::end(kNumbers) || (number->orders && !(skeleton == "columns" && key == "tokens")))
       ordering.set(key, value);
   }
   return ordering.text();

@@ -44,9 +44,10 @@ struct LoadedModule {
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
-  int64_t moreBlocks = 0;   ///< beside those of tokens
-  int64_t tokensOfWave = 0; ///< launched for so many a wave of its blocks, on average; else the one that is `otherwise`
-  int64_t parts = 1;        ///< clusters that share a token and wait for one another: they must all be there
+  int64_t moreBlocks = 0; ///< beside those of tokens
+  int64_t percentOfWave =
+      0;             ///< launched where tokens fill waves to so much on average; else the one that is `otherwise`
+  int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool overlaps = false; ///< begins while the launch before it ends, and waits for it itself
   bool yIsChunks = false;
@@ -90,13 +91,14 @@ private:
   unsigned count = 0;
 };
 
-/// Makes a device's primary context current for as long as it lives, if it is not. A thread without a context works on
-/// device 0 as far as CUDA's runtime is concerned, whose first launch makes the context of 0 current for good; so does
-/// this one. (A thread of autograd's that launches nothing else would ask the driver for its device several times an
-/// operator, in vain each time, and the driver formats an error message for its log: a fifth of that thread's time.)
+/// Makes a device's primary context current for as long as it lives, if it is not. `launches`: a thread without a context
+/// works on device 0 as far as CUDA's runtime is concerned, whose first launch makes the context of 0 current for good;
+/// so does this one. (A thread of autograd's that launches nothing else would ask the driver for its device several
+/// times an operator, in vain each time, and the driver formats an error message for its log: a fifth of that thread's
+/// time.)
 class ContextGuard {
 public:
-  ContextGuard(const Driver &driver, int device) : driver(driver) {
+  ContextGuard(const Driver &driver, int device, bool launches = false) : driver(driver) {
     Context current = nullptr;
     DeviceHandle handle = 0, here = -1;
     driver.check(driver.deviceGet(&handle, device), fmt::format("device {}", device));
@@ -104,7 +106,7 @@ public:
     if (any && driver.contextGetDevice(&here) == 0 && here == handle)
       return;
     driver.check(driver.contextPush(primary(driver, device, handle)), "making a context current");
-    pushed = any || device != 0;
+    pushed = any || device != 0 || !launches;
   }
   ~ContextGuard() {
     Context ignored;
@@ -147,7 +149,7 @@ public:
         extra.parts = json.value("parts", int64_t(1));
         extra.overlaps = json.value("overlaps", false) && Driver::get().overlaps;
         extra.moreBlocks = json.value("more_blocks", int64_t(0));
-        extra.tokensOfWave = json.value("tokens_of_wave", int64_t(0));
+        extra.percentOfWave = json.value("percent_of_wave", int64_t(0));
         extra.otherwise = json.value("otherwise", false);
       }
       extras.push_back(extra);
@@ -257,7 +259,7 @@ private:
                         "tensor (it is a view into another one)",
                         i, what.operands[i].name, what.spec));
     const Driver &driver = Driver::get();
-    ContextGuard guard(driver, context.device);
+    ContextGuard guard(driver, context.device, /*launches=*/true);
 
     // Launch<N> of templates/hyperjit/numeric.cuh.
     std::array<char, 4096> parameters;
@@ -277,15 +279,15 @@ private:
     // A last wave of few tokens takes as long as a full one.
     bool fillsWaves = false;
     for (size_t i = 0; i < extras.size(); ++i)
-      if (int64_t wanted = extras[i].tokensOfWave) {
+      if (int64_t percent = extras[i].percentOfWave) {
         const int64_t wave = module.launches[i].residentBlocks * extras[i].tokensPerBlock;
-        fillsWaves = tokens >= (tokens + wave - 1) / wave * wanted;
+        fillsWaves = 100 * tokens >= (tokens + wave - 1) / wave * wave * percent;
       }
 
     for (size_t i = 0; i < what.launches.size(); ++i) {
       const LaunchInfo &launch = what.launches[i];
       const GridExtra &extra = extras[i];
-      if (fillsWaves ? extra.otherwise : extra.tokensOfWave > 0)
+      if (fillsWaves ? extra.otherwise : extra.percentOfWave > 0)
         continue;
       int64_t x = 1, y = extra.yIsChunks ? chunks : extra.y, z = extra.z;
       switch (launch.grid) {

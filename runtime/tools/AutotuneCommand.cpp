@@ -220,9 +220,15 @@ void Run::tune(const Task &task, size_t index, size_t count) {
         return candidate.schedule.order() != order && !(candidate.schedule == first);
       });
     }
-    // What would run for more tokens only is not what would be timed.
+    // What would run for tokens that fill waves only is not what would be timed.
     std::erase_if(candidates, [&, first = candidates.front().schedule](const ScheduleCandidate &candidate) {
-      return candidate.schedule.parameter("apart").value_or(0) > task.tokens && !(candidate.schedule == first);
+      const Schedule &schedule = candidate.schedule;
+      const int64_t percent = schedule.parameter("apart").value_or(0);
+      if (percent <= 1 || schedule == first)
+        return false;
+      const int64_t wave = std::max<int64_t>(1, target.processors * schedule.parameter("warps").value_or(1) *
+                                                    schedule.parameter("tokens").value_or(1));
+      return 100 * task.tokens < (task.tokens + wave - 1) / wave * wave * percent;
     });
     Progress progress(fmt::format("autotune {}/{}", index + 1, count), int64_t(candidates.size()));
     SearchTools tools;

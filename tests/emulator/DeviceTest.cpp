@@ -175,7 +175,7 @@ TEST(Device, WarpsHaveTokensOfTheirOwnWhereWavesAreFull) {
     SCOPED_TRACE(tokens);
     const char *spec = "manifold:n=5,d=256,dtype=bf16";
     Prepared ranges(spec, tokens, Direction::Forward, "rows:ranges=8"),
-        some(spec, tokens, Direction::Forward, "rows:apart=150,ranges=8");
+        some(spec, tokens, Direction::Forward, "rows:apart=78,ranges=8");
     ranges.launch();
     const auto expected = ranges.takeOutputs();
     const int before = call("emulatorLaunchesOf", "_main_apart"), others = call("emulatorLaunchesOf", "_main");

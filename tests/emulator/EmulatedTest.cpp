@@ -102,8 +102,14 @@ TEST_P(Buckets, GiveTheSameBits) {
     expectEqualBuckets(GetParam(), direction);
 }
 INSTANTIATE_TEST_SUITE_P(Recipes, Buckets, testing::ValuesIn(everyRecipe()));
-INSTANTIATE_TEST_SUITE_P(ManyStreams, Buckets,
-                         testing::ValuesIn(orOwn({{"manifold:n=8,d=576,dtype=bf16", Role::Boundary, 77}})));
+INSTANTIATE_TEST_SUITE_P(
+    ManyStreams, Buckets,
+    testing::ValuesIn(orOwn({{"manifold:n=8,d=576,dtype=bf16", Role::Boundary, 77},
+                             // Ranges, and where they fit warps with tokens of their own.
+                             {"manifold:n=5,d=768,dtype=bf16", Role::Boundary, 170},
+                             {"manifold:n=6,d=576,dtype=bf16", Role::Boundary, 77, "auto", "sm_120"},
+                             // Sixteen tokens a tile for many only.
+                             {"manifold:n=3,d=2048,dtype=bf16", Role::Boundary, 77, "auto", "sm_90a/h200"}})));
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, Emulated,
@@ -255,13 +261,14 @@ INSTANTIATE_TEST_SUITE_P(
         {"manifold:n=4,d=640,dtype=bf16", Role::Boundary, 150, "rows:ranges=4,tokens=16"},
     })));
 
-/// From as many tokens on one main kernel is launched, for fewer the other: results are there in both cases.
+/// Where tokens fill waves (of 48, three blocks of 16) one main kernel is launched, else the other: results are there in
+/// both cases.
 TEST(Launches, AreChosenByTokens) {
   const Target target = Target::parse("sm_90a");
   const KernelSpec kernel = kernelOf("manifold:n=5,d=64,dtype=bf16", Role::Boundary, Direction::Forward);
   Sides sides(kernel, 37, Schedule::parse("rows:ranges=2"), target);
   EXPECT_EQ(sides.compare(), "");
-  for (const char *schedule : {"rows:apart=37,ranges=2", "rows:apart=38,ranges=2"})
+  for (const char *schedule : {"rows:apart=77,ranges=2", "rows:apart=78,ranges=2"})
     EXPECT_EQ(sides.sameBits(*KernelManager::global().get(kernel, target, Schedule::parse(schedule))), "");
 }
 

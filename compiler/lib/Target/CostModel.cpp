@@ -121,10 +121,6 @@ std::vector<BlockNumbers> hyperjit::listBlocks(const KernelSizes &sizes, const C
 // CUDA
 //===----------------------------------------------------------------------===//
 
-int64_t hyperjit::tokensOfWave(int64_t processors, int64_t tokensOfBlock) {
-  return processors * tokensOfBlock * 25 / 32;
-}
-
 double hyperjit::rowsCost(const KernelSizes &s, const GpuShape &shape, const RowNumbers &n) {
   double time = double(s.wideBytes) / shape.copyGBs;
   double threads = double(n.warps) * 32, resident = double(std::max<int64_t>(n.blocks, 1)) * threads;
@@ -214,6 +210,8 @@ std::vector<RowNumbers> hyperjit::listColumns(const KernelSizes &sizes, const Gp
 
 std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &first) {
   std::vector<RowNumbers> all = {first};
+  RowNumbers plain = first; // warps that share a token's channels are as many as there is work for
+  plain.ranges = plain.apart = 0;
   auto add = [&](const RowNumbers &numbers) {
     bool legal = sizes.width % numbers.vector == 0 && numbers.warps * 32 * numbers.blocks <= shape.processorThreads &&
                  numbers.vector * sizes.storageBytes <= 16 && numbers.cluster <= shape.maxCluster &&
@@ -232,7 +230,7 @@ std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuSh
             if (slots != first.slots && sizes.slotSums <= std::min(slots, first.slots))
               continue;
             for (int64_t cluster : {first.cluster, int64_t(2), int64_t(4)}) {
-              RowNumbers numbers = first;
+              RowNumbers numbers = plain;
               numbers.vector = vector, numbers.warps = warps, numbers.blocks = blocks, numbers.tokens = tokens;
               numbers.slots = slots, numbers.cluster = cluster;
               add(numbers);
@@ -247,11 +245,11 @@ std::vector<RowNumbers> hyperjit::listRows(const KernelSizes &sizes, const GpuSh
     }
   if (tiled && sizes.reduces)
     for (int64_t vector : {4, 8}) {
-      RowNumbers numbers = first;
+      RowNumbers numbers = plain;
       numbers.ranges = numbers.warps = 8, numbers.tokens = 8, numbers.blocks = 1, numbers.cluster = 1;
       numbers.vector = vector;
       add(numbers);
-      numbers.apart = tokensOfWave(shape.processors, numbers.warps * numbers.tokens);
+      numbers.apart = fullEnough;
       add(numbers);
     }
   if (tiled) {

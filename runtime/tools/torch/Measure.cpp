@@ -111,7 +111,7 @@ TrainingTiming timedTraining(at::Device device, int repeats, const std::function
   for (int i = 0; i < repeats && !(interrupted() && i > 0); ++i) {
     if (lead)
       lead();
-    const auto called = std::chrono::steady_clock::now(); // the device is done with the repeat before
+    const auto called = std::chrono::steady_clock::now();
     Mark begin(device);
     at::Tensor out = forward();
     Mark middle(device);

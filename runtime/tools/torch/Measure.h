@@ -30,7 +30,7 @@ Timing timed(at::Device device, int repeats, const std::function<void()> &work);
 /// Forward, then backward of what it returned, `repeats` times after a warm-up; each timed alone, and both together.
 /// `lead`, if given, is run before each, untimed: with work under way the device does not wait for the host's first
 /// launch. `host`: what the thread that calls takes for both, by the clock, while the device may lag behind (CUDA; on the
-/// CPU that is `both`).
+/// CPU that is `both`; with a `lead` that launches work it may have to wait for that).
 struct TrainingTiming {
   Timing forward, backward, both, host;
 };

@@ -25,11 +25,11 @@
 // CHECK:   Stage<Coefficients1Apart, UsingWeights<Pass<Rows1_0Apart, 0, 0, 0>, List<Input<Operand<3, bfloat16, 256>, 4>>>>>(launch);
 // CHECK: // schedule rows:apart=100,blocks=2,{{.*}}ranges=2,{{.*}}tokens=8,{{.*}}warps=2
 // CHECK: // launch {{.*}}"entry":"boundary_main",{{.*}}"otherwise":true,{{.*}}"tokens_per_block":8}
-// CHECK: // launch {{.*}}"entry":"boundary_main_apart",{{.*}}"tokens_of_wave":100,"tokens_per_block":16}
+// CHECK: // launch {{.*}}"entry":"boundary_main_apart",{{.*}}"percent_of_wave":100,{{.*}}"tokens_per_block":16}
 
 // ALWAYS-NOT: rowReduced<
 // ALWAYS: sharedWeights<
-// ALWAYS-NOT: tokens_of_wave
+// ALWAYS-NOT: percent_of_wave
 // NEVER-NOT: sharedWeights<
 // NEVER: rowReduced<
 // NEVER-NOT: otherwise
@@ -38,7 +38,7 @@
 // RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=rows:apart=100,ranges=2 | FileCheck %s --check-prefix=FEW
 // FEW-NOT: sharedWeights<
 // FEW: // schedule rows:apart=100,
-// FEW-NOT: below_tokens
+// FEW-NOT: otherwise
 
 // RANGES: apart is for kernels with ranges
 // WARPS: ranges is 4, and each of 2 warps has one

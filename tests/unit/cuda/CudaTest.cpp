@@ -362,7 +362,10 @@ std::vector<std::string> measuredSites() {
   for (int n : {1, 2, 3, 4})
     for (int d : {1280, 2048, 2560, 4096, 5120, 6144, 7168, 8192})
       specs.push_back("manifold:n=" + std::to_string(n) + ",d=" + std::to_string(d) + ",dtype=bf16");
-  for (const char *spec : {"manifold:n=4,d=4096,dtype=fp16",
+  for (const char *spec : {"manifold:n=16,d=4096,dtype=bf16",
+                           "manifold-streams:n=8,d=4096,dtype=bf16",
+                           "permutation:n=5,d=4096,dtype=bf16",
+                           "manifold:n=4,d=4096,dtype=fp16",
                            "manifold:n=4,d=4096,dtype=fp32",
                            "manifold:n=5,d=4096,dtype=bf16",
                            "manifold:n=6,d=4096,dtype=bf16",

@@ -83,8 +83,9 @@ struct GpuShape {
 /// The numbers of the skeletons `rows` and `columns`; 0 (planes: -1) leaves one to the rules.
 struct RowNumbers {
   int64_t vector = 0, tokens = 0, warps = 0, slots = 0, blocks = 0, chunks = 0, cluster = 0, planes = -1;
-  /// `rows`: 0, or as many ranges of a row's channels, each summed by itself, as there are warps; and tokens a wave of
-  /// blocks from which on each warp has tokens of its own, in the main kernel `sharedWeights` (1: always, 0: never).
+  /// `rows`: 0, or as many ranges of a row's channels, each summed by itself, as there are warps; and to how many percent
+  /// tokens must fill waves of blocks, on average, for each warp to have tokens of its own, in the main kernel
+  /// `sharedWeights` (1: always, 0: never).
   int64_t ranges = 0, apart = 0;
   bool columns = false; ///< the main kernel is `clusterColumns`:
   int64_t lag = 0, preparers = 0,
@@ -96,10 +97,10 @@ struct RowNumbers {
 /// Clusters of so many blocks that run at once, one block a processor: where most of an eleventh of the processors lie
 /// no further one fits (of 132 on an H100 and an H200: 7 of 16 blocks, 15 of 8, 30 of 4).
 int64_t clustersAtOnce(int64_t processors, int64_t cluster);
-/// Tokens a wave of blocks, one a processor, from which on warps with tokens of their own take less time than warps that
-/// share a token's channels (us of 8192 and of 12288 tokens, an H200: five streams of 4096 channels forward 454 instead
-/// of 560, 847 instead of 838; six 582 and 741, 1045 and 1105).
-int64_t tokensOfWave(int64_t processors, int64_t tokensOfBlock);
+/// Percent of a wave from which on warps with tokens of their own take less time than warps that share a token's channels
+/// (us of 8192 tokens, 97 % of a wave of an H200, and of 12288, 73 % of two: five streams of 4096 channels forward 454
+/// instead of 560, 847 instead of 838; six 582 and 741, 1045 and 1105).
+constexpr int64_t fullEnough = 78;
 double rowsCost(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &numbers);
 /// The same for `columns`, and other numbers of it, best first; what they leave open the exit chooses.
 double columnsCost(const KernelSizes &sizes, const GpuShape &shape, const RowNumbers &numbers);

@@ -28,8 +28,8 @@ struct CudaSource {
   /// axis "grid_y", "grid_z" (numbers, or "chunks"), for persistent ones
   /// "tokens_per_block" and, where a cluster's sums are a chunk's, "clusters_are_chunks";
   /// "parts" where so many clusters share a token, and all of the grid must run at once; "more_blocks" beside those of
-  /// tokens; "tokens_of_wave" where it is for so many tokens a wave of its blocks on average (a wave: those that run at
-  /// once), and "otherwise" where it stands for that one; "overlaps" where a launch may begin before the one before it
+  /// tokens; "percent_of_wave" where it is for tokens that fill waves of its blocks (those that run at once) to so much on
+  /// average, and "otherwise" where it stands for that one; "overlaps" where a launch may begin before the one before it
   /// has ended, and waits for that itself.
   llvm::json::Array launches;
   /// Bytes: workspace = fixed + perChunk * chunks + perToken * tokens.

@@ -26,9 +26,9 @@ static std::pair<int64_t, int64_t> tokenRows(hc::FuncOp kernel) {
   return {most, width};
 }
 
-/// Microseconds of a tile of clusterColumns beyond what memory takes for it, as measured on an H200 (4170 GB/s) of sites
-/// of one to four streams of 1280 to 8192 channels forward: with one tile between stages, sums and what follows from
-/// them are waited for where memory is done with a tile sooner; few tiles ahead leave memory idle.
+/// Microseconds of a tile of clusterColumns beyond what memory takes for it, as measured on an H200 (4170 GB/s) of
+/// sites of one to four streams of 1280 to 8192 channels forward: with one tile between stages, sums and what follows
+/// from them are waited for where memory is done with a tile sooner; few tiles ahead leave memory idle.
 static double waitOfTile(const Choice &choice, int64_t ahead, double memory) {
   if (choice.tokens > 8)
     return (choice.lag > 1 ? 0.25 : 0.45) + (ahead < 3 ? 0.05 : 0);
@@ -112,9 +112,10 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     return four && four->ahead >= 2 ? four->choice : one.choice;
   };
   // Where memory is faster than an H100's, what a tile waits for shows (us, an H200: three streams of 2048 channels
-  // forward 93 with one tile between stages, 78 with two; of 4096, with two, 156, and 143 with sixteen tokens a tile; two
-  // of 6144 197 and 157). Few tokens gain nothing from more of them a tile, nor do four streams, whose rows take the
-  // registers. An H100, whose memory takes 1.3 to 1.6 us a tile of these, lost 3 to 4 %.
+  // forward 93 with one tile between stages, 78 with two; of 4096, with two, 156, and 143 with sixteen tokens a tile;
+  // two of 6144 197 and 157). Few tokens gain nothing from more of them a tile, nor do four streams, whose rows take
+  // the registers, nor clusters of two and four whose tiles take memory longer than they wait. An H100, whose memory
+  // takes 1.3 to 1.6 us a tile of these, lost 3 to 4 %.
   auto bucket = kernel->getAttrOfType<StringAttr>("hc.bucket");
   const bool few = bucket && bucket.getValue() == "small";
   auto later = [&](const Candidate &one) {
@@ -141,17 +142,19 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   // Beside an expansion of one stream or two the smallest cluster with two tiles ahead, if it has registers for weight
   // gradients, too, and two tiles between stages where that leaves two ahead (us, an H200: two streams of 2560 channels
   // backward 178 in clusters of sixteen, 128 of four; of 5120 311 and, of eight, 233; of 4096 196, 183 and, with two
-  // tiles between stages, 176; of 1280, four channels a lane, 94 of eight and 75 of two; one of 4096 141 of eight, 129 of
-  // four; of 8192 232 and 216). Narrow parts wait for one another more often.
-  if (streams <= 2)
-    for (int64_t cluster : {2, 4, 8, 16})
-      for (int64_t vector : {0, 4}) {
-        std::optional<Candidate> one = make(cluster, 1, vector, 1);
-        if (!one || !one->expands || one->ahead < 2 || one->readsAgain)
-          continue;
-        std::optional<Candidate> two = make(cluster, 1, vector, 2);
-        return two && two->ahead >= 2 && !two->readsAgain ? two->choice : one->choice;
-      }
+  // tiles between stages, 176; of 1280, four channels a lane, 94 of eight and 75 of two; one of 4096 141 of eight, 129
+  // of four; of 8192 232 and 216). Narrow parts wait for one another more often.
+  bool expands = true;
+  for (int64_t cluster = 2; streams <= 2 && expands && cluster <= 16; cluster *= 2)
+    for (int64_t vector : {0, 4}) {
+      std::optional<Candidate> one = make(cluster, 1, vector, 1);
+      if (one && !(expands = one->expands))
+        break;
+      if (!one || one->ahead < 2 || one->readsAgain)
+        continue;
+      std::optional<Candidate> two = make(cluster, 1, vector, 2);
+      return two && two->ahead >= 2 && !two->readsAgain ? two->choice : one->choice;
+    }
   std::optional<Candidate> held, wide;
   for (int64_t cluster : {2, 4, 8, 16})
     for (int64_t vector : {0, 4}) {
@@ -174,9 +177,9 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     for (int64_t cluster : {16, 8, 4}) {
       if (parts > clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
         continue;
-      // Beside an expansion rather three tiles between stages than four with one slot ahead (dynamic of 7168 channels, an
-      // H100: 828 us with three and two slots, 872 with four and one), but not fewer for that (four streams of 8192: 1164
-      // with three and one slot, 1246 with one and two).
+      // Beside an expansion rather three tiles between stages than four with one slot ahead (dynamic of 7168 channels,
+      // an H100: 828 us with three and two slots, 872 with four and one), but not fewer for that (four streams of 8192:
+      // 1164 with three and one slot, 1246 with one and two).
       std::optional<Candidate> fits;
       for (int64_t lag : lags) {
         std::optional<Candidate> one = make(cluster, parts, 0, lag);
@@ -201,7 +204,8 @@ Generation::Generation(StringRef target) {
   threads = large || isa == "sm_80" ? 2048 : 1536;
   shared = large ? mostShared : isa == "sm_80" ? 163 * 1024 : leastShared;
   movesRegisters = large && isa.ends_with("a");
-  copyGBs = isa.starts_with("sm_10") ? 7000 : target.ends_with("/h200") ? 4170 : 2970; // measured but for sm_10x
+  // Of an H100 and an H200 measured; others have no schedules of their own, but sm_10x takes an H200's.
+  copyGBs = isa.starts_with("sm_10") ? 7000 : target.ends_with("/h200") ? 4170 : 2970;
 }
 
 int64_t cuda::sharedOf(StringRef target) { return Generation(target).shared; }
@@ -228,29 +232,37 @@ static Choice chooseSchedule(hc::FuncOp kernel, StringRef target) {
     choice.planes = 0;
     return choice;
   }
-  // Sums of more than four rows: eight channels a lane instead of four, or of two tokens, as far as the sums leave
-  // registers, and for many tokens, where the sums are many, weights that pass through shared memory once for all warps
-  // instead of coming from L2 for every tile (us of 512, 2048 and 8192 tokens of 4096 channels, an H200: five streams, 35 columns, 131, 162 and 591 with two
-  // tokens, 66, 151 and 560, and 454 through shared memory; six, 48 columns, 158, 192 and 727, 82, 192 and 741, and 582;
-  // eight that share 10 columns 122, 270 and 1053, 82, 214 and 823, and 792; eight fracs 27, 52 and 187, 21, 41
-  // and 143, and 175; but seven streams, 63 columns, 194, 232 and 870, 106, 251 and 972, and 819; eight, 80 columns, 234,
-  // 279 and 1062, 137, 318 and 1219, and 1063).
-  constexpr int64_t mostColumns = 48, many = 24, leastWidth = 512;
+  // Sums of five to eight rows (more are not measured): eight channels a lane instead of four, or instead of two
+  // tokens, as far as the columns leave registers; where they are many, and tokens, too, weights that pass through
+  // shared memory once for all warps instead of coming from L2 for every tile. Us of 512, 2048 and 8192 tokens of 4096
+  // channels, an H200: five streams, 35 columns, with two tokens 131, 162 and 591, with eight channels 66, 151 and 560,
+  // through shared memory 454; six, 48 columns, 158, 192 and 727, 82, 192 and 741, 582; eight that share 10 columns
+  // 122, 270 and 1053, 82, 214 and 823, 792 (of 1024 channels it loses a fifth: 203 instead of 171); eight fracs 27, 52
+  // and 187, 21, 41 and 143, 175. But seven streams, 63 columns, 194, 232 and 870, 106, 251 and 972, 819; eight, 80
+  // columns, 234, 279 and 1062, 137, 318 and 1219, 1063. Narrower rows leave warps without a chunk of their own.
+  constexpr int64_t mostRows = 8, mostColumns = 48, many = 24, leastWidth = 512;
   const auto [rows, width] = tokenRows(kernel);
   const int64_t columns = builder.projectedColumns();
-  if (rows > 4 && width >= leastWidth && columns > 0 && columns <= mostColumns && builder.widestStorage() == 2 &&
-      !builder.expands() && Generation(target).clusters()) {
-    Choice sharing = choice;
-    sharing.vector = sharing.tokens = sharing.warps = sharing.ranges = 8;
-    sharing.blocks = 1;
-    if (columns > many && builder.readsManyWeights())
-      sharing.apart = tokensOfWave(processorsOfH100, sharing.warps * sharing.tokens);
+  if (rows <= 4 || rows > mostRows || width < leastWidth || columns == 0 || columns > mostColumns ||
+      builder.widestStorage() != 2 || builder.expands() || !Generation(target).clusters())
+    return choice;
+  Choice ranges = choice;
+  ranges.vector = ranges.tokens = ranges.warps = ranges.ranges = 8;
+  ranges.blocks = 1;
+  auto fits = [&](const Choice &one) {
     CudaSource other;
-    SourceBuilder shared(kernel, target, sharing, other);
-    if (shared.run() && sharedNeeded(other) <= sharedOf(target))
+    SourceBuilder made(kernel, target, one, other);
+    return made.run() && sharedNeeded(other) <= sharedOf(target);
+  };
+  if (!fits(ranges)) // of few tokens as of many: the order of sums is one
+    return choice;
+  if (columns > many && builder.readsManyWeights()) {
+    Choice sharing = ranges;
+    sharing.apart = fullEnough;
+    if (fits(sharing))
       return sharing;
   }
-  return choice;
+  return ranges;
 }
 
 /// A warp makes a Sinkhorn, a line of its matrix a lane.

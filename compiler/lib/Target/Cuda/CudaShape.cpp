@@ -30,7 +30,7 @@ LogicalResult cuda::parseSchedule(hc::FuncOp kernel, StringRef text, Choice &cho
     numbers.push_back({"preparers", &choice.preparers, 1, 12});
     numbers.push_back({"ring", &choice.ring, 2, 32});
   } else {
-    numbers.push_back({"apart", &choice.apart, 1, 1 << 20});
+    numbers.push_back({"apart", &choice.apart, 1, 100});
     numbers.push_back({"blocks", &choice.blocks, 1, 8});
     numbers.push_back({"ranges", &choice.ranges, 1, 16});
   }

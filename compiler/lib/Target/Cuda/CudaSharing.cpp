@@ -98,7 +98,7 @@ LogicalResult SourceBuilder::finishSharing(llvm::ArrayRef<std::string> stages, S
                       {"grid", json::Object{{"kind", "persistent"}, {"per_sm", 1}}},
                       {"tokens_per_block", tile * numbers.warps}};
   if (choice.apart > 1)
-    launch["tokens_of_wave"] = choice.apart;
+    launch["percent_of_wave"] = choice.apart;
   entry("main_apart", call + ">", 32 * numbers.warps, 1, std::move(launch));
   useRows();
   return success();

@@ -46,7 +46,7 @@ OwningOpRef<ModuleOp> SourceBuilder::run() {
   if (ends)
     launchTail = emitTokenwise(plan.tail, "tail", /*ofTail=*/true);
   // Of few tokens, what is for more is not made.
-  apart = choice.apart && !(few && choice.apart > mostOfFew);
+  apart = choice.apart && (choice.apart == 1 || !few);
   if (plan.hasMain() && choice.apart != 1)
     emitMain(/*asApart=*/false);
   if (plan.hasMain() && apart)
