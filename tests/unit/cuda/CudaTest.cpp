@@ -162,9 +162,9 @@ TEST(Kernels, SharedRowsWithoutSpills) {
 // Other numbers of tiles between stages, and of tokens a tile, than an H100's.
 TEST(Kernels, AnH200sWithoutSpills) {
   NEEDS_NVRTC();
-  for (const char *site : {"manifold:n=4,d=2048,dtype=bf16", "manifold:n=3,d=2048,dtype=bf16",
-                           "manifold:n=3,d=5120,dtype=bf16", "manifold:n=2,d=6144,dtype=bf16",
-                           "manifold:n=4,d=4096,dtype=fp16", "delayed-pre:n=4,d=4096,dtype=bf16"})
+  for (const char *site :
+       {"manifold:n=4,d=2048,dtype=bf16", "manifold:n=3,d=2048,dtype=bf16", "manifold:n=3,d=5120,dtype=bf16",
+        "manifold:n=2,d=6144,dtype=bf16", "manifold:n=4,d=4096,dtype=fp16", "delayed-pre:n=4,d=4096,dtype=bf16"})
     expectNoSpills(site, /*backward=*/false, "sm_90a/h200");
 }
 
