@@ -108,6 +108,11 @@ static void nameUnserved(const CacheManifest &manifest) {
 
 int unpackCache(const CacheOptions &options) {
   Settings settings = Settings::fromEnvironment();
+  if (options.folder.empty() && (settings.cache == CacheMode::ReadOnly || settings.cache == CacheMode::Off))
+    throw EnvironmentProblem(
+        fmt::format("nothing was unpacked: HYPERJIT_CACHE={} keeps the cache folder as it is; name "
+                    "another with --to DIR",
+                    settings.cache == CacheMode::Off ? "off" : "ro"));
   settings.cache = CacheMode::ReadWrite;
   settings.cacheMaxBytes = int64_t(1) << 50; // what is unpacked on purpose is not thrown away again
   if (!options.folder.empty()) {

@@ -156,6 +156,10 @@ class ReadOnly(Case):
                                   HYPERJIT_CACHE=mode)
                 self.assertEqual(done.stdout, "")
         self.good("autotune", KERNEL, "--out", "out.jsonl", "--budget", "1", HYPERJIT_CACHE="ro")
+        self.good("cache", "pack", "all.hjpack", HYPERJIT_CACHE="ro")
+        self.fails(3, "nothing was unpacked: HYPERJIT_CACHE=ro keeps the cache folder as it is; name another with --to DIR", "cache",
+                   "unpack", "all.hjpack", HYPERJIT_CACHE="ro")
+        self.good("cache", "unpack", "all.hjpack", "--to", "other", HYPERJIT_CACHE="ro")
         self.assertEqual(self.state(), before)
         self.fails(3, "there is no cache folder: set HYPERJIT_CACHE_DIR", "cache", "clear", HYPERJIT_CACHE_DIR="", HOME="",
                    XDG_CACHE_HOME="")

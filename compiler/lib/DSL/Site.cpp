@@ -190,6 +190,9 @@ static int declare(Recorder &recorder, std::string_view name, const Shape &shape
                        "takes constant or normal"));
   checkStart(recorder, "parameter", name, {initialisation.first, initialisation.second});
   checkStart(recorder, "parameter", name, initialisation.values);
+  if (initialisation.second < 0)
+    recorder.fail(join("parameter '", name, "' starts with a standard deviation of ", initialisation.second,
+                       "; it is at least 0"));
   int node = recorder.addArgument(NodeKind::Parameter, std::string(name), std::move(type), true);
   recorder.parameters.push_back({std::string(name), shape, kind, initialisation, node});
   return node;

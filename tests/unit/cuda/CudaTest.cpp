@@ -201,7 +201,7 @@ TEST(Schedules, WideRowsGoToClusters) {
         << streams << " streams of " << width << " " << dtype << (backward ? " backward: " : " forward: ") << text;
   };
   expect(3, 8192, false, "columns", "cluster=16,lag=1,planes");
-  expect(2, 7168, true, "columns", "cluster=16,lag=1,planes");
+  expect(2, 7168, true, "columns", "cluster=16,lag=2,planes");
   expect(4, 6144, false, "columns", "cluster=8,lag=3,parts=3");
   expect(4, 5120, true, "columns", "cluster=4,lag=2,parts=5");
   expect(4, 8192, true, "columns", "cluster=16,lag=3,parts=2");

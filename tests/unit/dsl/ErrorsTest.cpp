@@ -305,6 +305,8 @@ TEST(RecipeErrors, Starts) {
             "parameter 'a' starts with nan; a start is finite");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &) { s.channels("g", {s.d()}, normal(infinity)); })),
             "parameter 'g' starts with inf; a start is finite");
+  EXPECT_EQ(failure(with([&](Site &s, const Rows &) { s.channels("g", {s.d()}, normal(-1)); })),
+            "parameter 'g' starts with a standard deviation of -1; it is at least 0");
   EXPECT_EQ(failure(with([&](Site &s, const Rows &) {
               s.coefficients("a", {2}, values({0, nan}));
             })),

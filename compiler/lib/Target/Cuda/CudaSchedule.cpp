@@ -114,10 +114,13 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   // Where memory is faster than an H100's, what a tile waits for shows (us, an H200: three streams of 2048 channels
   // forward 93 with one tile between stages, 78 with two; of 4096, with two, 156, and 143 with sixteen tokens a tile;
   // two of 6144 197 and 157). Few tokens gain nothing from more of them a tile, nor do four streams, whose rows take
-  // the registers, nor clusters of two and four whose tiles take memory longer than they wait. An H100, whose memory
-  // takes 1.3 to 1.6 us a tile of these, lost 3 to 4 %.
+  // the registers, nor clusters of two and four whose tiles take memory longer than they wait. Rows in two planes are
+  // bound by instructions (fp16 240 with two tiles, 246 with three). An H100, whose memory takes 1.3 to 1.6 us a tile of
+  // these, lost 3 to 4 %.
   auto bucket = kernel->getAttrOfType<StringAttr>("hc.bucket");
   const bool few = bucket && bucket.getValue() == "small";
+  bool twoPlanes = false;
+  kernel.walk([&](hc::ProjectOp project) { twoPlanes |= planesOf(project.getInput()) > 1; });
   auto later = [&](const Candidate &one) {
     constexpr int64_t tile = 8;
     const double copyGBs = Generation(target).copyGBs,
@@ -130,7 +133,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     Choice best = one.choice;
     double least = std::numeric_limits<double>::infinity();
     for (int64_t tokens = tile; tokens <= (twice ? 2 * tile : tile); tokens += tile)
-      for (int64_t lag = 1; lag <= (tokens > tile ? 2 : 3); ++lag) {
+      for (int64_t lag = 1; lag <= (tokens > tile || twoPlanes ? 2 : 3); ++lag) {
         std::optional<Candidate> other = make(one.choice.cluster, 1, one.choice.vector, lag, tokens);
         if (!other || other->ahead < 2)
           continue;
