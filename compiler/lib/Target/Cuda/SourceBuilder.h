@@ -67,8 +67,6 @@ constexpr int64_t laneNumbers = 40;
 constexpr int64_t wideThreads = 65536;
 /// Schedules are made for an H100's; on other GPUs that is a guess.
 constexpr int64_t processorsOfH100 = 132;
-/// Of the bucket of few tokens: kSmallTokens of the runtime.
-constexpr int64_t mostOfFew = 64;
 /// Registers of a lane for sums over tokens.
 constexpr int64_t columnRegisters = 96;
 
