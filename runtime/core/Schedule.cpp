@@ -13,28 +13,29 @@ using namespace hyperjit;
 /// Of all skeletons, `blocks` on the CPU, `rows` and `columns` on CUDA; what is legal is the compiler's to say.
 struct Number {
   std::string_view name;
-  bool orders = false; ///< it decides the order in which a token's numbers are summed, so their last bits
+  bool orders = false;          ///< it decides the order in which a token's numbers are summed, so their last bits
+  std::string_view except = {}; ///< a skeleton in which it does not
 };
 static constexpr Number kNumbers[] = {
-    {"ahead"},         // whether rows of the next tokens are fetched meanwhile
-    {"apart"},         // percent of a wave from which on each warp has tokens of its own (1: always)
-    {"blocks"},        // blocks of an SM
-    {"chunks"},        // most chunks of tokens with partial sums of their own
-    {"cluster", true}, // blocks of a cluster that share a token
-    {"columns"},       // columns of a projection in registers
-    {"lag"},           // tiles between the stages of a kernel
-    {"parts", true},   // clusters that share the channels of a token
-    {"planes", true},  // bf16 planes a weight is split into for tensor cores, 0 without them
-    {"preparers"},     // warps for the maths before the first stage
-    {"ranges", true},  // of a row's channels, each summed by itself, instead of chunks in turn
-    {"ring"},          // most tiles fetched ahead into shared memory
-    {"slots"},         // sums of one sweep
-    {"stream"},        // MiB of a launch's rows from which on its results are stored past the cache
-    {"sums"},          // sums of one pass over channels
-    {"tokens", true},  // tokens of a block or tile; in `columns` a lane has the same channels with any number
-    {"unroll"},        // vectors of channels of a product in registers
-    {"vector", true},  // CPU: bytes of a vector; CUDA: numbers of one load
-    {"warps", true},   // compute warps of a block
+    {"ahead"},                   // whether rows of the next tokens are fetched meanwhile
+    {"apart"},                   // percent of a wave from which on each warp has tokens of its own (1: always)
+    {"blocks"},                  // blocks of an SM
+    {"chunks"},                  // most chunks of tokens with partial sums of their own
+    {"cluster", true},           // blocks of a cluster that share a token
+    {"columns"},                 // columns of a projection in registers
+    {"lag"},                     // tiles between the stages of a kernel
+    {"parts", true},             // clusters that share the channels of a token
+    {"planes", true},            // bf16 planes a weight is split into for tensor cores, 0 without them
+    {"preparers"},               // warps for the maths before the first stage
+    {"ranges", true},            // of a row's channels, each summed by itself, instead of chunks in turn
+    {"ring"},                    // most tiles fetched ahead into shared memory
+    {"slots"},                   // sums of one sweep
+    {"stream"},                  // MiB of a launch's rows from which on its results are stored past the cache
+    {"sums"},                    // sums of one pass over channels
+    {"tokens", true, "columns"}, // tokens of a block or tile; in `columns` a lane has the same channels with any number
+    {"unroll"},                  // vectors of channels of a product in registers
+    {"vector", true},            // CPU: bytes of a vector; CUDA: numbers of one load
+    {"warps", true},             // compute warps of a block
 };
 
 std::optional<int64_t> Schedule::parameter(std::string_view wanted) const {
@@ -102,7 +103,7 @@ std::string Schedule::order() const {
     const Number *number =
         std::find_if(std::begin(kNumbers), std::end(kNumbers), [&](const Number &each) { return each.name == key; });
     // A number that nobody knows may order anything.
-    if (number == std::end(kNumbers) || (number->orders && !(skeleton == "columns" && key == "tokens")))
+    if (number == std::end(kNumbers) || (number->orders && skeleton != number->except))
       ordering.set(key, value);
   }
   return ordering.text();

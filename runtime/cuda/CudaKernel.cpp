@@ -44,10 +44,9 @@ struct LoadedModule {
 /// What LaunchInfo::extra adds for CUDA.
 struct GridExtra {
   int64_t y = 1, z = 1, tokensPerBlock = 1;
-  int64_t moreBlocks = 0; ///< beside those of tokens
-  int64_t percentOfWave =
-      0;             ///< launched where tokens fill waves to so much on average; else the one that is `otherwise`
-  int64_t parts = 1; ///< clusters that share a token and wait for one another: they must all be there
+  int64_t moreBlocks = 0;    ///< beside those of tokens
+  int64_t percentOfWave = 0; ///< launched where tokens fill waves to so much; else the one that is `otherwise`
+  int64_t parts = 1;         ///< clusters that share a token and wait for one another: they must all be there
   bool clustersAreChunks = false;
   bool overlaps = false; ///< begins while the launch before it ends, and waits for it itself
   bool yIsChunks = false;

@@ -215,7 +215,7 @@ LogicalResult SourceBuilder::chooseMain() {
   return success();
 }
 
-/// Whether sums of narrow rows read so many weights that L2 bounds the kernel.
+/// Whether sums of rows of 16 bits read so many weights that L2 bounds the kernel.
 bool SourceBuilder::readsManyWeights() const {
   int64_t bytes = 0;
   for (Value weight : plan.projected)
