@@ -41,10 +41,10 @@
 // CHECK:   Publish<0, 0, Stage<Nothing, Pass<Rows0_0, 0, 0, 3, Segment<0, 20, 0>>>>,
 // CHECK:   Publish<[[Q]], 4, Stage<Coefficients1, Pass<Rows1_0, 0, 0, 0>>, Late1>>(launch);
 // CHECK: // schedule columns:
-// CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"
+// CHECK: // launch {{.*}}"cluster":2{{.*}}"entry":"boundary_main"{{.*}}"kind":"persistent"{{.*}}"overlaps":true
 // CHECK-NOT: // launch
 
-// Of few tokens, owners do it as soon as a token's numbers are stored, and a launch begins while the one before it ends.
+// Of few tokens, owners do it as soon as a token's numbers are stored.
 // RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=2 | FileCheck %s --check-prefix=FEW
 // FEW: class Tail {
 // FEW: using MainFlow = {{.*}} AtOnce<Tail>>;

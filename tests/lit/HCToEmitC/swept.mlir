@@ -9,9 +9,11 @@
 // CHECK: Weights, Gradients<2, Rows1_0>, Nothing>;
 // CHECK-NOT: columnTiles
 // CHECK: uniformStoreWeight
-// CHECK: // launch {{.*}}"clusters_are_chunks":true
+// CHECK: // launch {{.*}}"clusters_are_chunks":true{{.*}}"overlaps":true
+// CHECK: // launch {{.*}}"entry":"boundary_epilogue0"{{.*}}"overlaps":true
 // MANY-NOT: sweptGradient
-// Launches of few tokens overlap: each waits before it touches memory, the main one by itself.
+// Clusters, and sums right behind them, begin while the launch before ends, and so do all launches of few tokens but what follows a
+// weight gradient: each waits before it touches memory, the main one by itself.
 // RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=FEW
 // RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_80 --schedule=rows | FileCheck %s --check-prefix=OLD
 // FEW: boundary_main({{.*}} {
@@ -22,6 +24,11 @@
 // OLD-NOT: "overlaps"
 // CHECK-NOT: waitForLaunchesBefore
 // MANY: columnTiles
+// MANY: // launch {{.*}}"entry":"boundary_main"{{.*}}"overlaps":true
+// MANY-NOT: "overlaps"
+// RUN: sed 's/hc.compute = f32}/hc.compute = f32, hc.bucket = "small"}/; s/1280, 8>/1280, 96>/g; s/<1, 8>/<1, 96>/g' %s | hc-opt --hc-form-phases | hc-translate --hc-to-cuda --target=sm_90a --schedule=columns:cluster=8 | FileCheck %s --check-prefix=BEHIND
+// BEHIND: // launch {{.*}}"entry":"boundary_gradients"{{.*}}"overlaps":true
+// BEHIND-NOT: "overlaps"
 hc.func @boundary(%x: !hc.rows<1, 1280> {hc.dtype = bf16, hc.operand = "streams"},
                   %phi: !hc.weight<1, 1280, 8> {hc.dtype = f32, hc.operand = "parameter", hc.uniform})
     -> (!hc.rows<1, 1280> {hc.dtype = bf16}, !hc.weight<1, 1280, 8> {hc.dtype = f32, hc.uniform}) attributes {hc.compute = f32} {
