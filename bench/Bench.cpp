@@ -79,7 +79,15 @@ struct Chain {
     return stream.tensor();
   }
   at::Tensor eager() const {
-    Reference reference(spec);
+    const Reference reference = [&] {
+      try {
+        return Reference(spec);
+      } catch (const UserError &error) {
+        if (error.id() != ErrorId::UnknownRecipe)
+          throw;
+        throw UsageError(fmt::format("{}; --against none times it by itself", error.what()));
+      }
+    }();
     Reference::Tensors carries;
     at::Tensor streams = x;
     for (const nn::Connection &layer : layers) {

@@ -3,6 +3,7 @@
 #include "hyperjit/core/CacheManifest.h"
 
 #include "Json.h"
+#include "Text.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/FileSystem.h"
 #include "hyperjit/core/KernelCache.h"
@@ -111,8 +112,9 @@ bool isTuningPath(std::string_view file) {
   if (!file.starts_with(kTuning) || !file.ends_with(".jsonl") || file.size() > 99)
     return false;
   std::string_view name = file.substr(kTuning.size());
-  return name[0] != '.' && std::all_of(name.begin(), name.end(),
-                                       [](unsigned char c) { return c >= ' ' && c != 0x7f && c != '/' && c != '\\'; });
+  return name[0] != '.' && text::isUtf8(name) && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+           return c >= ' ' && c != 0x7f && c != '/' && c != '\\';
+         });
 }
 
 bool isDigest(std::string_view text) { return CacheKey::fromHex(text).has_value(); }
@@ -320,7 +322,7 @@ std::vector<CacheManifest::Difference> CacheManifest::check(const std::string &r
     std::string top =
         std::next(relative.begin()) == relative.end() ? std::string() : std::next(relative.begin())->string();
     std::string last = relative.filename().string();
-    if (it->is_directory() && !it->is_symlink())
+    if (std::error_code unknown; it->is_directory(unknown) && !it->is_symlink(unknown))
       continue;
     if (top == "locks" || top == "stats" || top == ".last_clean" || last.starts_with(".tmp-") ||
         last.starts_with(".bad-"))

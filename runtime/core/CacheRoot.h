@@ -127,6 +127,9 @@ private:
   FileSystem &files;
 };
 
+/// Kernels that came with the installation, if there are any: <folder of libhyperjit.so>/hyperjit/kernels.
+std::string packagedRoot();
+
 /// 32 hex digits of the kernel's random numbers: process numbers repeat across hosts that share a folder.
 std::string randomName();
 

@@ -152,6 +152,8 @@ Settings Settings::fromEnvironment() {
   settings.cacheDirectory = environment("HYPERJIT_CACHE_DIR").value_or(defaultCacheDirectory());
   settings.cachePath = folders("HYPERJIT_CACHE_PATH");
   settings.cacheNamespace = environment("HYPERJIT_CACHE_NAMESPACE").value_or("");
+  if (!text::isUtf8(settings.cacheNamespace)) // it stands in what describes a kernel
+    throw UserError(ErrorId::InvalidSetting, "HYPERJIT_CACHE_NAMESPACE is no UTF-8 text");
   settings.cache = choice<CacheMode>("HYPERJIT_CACHE",
                                      {{"rw", CacheMode::ReadWrite},
                                       {"ro", CacheMode::ReadOnly},

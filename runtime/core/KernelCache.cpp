@@ -38,8 +38,7 @@ struct KernelCache::State {
   void readManifests();
 };
 
-/// Kernels that came with the installation: <folder of libhyperjit.so>/hyperjit/kernels.
-static std::string packagedRoot() {
+std::string hyperjit::packagedRoot() {
   Dl_info info;
   if (!::dladdr(reinterpret_cast<void *>(&packagedRoot), &info) || !info.dli_fname)
     return {};

@@ -194,6 +194,8 @@ TuningTable TuningTable::fromSettings(const Settings &settings) {
     addAll(settings.cacheDirectory + "/tuning", false);
   for (const std::string &layer : settings.cachePath)
     addAll(layer + "/tuning", false);
+  if (std::string root = packagedRoot(); !root.empty() && settings.cache != CacheMode::Off)
+    addAll(root + "/tuning", false);
   return table;
 }
 

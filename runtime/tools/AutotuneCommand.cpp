@@ -473,8 +473,12 @@ int run(Options &options) {
     options.specs.open();
     return serveTuning(options.worker);
   }
-  refuseSameFile(
-      {{"--out", options.out}, {"--check", options.check}, {"--plot", options.plot}, {"--json", options.json}});
+  refuseSameFile({{"--out", options.out},
+                  {"--check", options.check},
+                  {"--plot", options.plot},
+                  {"--json", options.json},
+                  {"--specs", options.specs.specsFile},
+                  {"--from-record", options.fromRecord}});
   if (!options.specs.specs.empty() && (options.specs.specs[0] == "merge" || options.specs.specs[0] == "prune"))
     return editFiles(options.specs.specs, options.out, options.json);
   if (!options.check.empty()) {
@@ -557,8 +561,11 @@ void addAutotune(CLI::App &app, int &exit) {
   CLI::Option *plot = writes(command->add_option("--plot", options->plot, "SVG of the search"));
   // The file says what is measured.
   for (CLI::Option *other :
-       {plot, command->get_option("SPEC"), command->get_option("--specs"), command->get_option("--from-record")})
+       {plot, command->get_option("SPEC"), command->get_option("--specs"), command->get_option("--from-record"),
+        command->get_option("--list"), command->get_option("--dry-run"), command->get_option("--resume")})
     check->excludes(other);
+  for (const char *nothing : {"--list", "--dry-run"}) // is measured that could be drawn
+    command->get_option(nothing)->excludes(plot);
   command->add_option("--worker", options->worker)->group(""); // what a search starts
   addJson(*command, options->json);
   command->footer(examples("autotune manifold:n=4,d=512 --budget 60 --plot search.svg",

@@ -61,7 +61,7 @@ void addBench(CLI::App &app, int &exit) {
     if (!options->plot.empty() &&
         std::find(options->modes.begin(), options->modes.end(), "chain") == options->modes.end())
       throw UsageError("--plot shows chains, and --mode names none; add chain to --mode or leave --plot out");
-    refuseSameFile({{"--plot", options->plot}, {"--json", options->json}});
+    refuseSameFile({{"--plot", options->plot}, {"--json", options->json}, {"--specs", specs->specsFile}});
     specs->open();
     if (specs->specs.empty() && specs->specsFile.empty())
       options->specs = {

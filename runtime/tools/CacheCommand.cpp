@@ -55,7 +55,9 @@ std::string timeText(int64_t seconds) {
   std::time_t time = seconds;
   char text[32];
   std::tm local{};
-  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M", ::localtime_r(&time, &local));
+  if (!::localtime_r(&time, &local)) // a year beyond its numbers
+    return fmt::format("@{}", seconds);
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M", &local);
   return text;
 }
 
@@ -120,7 +122,7 @@ int show(const Options &options) {
     answer["meta"] = Json::parse(entry.artifact->meta.json());
   }
   if (options.json.empty())
-    fmt::print("{}\n", answer.dump(2));
+    fmt::print("{}\n", answer.dump(2, ' ', false, Json::error_handler_t::replace));
   writeJson(answer, options.json);
   return entry.fault == EntryFault::None ? exitOk : exitProblem;
 }
@@ -215,6 +217,7 @@ int verify(const Options &options) {
 
 /// What HYPERJIT_JIT=off complained about in a log becomes a spec list for precompile.
 int missing(const Options &options) {
+  refuseSameFile({{"--log", options.log}, {"--json", options.json}});
   std::ifstream file;
   if (options.log != "-") {
     file.open(options.log);

@@ -35,12 +35,12 @@ static void storeTuning(const std::string &root, const ManifestFile &file, std::
   std::optional<std::string> there = FileSystem::system().readRegular(path, int64_t(kMaxEntryBytes));
   if (there ? *there != text : errno != ENOENT)
     path.replace_filename(fmt::format("{}-{}.jsonl", path.stem().string().substr(0, 60), file.sha256.substr(0, 12)));
-  std::error_code error;
-  fs::create_directories(path.parent_path(), error);
+  makeFolders(path.parent_path());
   writeCacheFile(path, text);
 }
 
 int packCache(const CacheOptions &options) {
+  refuseSameFile({{"FILE", options.file}, {"--json", options.json}});
   std::string root = options.folder;
   if (root.empty())
     root = Settings::fromEnvironment().cacheDirectory;
@@ -71,8 +71,7 @@ int packCache(const CacheOptions &options) {
   if (manifest.entries.empty())
     throw UsageError(fmt::format("{} holds no kernel to pack", root));
   watchInterrupt();
-  writePack(options.file, root, manifest, interrupted);
-  uint64_t bytes = fs::file_size(options.file);
+  const uint64_t bytes = writePack(options.file, root, manifest, interrupted);
   Json answer = jsonHead("cache-pack", "none");
   answer["file"] = options.file;
   answer["entries"] = manifest.entries.size();
@@ -107,6 +106,7 @@ static void nameUnserved(const CacheManifest &manifest) {
 }
 
 int unpackCache(const CacheOptions &options) {
+  refuseSameFile({{"FILE", options.file}, {"--json", options.json}});
   Settings settings = Settings::fromEnvironment();
   if (options.folder.empty() && (settings.cache == CacheMode::ReadOnly || settings.cache == CacheMode::Off))
     throw EnvironmentProblem(

@@ -16,6 +16,8 @@
 #include <fstream>
 #include <iostream>
 #include <numeric>
+#include <random>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <utility>
 
@@ -38,13 +40,32 @@ void holdStandardDescriptors() {
 OutputFile::OutputFile(const std::filesystem::path &path) : path(path) {
   std::error_code error;
   const std::filesystem::file_status there = std::filesystem::status(path, error);
+  // /dev/stdout may be a file that a shell appends to.
+  const std::string text = std::filesystem::absolute(path, error).lexically_normal().string();
+  if (text == "/dev/stdout" || text == "/dev/stderr" || text.starts_with("/dev/fd/") || text.starts_with("/proc/")) {
+    stream.open(path, std::ios::binary | std::ios::app);
+    return;
+  }
   if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) { // a device, a pipe
     stream.open(path, std::ios::binary);
     return;
   }
-  target = std::filesystem::is_symlink(path, error) ? std::filesystem::weakly_canonical(path, error) : path;
-  temporary = target;
-  temporary += fmt::format(".{}.tmp", ::getpid());
+  target = path;
+  constexpr int mostLinks = 40; // as the kernel follows
+  for (int links = 0; links < mostLinks && std::filesystem::is_symlink(target, error); ++links)
+    target = target.parent_path() / std::filesystem::read_symlink(target, error);
+  // Process numbers repeat across containers that share a folder.
+  std::random_device random;
+  for (int tries = 0; tries < 100; ++tries) {
+    temporary = target;
+    temporary += fmt::format(".{}-{:08x}.tmp", ::getpid(), random());
+    const int file = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file < 0 && errno == EEXIST)
+      continue;
+    if (file >= 0)
+      ::close(file);
+    break;
+  }
   stream.open(temporary, std::ios::binary | std::ios::trunc);
 }
 
@@ -64,6 +85,21 @@ void OutputFile::finish() {
     throw EnvironmentProblem(fmt::format("cannot write '{}'{}", path.string(),
                                          error ? ": " + error.message() : "; is its folder there and writable?"));
   temporary.clear();
+}
+
+std::error_code makeFolders(const std::filesystem::path &folder) {
+  std::error_code error;
+  if (folder.empty() || std::filesystem::is_directory(folder, error))
+    return {};
+  if (std::filesystem::exists(folder, error))
+    return std::make_error_code(std::errc::not_a_directory);
+  if (const std::filesystem::path parent = folder.parent_path(); parent != folder)
+    if (std::error_code above = makeFolders(parent))
+      return above;
+  if (::mkdir(folder.c_str(), 0755) == 0)
+    return {};
+  const std::error_code why(errno, std::generic_category());
+  return std::filesystem::is_directory(folder, error) ? std::error_code() : why;
 }
 
 void writeFileWhole(const std::filesystem::path &path, std::string_view content) {

@@ -66,6 +66,9 @@ private:
   std::filesystem::path path, target, temporary; ///< no temporary: written as it is, or finished
 };
 void writeFileWhole(const std::filesystem::path &path, std::string_view content);
+/// A folder and those above it, none of which everybody may write, whatever the umask: a cache in such a folder is not
+/// trusted.
+std::error_code makeFolders(const std::filesystem::path &folder);
 
 /// A file that is written when work is done has a folder that can be written before it begins. "-" and "none" are no
 /// files.

@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <sstream>
+#include <unistd.h>
 
 namespace fs = std::filesystem;
 
@@ -68,15 +69,19 @@ std::optional<std::string> whyBinary(const std::string &text) {
 
 std::string readFolder(const fs::path &folder) {
   std::vector<fs::path> files;
-  auto options = fs::directory_options::skip_permission_denied;
-  for (auto entry = fs::recursive_directory_iterator(folder, options); entry != fs::recursive_directory_iterator();
-       ++entry) {
+  std::error_code error;
+  auto entry = fs::recursive_directory_iterator(folder, fs::directory_options::skip_permission_denied, error);
+  for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
     bool hidden = entry->path().filename().string().starts_with(".");
-    if (entry->is_directory() && hidden)
+    std::error_code unknown; // links in a circle
+    if (entry->is_directory(unknown) && hidden)
       entry.disable_recursion_pending();
-    else if (entry->is_regular_file() && !hidden && entry->file_size() > 0 && entry->file_size() <= largestFile)
+    else if (entry->is_regular_file(unknown) && !hidden && entry->file_size(unknown) > 0 &&
+             entry->file_size(unknown) <= largestFile && ::access(entry->path().c_str(), R_OK) == 0)
       files.push_back(entry->path());
   }
+  if (error)
+    throw UsageError(fmt::format("folder '{}' cannot be read: {}", folder.string(), error.message()));
   std::sort(files.begin(), files.end());
   std::string all;
   for (const fs::path &file : files) {

@@ -26,6 +26,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <sys/file.h>
 #include <unistd.h>
 
 namespace fs = std::filesystem;
@@ -122,8 +123,9 @@ void walk(const std::string &path, const std::function<void(const std::string &,
 
 } // namespace
 
-void writePack(const std::string &path, const std::string &root, const CacheManifest &manifest,
-               const std::function<bool()> &stop) {
+uint64_t writePack(const std::string &path, const std::string &root, const CacheManifest &manifest,
+                   const std::function<bool()> &stop) {
+  uint64_t written = 2 * kBlock; // the end of the archive
   OutputFile output(path);
   std::ofstream &file = output.stream;
   auto add = [&](const std::string &name, std::span<const std::byte> bytes) {
@@ -132,6 +134,7 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
     file.write(head.data(), kBlock);
     file.write(reinterpret_cast<const char *>(bytes.data()), std::streamsize(bytes.size()));
     file.write(zeros.data(), std::streamsize((kBlock - bytes.size() % kBlock) % kBlock));
+    written += kBlock + (bytes.size() + kBlock - 1) / kBlock * kBlock;
     if (!file)
       throw EnvironmentProblem(fmt::format("cannot write '{}': {}", path, std::strerror(errno ? errno : EIO)));
   };
@@ -153,6 +156,7 @@ void writePack(const std::string &path, const std::string &root, const CacheMani
   file.write(zeros.data(), kBlock);
   file.write(zeros.data(), kBlock);
   output.finish();
+  return written;
 }
 
 namespace {
@@ -222,7 +226,29 @@ CacheManifest readPack(const std::string &path, const PackReader *reader) {
   return manifest;
 }
 
+namespace {
+/// Other writers of a folder's manifest wait: each of two would leave out what the other has just added. The folder is
+/// locked itself; where that is not possible nobody waits.
+class FolderLock {
+public:
+  explicit FolderLock(const std::string &folder)
+      : descriptor(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+    while (descriptor >= 0 && ::flock(descriptor, LOCK_EX) != 0 && errno == EINTR && !interrupted()) {
+    }
+  }
+  ~FolderLock() {
+    if (descriptor >= 0)
+      ::close(descriptor);
+  }
+  FolderLock(const FolderLock &) = delete;
+
+private:
+  int descriptor;
+};
+} // namespace
+
 std::vector<std::string> writeManifest(const std::string &root) {
+  const FolderLock lock(root);
   std::vector<std::string> skipped;
   const CacheManifest manifest = CacheManifest::of(root, &skipped);
   for (const std::string &file : skipped)

@@ -102,6 +102,7 @@ void nameUnused(const std::vector<Target> &targets) {
 }
 
 int run(const Options &options) {
+  refuseSameFile({{"--specs", options.specs.specsFile}, {"--json", options.json}});
   auto begin = std::chrono::steady_clock::now();
   std::vector<Target> targets = targetsOf(options.targets);
   Work work = collect(options, targets);
@@ -136,7 +137,7 @@ int run(const Options &options) {
         "leave HYPERJIT_CACHE at rw");
   if (!options.out.empty()) { // before anything is compiled for it
     std::error_code error;
-    std::filesystem::create_directories(root, error);
+    error = makeFolders(root);
     if (!error && ::access(root.c_str(), W_OK | X_OK) != 0)
       error = std::error_code(errno, std::generic_category());
     if (error)

@@ -17,7 +17,8 @@ struct Options {
 
 std::string shapeText(const std::vector<int64_t> &shape) { return fmt::format("({})", fmt::join(shape, ", ")); }
 
-void print(const RecipeInfo &info, const std::vector<ParameterInfo> &parameters) {
+void print(const RecipeInfo &info, const std::vector<ParameterInfo> &parameters,
+           const std::vector<CarryInfo> &carries) {
   fmt::print("{}: {}\n", info.name, info.summary);
   if (!info.paper.empty())
     fmt::print("  {}\n", info.paper);
@@ -29,26 +30,29 @@ void print(const RecipeInfo &info, const std::vector<ParameterInfo> &parameters)
                option.kernel ? "" : " (module only)");
   for (const ParameterInfo &parameter : parameters)
     fmt::print("  parameter {} {} {}\n", parameter.name, shapeText(parameter.shape), parameter.initialisation.text);
+  for (const CarryInfo &carry : carries)
+    fmt::print("  carry {} {} from site to site{}\n", carry.name, shapeText({carry.size}),
+               carry.start.empty() ? "" : fmt::format(", starts at {}", fmt::join(carry.start, ",")));
 }
 
 // Shapes are shown for n = 4 and d = 512; a recipe that takes one stream shows four fracs of it instead, and a recorded
 // program the only n and m it has.
-std::vector<ParameterInfo> shownParameters(const std::string &recipe) {
+SiteSpec shownSpec(const std::string &recipe) {
   SiteSpec spec;
   spec.recipe = recipe;
   if (RecipeInfo info = ProgramSource::global().describe(recipe); info.n) {
     spec.n = info.n;
     spec.m = info.m;
     spec.d = 512 / info.m * info.m;
-    return ProgramSource::global().parameters(spec);
+    return spec;
   }
   try {
-    return ProgramSource::global().parameters(spec);
+    ProgramSource::global().parameters(spec);
   } catch (const UserError &) {
     spec.n = 1;
     spec.m = 4;
-    return ProgramSource::global().parameters(spec);
   }
+  return spec;
 }
 
 int run(const Options &options) {
@@ -64,7 +68,9 @@ int run(const Options &options) {
   answer["recipes"] = Json::array();
   for (const std::string &name : names) {
     RecipeInfo info = programs.describe(name);
-    std::vector<ParameterInfo> parameters = shownParameters(name);
+    const SiteSpec spec = shownSpec(name);
+    std::vector<ParameterInfo> parameters = programs.parameters(spec);
+    const std::vector<CarryInfo> carries = programs.site(programs.normalise(spec))->signature.carriesIn;
     Json entry = {{"name", info.name}, {"summary", info.summary}, {"paper", info.paper}, {"equation", info.equation}};
     entry["options"] = Json::array();
     for (const RecipeOption &option : info.options)
@@ -79,9 +85,12 @@ int run(const Options &options) {
                                      {"shape", parameter.shape},
                                      {"dtype", std::string(hyperjit::name(parameter.dtype))},
                                      {"initialisation", parameter.initialisation.text}});
+    entry["carries"] = Json::array();
+    for (const CarryInfo &carry : carries)
+      entry["carries"].push_back({{"name", carry.name}, {"shape", {carry.size}}, {"start", carry.start}});
     answer["recipes"].push_back(std::move(entry));
     if (options.json.empty())
-      print(info, parameters);
+      print(info, parameters, carries);
   }
   if (options.json.empty())
     fmt::print("\nShapes are those of n=4,m=1,d=512 (n=1,m=4,d=512 where there is one stream; a recorded program has "

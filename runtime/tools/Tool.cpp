@@ -148,8 +148,14 @@ Target targetOf(const std::string &text) { return text.empty() ? Target::hostLev
 std::vector<Target> targetsOf(const std::string &text) {
   if (text.empty())
     return {Target::hostLevel()};
-  std::vector<Target> targets;
+  std::vector<std::string> words;
   for (const std::string &word : CLI::detail::split(text, ','))
+    if (word.starts_with('+') && !words.empty()) // a feature of the CPU's target before
+      words.back() += "," + word;
+    else
+      words.push_back(word);
+  std::vector<Target> targets;
+  for (const std::string &word : words)
     targets.push_back(Target::parse(word));
   return targets;
 }

@@ -11,6 +11,7 @@
 #include <hyperjit/torch/Ops.h>
 
 #include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -46,6 +47,11 @@ at::Tensor dense(const at::Tensor &grad) {
   return grad.defined() && grad.layout() != at::kStrided ? grad.to_dense() : grad;
 }
 
+// Carries are a few numbers a token. Whether the next site reads them, and whether they began as a constant, makes no
+// kernel of its own: where the branch input has a cotangent carries have one, too, and where anything is wanted they are.
+// So the kernels that `prepare` knows from the spec are those that a chain asks for at its ends, too.
+constexpr char kCarries = 'k';
+
 /// Which groups of outputs got a cotangent, as letters, and their cotangents; a group is given whole, so an output
 /// without one gets zeros if another of its group has one.
 std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::ArrayRef<at::Tensor> grads,
@@ -53,7 +59,8 @@ std::string collectCotangents(const OpPlan &plan, const at::Tensor &x, at::Array
   std::string given;
   for (char letter : kGivenLetters)
     for (size_t i = 0; i < plan.outputs.size(); ++i)
-      if (plan.outputs[i].group == letter && grads[i].defined()) {
+      if (plan.outputs[i].group == letter &&
+          (grads[i].defined() || (letter == kCarries && given.find('u') != std::string::npos))) {
         given += letter;
         break;
       }
@@ -72,7 +79,7 @@ std::string collectWanted(const OpPlan &plan, const AutogradContext *context) {
   std::string want;
   for (char letter : kWantLetters)
     for (size_t i = 0; i < plan.inputs.size(); ++i)
-      if (plan.inputs[i].group == letter && context->needs_input_grad(i)) {
+      if (plan.inputs[i].group == letter && (context->needs_input_grad(i) || (letter == kCarries && !want.empty()))) {
         want += letter;
         break;
       }
@@ -229,8 +236,9 @@ std::vector<at::Tensor> beforeAutograd(const at::Tensor &x, at::TensorList param
 std::tuple<at::Tensor, std::vector<at::Tensor>> beginComposite(const at::Tensor &x, at::TensorList parameters,
                                                                OptionalList given, std::string_view spec, bool save) {
   const at::TensorList carries = listOf(given);
-  // Streams that ask for no gradient get no edge: what reads them next need not make one.
-  if (!x.requires_grad() ||
+  // Streams that ask for no gradient get no edge: what reads them next need not make one. Nor does anything under
+  // inference mode, whose keys have gone by the time this runs, whatever the grad mode in it.
+  if (!x.requires_grad() || c10::InferenceMode::is_enabled() ||
       !needsGradient({x, nullptr, {}, parameters, carries}, Role::Before, spec, "hyperjit::begin"))
     return {x, before(x, parameters, carries, spec, save)};
   at::Tensor saved;

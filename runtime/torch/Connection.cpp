@@ -259,11 +259,13 @@ void ConnectionImpl::copyFrom(const ConnectionImpl &other, const std::optional<a
   };
   refuseMissing(named_parameters(), other.named_parameters(), "parameter");
   refuseMissing(named_buffers(), other.named_buffers(), "buffer");
+  const auto mine = named_modules("", /*include_self=*/false), theirs = other.named_modules("", /*include_self=*/false);
+  refuseMissing(mine, theirs, "module");
   // Each module has a mode of its own: a branch may be frozen. train() reaches all below, so those below come later.
   train(other.is_training());
-  auto mine = modules(/*include_self=*/false), theirs = other.modules(/*include_self=*/false);
-  for (size_t i = 0; i < std::min(mine.size(), theirs.size()); ++i)
-    mine[i]->train(theirs[i]->is_training());
+  for (const auto &module : mine)
+    if (const auto *source = theirs.find(module.key()))
+      module.value()->train((*source)->is_training());
 }
 
 void ConnectionImpl::save(torch::serialize::OutputArchive &archive) const {
@@ -285,21 +287,12 @@ void ConnectionImpl::load(torch::serialize::InputArchive &archive) {
   ParameterLoader loader(typeName, archive);
   for (size_t i = 0; i < values.size(); ++i)
     loader.read(declared[i].name, values[i]);
-  // What else was registered here; a branch, and other modules, know themselves how they are read.
-  for (const auto &parameter : named_parameters(/*recurse=*/false))
-    if (std::none_of(declared.begin(), declared.end(), [&](const auto &info) { return info.name == parameter.key(); }))
-      loader.read(parameter.key(), parameter.value());
-  for (const auto &buffer : named_buffers(/*recurse=*/false))
-    loader.read(buffer.key(), buffer.value());
-  for (const auto &child : named_children()) {
-    if (dynamic_cast<ParameterGroupImpl *>(child.value().get()) || !child.value()->is_serializable())
-      continue;
-    torch::serialize::InputArchive inner;
-    if (!archive.try_read(child.key(), inner))
-      throw UserError(ErrorId::InvalidFile,
-                      typeName + ": the archive has no module '" + child.key() + "', which this one has");
-    child.value()->load(inner);
-  }
+  loader.readOthers(
+      *this,
+      [&](const std::string &name) {
+        return std::any_of(declared.begin(), declared.end(), [&](const auto &info) { return info.name == name; });
+      },
+      [](const Module &child) { return dynamic_cast<const ParameterGroupImpl *>(&child) != nullptr; });
   loader.finish();
 }
 

@@ -199,6 +199,8 @@ void checkExpand(const at::Tensor &h, const std::optional<at::Tensor> &embedding
               h.defined() ? c10::str(h.scalar_type(), ", layout ", h.layout()) : "undefined",
               "; a strided floating-point tensor [..., D] is supported");
   TORCH_CHECK(h.dim() >= 1, "hyperjit::expand: h has rank 0; [..., D] is supported");
+  TORCH_CHECK(h.sym_size(-1).maybe_as_int() != 0, "hyperjit::expand: h has sizes ", h.sym_sizes(),
+              "; D of 1 and more is supported");
   if (embedding.has_value()) {
     const auto sizes = embedding->sym_sizes();
     TORCH_CHECK(sizes.size() == 2 && sizes[0] == streams && sizes[1] == h.sym_size(-1),
@@ -223,6 +225,8 @@ void checkReduce(const at::Tensor &x, const std::optional<at::Tensor> &weights, 
               x.defined() ? c10::str(x.scalar_type(), ", layout ", x.layout()) : "undefined",
               "; a strided floating-point tensor [..., n, D] is supported");
   TORCH_CHECK(x.dim() >= 2, "hyperjit::reduce: x has rank ", x.dim(), "; [..., n, D] is supported");
+  TORCH_CHECK(x.sym_size(-2).maybe_as_int() != 0, "hyperjit::reduce: x has sizes ", x.sym_sizes(),
+              "; n of 1 and more is supported");
   TORCH_CHECK((mode == "weighted") == weights.has_value(), "hyperjit::reduce: mode ", mode,
               weights.has_value() ? " takes no weights" : " needs weights [..., n]");
   if (weights.has_value()) {

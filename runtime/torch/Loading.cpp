@@ -51,6 +51,25 @@ void ParameterLoader::read(const std::string &name, const at::Tensor &parameter)
   copies.emplace_back(parameter, value.reshape(parameter.sizes()));
 }
 
+void ParameterLoader::readOthers(const torch::nn::Module &owner,
+                                 const std::function<bool(const std::string &)> &isOwnParameter,
+                                 const std::function<bool(const torch::nn::Module &)> &isOwnModule) {
+  for (const auto &parameter : owner.named_parameters(/*recurse=*/false))
+    if (!isOwnParameter(parameter.key()))
+      read(parameter.key(), parameter.value());
+  for (const auto &buffer : owner.named_buffers(/*recurse=*/false))
+    read(buffer.key(), buffer.value());
+  for (const auto &child : owner.named_children()) {
+    if (isOwnModule(*child.value()) || !child.value()->is_serializable())
+      continue;
+    torch::serialize::InputArchive inner;
+    if (!archive.try_read(child.key(), inner))
+      throw UserError(ErrorId::InvalidFile,
+                      module + ": the archive has no module '" + child.key() + "', which this one has");
+    child.value()->load(inner);
+  }
+}
+
 void ParameterLoader::finish() {
   const c10::AutoGradMode noGrad(false);
   for (auto &[parameter, value] : copies)

@@ -7,8 +7,10 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
 #include <torch/serialize/archive.h>
 
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +26,10 @@ public:
   /// Reads `name` ("norm.gamma" lies in the sub-archive "norm") for `parameter`. Throws UserError where it is missing,
   /// has another kind of number (floating-point or not) or another shape; one number may be () or (1,).
   void read(const std::string &name, const at::Tensor &parameter);
+  /// What else is registered in `owner` than parameters and modules that are its own; a branch, and other modules, know
+  /// themselves how they are read, and are read at once.
+  void readOthers(const torch::nn::Module &owner, const std::function<bool(const std::string &)> &isOwnParameter,
+                  const std::function<bool(const torch::nn::Module &)> &isOwnModule);
   /// Copies everything that was read. Until then no parameter has changed.
   void finish();
 

@@ -113,6 +113,8 @@ void ExpandStreamsImpl::load(torch::serialize::InputArchive &archive) {
   ParameterLoader loader("hyperjit::nn::ExpandStreams", archive);
   if (embedding.defined())
     loader.read("stream_embed", embedding);
+  loader.readOthers(
+      *this, [](const std::string &name) { return name == "stream_embed"; }, [](const Module &) { return false; });
   loader.finish();
 }
 

@@ -200,8 +200,14 @@ void OpPlan::checkTensor(const at::Tensor &tensor, const Slot &slot, const at::T
               "; only strided tensors are supported, call to_dense()");
   TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " is on ", tensor.device(), ", x is on ", x.device(),
               "; all operands must be on one device");
+  const char *key = slot.group == 'p'   ? "weight"
+                    : slot.group == 'y' ? "branch_out"
+                    : slot.group == 'u' ? "branch_in"
+                                        : "";
   TORCH_CHECK(tensor.scalar_type() == slot.dtype, op, ": ", name, " is ", tensor.scalar_type(), "; ", spec, " takes ",
-              slot.dtype, " here: convert it, or name its dtype in the spec");
+              slot.dtype, " here: convert it",
+              *key ? c10::str(", or name its dtype in the spec, as ", key, "=... (bf16, fp16, fp32, fp64)")
+                   : std::string());
   TORCH_CHECK(false, op, ": ", name, " is ", describe(tensor), "; ", spec, " takes ", describe(slot),
               slot.token ? c10::str(" where ... are the leading sizes of x ", x.sym_sizes()) : std::string());
 }
@@ -213,20 +219,28 @@ void OpPlan::check(const Operands &operands) const {
   TORCH_CHECK(x.layout() == at::kStrided, opName, ": x has layout ", x.layout(),
               "; only strided tensors are supported, call to_dense()");
   TORCH_CHECK(x.scalar_type() == inputs[0].dtype, opName, ": x is ", x.scalar_type(), "; ", spec, " takes ",
-              inputs[0].dtype, " here: convert it, or name its dtype in the spec (bf16, fp16, fp32, fp64)");
+              inputs[0].dtype,
+              " here: convert it, or name its dtype in the spec, as dtype=... (bf16, fp16, fp32, fp64)");
   TORCH_CHECK(x.dim() >= 2, opName, ": x has rank ", x.dim(), ", sizes ", x.sym_sizes(),
-              "; streams are [..., n=", any.n, ", D=", any.d, "]");
+              "; streams are [..., n=", any.n, ", D=", any.d, "], which expand (ExpandStreams) makes of [..., D]");
   const auto sizes = x.sym_sizes();
   TORCH_CHECK(sizes[sizes.size() - 2] == any.n, opName, ": x has ", sizes[sizes.size() - 2], " streams, sizes ", sizes,
-              "; ", spec, " has n=", any.n, ", the axis before the last");
+              "; ", spec, " has n=", any.n,
+              ", the axis before the last; expand (ExpandStreams) makes streams [..., n, D] of [..., D]");
   TORCH_CHECK(sizes[sizes.size() - 1] == any.d, opName, ": x has ", sizes[sizes.size() - 1], " channels, sizes ", sizes,
               "; ", spec, " has D=", any.d, ", the last axis");
   TORCH_CHECK(operands.coefficients.size() == coefficientCount, opName, ": ", operands.coefficients.size(),
               " coefficient tensors are given; ", after ? after->spec.text() : spec, " passes ", coefficientCount);
   TORCH_CHECK(operands.parameters.size() == parameterCount, opName, ": ", operands.parameters.size(),
               " parameters are given; ", before ? before->spec.text() : spec, " has ", parameterCount);
-  TORCH_CHECK(operands.carries.size() == carryCount, opName, ": ", operands.carries.size(), " carries are given; ",
-              before ? before->spec.text() : spec, " takes ", carryCount);
+  if (operands.carries.size() != carryCount) {
+    std::string taken;
+    for (const Slot &slot : inputs)
+      if (slot.group == 'k')
+        taken += c10::str(taken.empty() ? ": " : ", ", slot.name, " ", describe(slot));
+    TORCH_CHECK(false, opName, ": ", operands.carries.size(), " carries are given; ",
+                before ? before->spec.text() : spec, " takes ", carryCount, taken);
+  }
   size_t index = 0;
   operands.visit([&](const at::Tensor &tensor) {
     if (index)

@@ -3,7 +3,7 @@
 
 #include "ReferenceFormulas.h"
 
-#include <cstdlib>
+#include <charconv>
 
 namespace hyperjit::reference {
 namespace {
@@ -20,7 +20,10 @@ struct Options {
   }
   double number(const char *name, double otherwise) const {
     const std::string *value = spec.option(name);
-    return value ? std::strtod(value->c_str(), nullptr) : otherwise;
+    double number = otherwise; // in any locale
+    if (value)
+      std::from_chars(value->data(), value->data() + value->size(), number);
+    return number;
   }
 };
 

@@ -18,16 +18,17 @@
 // of begin. Most recipes have no carries: None instead of an empty list is what AOTInductor (torch 2.11) can pass.
 TORCH_LIBRARY(HYPERJIT_OP_NAMESPACE, library) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
-  library.def("before(Tensor x, Tensor[] parameters, Tensor[]? carries, str spec, bool save) -> Tensor[]", tags);
+  library.def("before(Tensor x, Tensor[] parameters, Tensor[]? carries, str spec, bool save=False) -> Tensor[]", tags);
   // Composite: what is traced becomes `before`; x comes back, so that autograd has one edge to it.
   library.def(
-      "begin(Tensor(a) x, Tensor[] parameters, Tensor[]? carries, str spec, bool save) -> (Tensor(a), Tensor[])", tags);
+      "begin(Tensor(a) x, Tensor[] parameters, Tensor[]? carries, str spec, bool save=False) -> (Tensor(a), Tensor[])",
+      tags);
   library.def(
       "before_backward(Tensor x, Tensor[] parameters, Tensor[] carries, Tensor? saved, Tensor[] cotangents, str spec, "
       "str given, str want) -> Tensor[]",
       tags);
   library.def("boundary(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[]? carries, str spec, "
-              "bool save) "
+              "bool save=False) "
               "-> Tensor[]",
               tags);
   library.def("boundary_backward(Tensor x, Tensor y, Tensor[] coefficients, Tensor[] parameters, Tensor[] carries, "

@@ -154,16 +154,36 @@ TEST_F(Ship, P30_ATuningResultTakesNoKernelAway) {
   EXPECT_EQ(ran.json()["compiled"], 1) << ran.out << ran.error;
 }
 
-// Kernels packaged with the installation do not fill a folder. Inverted: `ownOnly` in KernelCache's constructor.
-TEST_F(Ship, Precompile_FillsWhatTheInstallationHasToo) {
-  fs::path from = fs::path(HYPERJIT_COMMAND).parent_path().parent_path(), to = folder / "inst";
+// The command at another place, with kernels packaged beside it.
+static std::string install(const fs::path &to, const fs::path &kernels) {
+  const fs::path from = fs::path(HYPERJIT_COMMAND).parent_path().parent_path();
   for (const char *file : {"bin/hyperjit", "lib/libhyperjit.so.0", "lib/libhyperjit-compiler.so"}) {
     fs::create_directories((to / file).parent_path());
     fs::copy_file(from / file, to / file);
   }
   fs::create_directories(to / "lib/hyperjit");
   fs::copy(kernels, to / "lib/hyperjit/kernels", fs::copy_options::recursive);
-  std::string installed = "env -i HOME=/nonexistent " + (to / "bin/hyperjit").string();
+  return (to / "bin/hyperjit").string();
+}
+
+// Results that came with the installation's kernels are read as those of any folder: their kernels have other keys.
+// Inverted: packagedRoot in TuningTable::fromSettings.
+TEST_F(Ship, P30_TheInstallationsResultsAreRead) {
+  const std::string list = folder / "list", shipped = folder / "shipped", target = Target::hostLevel().text();
+  Ran ran = command("autotune " + inQuotes(tunedKernel) + " --list --target " + target + " --json");
+  ASSERT_EQ(ran.code, 0) << ran.error;
+  fs::create_directories(shipped + "/tuning");
+  writeFile(shipped + "/tuning/all.jsonl", tunedRecord(ran.json()["kernels"][0]["schedules"], target).json() + "\n");
+  writeFile(list, tunedKernel + "\n");
+  ASSERT_EQ(command("precompile --specs " + list + " --target " + target + " --out " + shipped).code, 0);
+  const std::string installed = install(folder / "inst", shipped);
+  ran = run("env -i HOME=/nonexistent HYPERJIT_JIT=off " + installed + " cache explain " + inQuotes(tunedKernel));
+  EXPECT_EQ(ran.code, 0) << ran.out << ran.error;
+}
+
+// Kernels packaged with the installation do not fill a folder. Inverted: `ownOnly` in KernelCache's constructor.
+TEST_F(Ship, Precompile_FillsWhatTheInstallationHasToo) {
+  const std::string installed = "env -i HOME=/nonexistent " + install(folder / "inst", kernels);
   Ran ran = run(installed + " cache explain --specs " + specs + " --target x86-64-v3 --json");
   ASSERT_EQ(ran.code, 0) << "the installation's own are not found: " << ran.out << ran.error;
   ran = run(installed + " precompile --specs " + specs + " --target x86-64-v3 --json --out " + (folder / "out"), 170);

@@ -230,6 +230,8 @@ TEST(Shared, MoreClustersThanFitAreRefused) {
 class Apart : public testing::TestWithParam<Case> {};
 TEST_P(Apart, GivesTheBitsOfRanges) {
   const Case &given = GetParam();
+  if (given.schedule == "auto") // a case of one's own
+    GTEST_SKIP() << "names no schedule rows:ranges=...";
   const Target target = Target::parse(given.target);
   for (Direction direction : {Direction::Forward, Direction::Backward}) {
     SCOPED_TRACE(fmt::format("{} of {}; HYPERJIT_EMULATOR_SEED={}", name(direction), testing::PrintToString(given),

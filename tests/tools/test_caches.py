@@ -149,6 +149,44 @@ class Caches(Case):
         self.good("cache", "unpack", "kernels.hjpack", HYPERJIT_CACHE_DIR=str(self.folder / "more"))
         self.good("cache", "verify", "--manifest", "more")
 
+    def test_what_is_read_is_not_written_over(self):
+        self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "kernels")
+        self.good("cache", "pack", "kernels.hjpack", "--from", "kernels")
+        (self.folder / "specs.json").write_text("static:n=2,d=8\n")
+        for arguments in (["cache", "pack", "new.json", "--from", "kernels", "--json", "new.json"],
+                          ["cache", "unpack", "kernels.hjpack", "--to", "to", "--json=kernels.hjpack"],
+                          ["cache", "missing", "--log", "specs.json", "--json", "specs.json"],
+                          ["precompile", "--specs", "specs.json", "--json", "specs.json"],
+                          ["bench", "--specs", "specs.json", "--json", "specs.json"],
+                          ["autotune", "--specs", "specs.json", "--out", "specs.json"]):
+            with self.subTest(arguments):
+                self.fails(2, "both name '", *arguments)
+        self.assertEqual((self.folder / "specs.json").read_text(), "static:n=2,d=8\n")
+        self.good("cache", "unpack", "kernels.hjpack", "--to", "to")
+
+    def test_a_target_that_was_printed_is_taken(self):
+        text = self.json("precompile", "static:n=2,d=8", "--target", "native")["entries"][0]["target"]
+        answer = self.json("precompile", "static:n=2,d=8", "--target", f"{text},x86-64-v3")
+        self.assertEqual({entry["target"] for entry in answer["entries"]} - {text}, {"x86-64-v3"})
+        self.assertEqual(answer["cached"] + answer["compiled"], len(answer["entries"]))
+
+    def test_no_mask_makes_a_folder_that_is_not_trusted(self):
+        self.addCleanup(os.umask, os.umask(0))
+        self.good("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "kernels")
+        self.good("cache", "pack", "kernels.hjpack", "--from", "kernels")
+        self.good("cache", "unpack", "kernels.hjpack", HYPERJIT_CACHE_DIR=str(self.folder / "made"))
+        self.assertEqual((self.folder / "made").stat().st_mode & 0o002, 0)
+        self.json("cache", "verify", HYPERJIT_CACHE_DIR=str(self.folder / "made"), command="cache-verify")
+
+    def test_two_fill_one_folder(self):
+        both = [subprocess.Popen([COMMAND, "precompile", "static:n=2,d=8", "dynamic:n=2,d=8", "--target", target, "--out", "kernels"],
+                                 env=self.environment(), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                for target in ("x86-64-v3", "x86-64-v4", "x86-64-v2")]
+        for process in both:
+            _, errors = process.communicate(timeout=300)
+            self.assertIn(process.returncode, (0, 2), errors)  # 2: a level that this LLVM or CPU does not name
+        self.json("cache", "verify", "--manifest", "kernels", command="cache-verify")
+
     def test_diff_says_what_it_could_not_compare(self):
         self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "a")
         shutil.copytree(self.folder / "a", self.folder / "b")

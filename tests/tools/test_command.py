@@ -120,6 +120,16 @@ class Usage(Case):
         self.assertTrue((self.folder / "link").is_symlink())
         self.assertIn("hyperjit.env/1", (self.folder / "file").read_text())
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["file", "link", "pipe"])
+        # A link to what is not there yet, and a file that a shell appends to.
+        (self.folder / "early").symlink_to("later")
+        self.good("env", "--json=early")
+        self.assertTrue((self.folder / "early").is_symlink())
+        self.assertIn("hyperjit.env/1", (self.folder / "later").read_text())
+        with open(self.folder / "log", "a") as log:
+            log.write("before\n")
+            log.flush()
+            subprocess.run([COMMAND, "env", "--json=/dev/stdout"], env=self.environment(), stdout=log, cwd=self.folder, check=True)
+        self.assertRegex((self.folder / "log").read_text(), r"^before\n\{")
 
     def test_an_output_that_is_lost_is_no_success(self):
         for arguments in (["env"], ["show", "static", "--stage", "recipe"], ["recipes", "--json"], ["--help"]):

@@ -9,6 +9,7 @@
 #include <hyperjit/core/Target.h>
 
 #include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/optim/sgd.h>
 
@@ -416,6 +417,24 @@ TEST(Modules, WhatElseIsRegisteredIsReadAndNeverDropped) {
   EXPECT_MESSAGE("parameter 'count' is Long in the archive; a floating-point dtype is supported", other->load(archive));
   other->register_buffer("more", at::zeros({2}));
   EXPECT_MESSAGE("clone() cannot carry the buffer 'count'", other->clone());
+  // A module without a number of its own, too.
+  nn::Connection drops(nn::ConnectionOptions("static", 6).streams(2).layerIndex(0));
+  drops->register_module("drop", torch::nn::Dropout(0.5));
+  EXPECT_MESSAGE("clone() cannot carry the module 'drop'", drops->clone());
+  // An expansion reads as a layer does.
+  const auto expansion = [](double value) {
+    nn::ExpandStreams expand(nn::ExpandStreamsOptions(2, 6).embedding(true));
+    expand->register_module("proj", torch::nn::Linear(3, 3));
+    const at::NoGradGuard guard;
+    for (const at::Tensor &parameter : expand->parameters())
+      at::Tensor(parameter).fill_(value);
+    return expand;
+  };
+  nn::ExpandStreams written = expansion(1), read = expansion(2);
+  auto expanding = saved(*written);
+  read->load(expanding);
+  for (const auto &parameter : read->named_parameters())
+    EXPECT_TRUE(at::equal(parameter.value(), at::ones_like(parameter.value()))) << parameter.key();
 }
 
 TEST(Modules, OptionsAreWrittenWithAPointWhateverTheLocale) {
@@ -545,4 +564,29 @@ TEST(Modules, Train) {
 }
 
 } // namespace
+/// A chain asks at its ends, too, for no other kernels than those that `prepare` made: where carries begin as constants
+/// or are read by nobody, and with both buckets.
+TEST(Prepared, TrainingCompilesNothing) {
+  KernelManager &manager = KernelManager::global();
+  for (const std::string &spec : smallSites()) {
+    SCOPED_TRACE(spec);
+    prepare({spec});
+    const int64_t compiled = manager.statistics().compiled;
+    const SiteSpec site = ProgramSource::global().normalise(SiteSpec::parse(spec));
+    for (int64_t tokens : {3, 70})
+      for (const char *mode : {"mean", "sum"}) {
+        const at::Tensor x = random({tokens, site.n, site.d}, 5).requires_grad_();
+        nn::Stream stream(x * 2);
+        std::vector<nn::Connection> layers;
+        for (uint64_t i = 0; i < 3; ++i) {
+          layers.push_back(makeLayer(spec, i));
+          stream = layers.back()->forward(stream, [](const at::Tensor &u) { return u.sin(); });
+        }
+        nn::ReduceStreams(mode)->forward(stream).sum().backward();
+        EXPECT_TRUE(x.grad().defined());
+      }
+    EXPECT_EQ(manager.statistics().compiled, compiled);
+  }
+}
+
 } // namespace hyperjit::tests

@@ -108,7 +108,8 @@ class HYPERJIT_EXPORT Rows : public Value {
 public:
   Rows() = default;
   int64_t rows() const;
-  /// Rows that a norm or a projection takes together: 1, unless flatten or groupRows said otherwise.
+  /// Rows that a norm takes together: 1, unless flatten or groupRows said otherwise. (A projection takes as many as its
+  /// weight has: without flatten, norm(x) of each row by itself, and then all rows with one weight [n, D, K].)
   int64_t group() const { return rowsPerGroup; }
   bool flattened() const { return flat; }
 
@@ -391,7 +392,7 @@ std::array<Coefficients, N> project(const Rows &x, const Weight &weight, const i
 } // namespace hyperjit::dsl
 
 namespace hyperjit {
-/// Makes a variant known under a name ([a-z][a-z0-9-]*), with the speed, gradients and back ends of the shipped ones.
+/// Makes a variant known under a name ([a-z][a-z0-9_.-]*), with the speed, gradients and back ends of the shipped ones.
 /// The recipe runs when a site of it is first needed, perhaps on several threads at once. Throws UserError when the
 /// name is taken or an option is declared twice.
 HYPERJIT_EXPORT void define(std::string name, dsl::Recipe recipe, dsl::Definition definition = {});

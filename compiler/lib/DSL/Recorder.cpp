@@ -143,9 +143,10 @@ private:
       return;
     }
     if (n.type.kind == TypeKind::Weight)
-      recorder.fail(join("after the hole ", n.type.description(),
-                         n.kind == NodeKind::Parameter ? " '" + n.name + "'" : "",
-                         " is needed; parameters stop at the hole, only coefficients and channel vectors cross it"));
+      recorder.fail(
+          join("after the hole ", n.type.description(), n.kind == NodeKind::Parameter ? " '" + n.name + "'" : "",
+               " is needed; parameters stop at the hole, only coefficients and channel vectors cross it, and rows "
+               "that are used behind it are worked out again there"));
     crossing.push_back(id);
   }
 

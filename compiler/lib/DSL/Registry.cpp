@@ -150,6 +150,12 @@ Registry::Resolved Registry::resolve(const SiteSpec &spec) const {
     auto option = std::find_if(definition.options.begin(), definition.options.end(),
                                [&key = key](const Option &o) { return o.name == key; });
     if (option == definition.options.end()) {
+      if (std::find(std::begin(reservedKeys), std::end(reservedKeys), key) != std::end(reservedKeys))
+        throw UserError(
+            ErrorId::UnknownKey,
+            join("'", key, "' is a key of every spec, no option of recipe '", spec.recipe,
+                 "': a module takes n, m and d by streams(), fracs() and dim(), and dtypes from its input and "
+                 "parameters"));
       std::vector<std::string> known(std::begin(reservedKeys), std::end(reservedKeys));
       for (const Option &o : definition.options)
         known.push_back(o.name);

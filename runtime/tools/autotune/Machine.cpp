@@ -20,6 +20,7 @@
 #include <fstream>
 #include <malloc.h>
 #include <map>
+#include <mutex>
 #include <sched.h>
 #include <sys/mman.h>
 #include <system_error>
@@ -259,7 +260,12 @@ private:
 Target targetHere() {
 #ifdef HYPERJIT_HAS_CUDA
   if (cuda::deviceCount() > 0)
-    return cuda::targetOf(0);
+    try {
+      return cuda::targetOf(0);
+    } catch (const UserError &error) { // a GPU older or newer than all that are known
+      static std::once_flag said;
+      std::call_once(said, [&] { say("{}; this machine is taken for one without a GPU", error.what()); });
+    }
 #endif
   return Target::hostLevel();
 }

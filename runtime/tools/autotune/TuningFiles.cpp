@@ -27,7 +27,7 @@ namespace hyperjit::tools {
 static void makeFolderOf(const std::string &path) {
   std::error_code error;
   if (fs::path folder = fs::path(path).parent_path(); !folder.empty())
-    fs::create_directories(folder, error);
+    error = makeFolders(folder);
   if (error)
     throw EnvironmentProblem(fmt::format("results cannot be kept in {}: {}", path, error.message()));
 }
@@ -189,8 +189,7 @@ MachineLock::MachineLock(const Target &target) {
     return;
   const std::string folder = root + "/tuning", path = fmt::format("{}/.measuring-{}", folder, name(target.device));
   if (settings.cache == CacheMode::ReadWrite || settings.cache == CacheMode::Refresh) {
-    std::error_code error;
-    fs::create_directories(folder, error);
+    makeFolders(folder); // what is in the way is said by whoever needs it
     file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   } else {
     // Nothing is made in a folder that is not to be written: what another search left is locked, else the folder.

@@ -239,7 +239,7 @@ TEST(RecipeErrors, TheHole) {
         s.next(scaleRows(reshape(project(s.branchOutput(), w), {2}), s.streams()));
       }),
       "after the hole a weight [1, d, 2] 'w' is needed; parameters stop at the hole, only coefficients and channel "
-      "vectors cross it");
+      "vectors cross it, and rows that are used behind it are worked out again there");
 }
 
 TEST(RecipeErrors, AValueOfTheWrongSite) {

@@ -42,7 +42,9 @@ HYPERJIT_EXPORT KernelSpec normalise(const KernelSpec &kernel, ProgramSource &pr
 /// looked at for Role::Before, `before` not for Role::After.
 HYPERJIT_EXPORT KernelSpec trainingKernel(ProgramSource &programs, const SiteSpec &after, const SiteSpec &before,
                                           Role role, Direction direction, Bucket bucket);
-/// All roles, forward saving and not, backward, both buckets.
+/// All roles, forward saving and not, backward, both buckets: what a chain asks for whose first streams need a gradient.
+/// Where they need none (no trainable layer is before the first site) its first sites ask for backward kernels without
+/// it, which a run's record names (HYPERJIT_RECORD).
 HYPERJIT_EXPORT std::vector<KernelSpec> allKernels(ProgramSource &programs, const SiteSpec &after,
                                                    const SiteSpec &before);
 
