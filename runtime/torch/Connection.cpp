@@ -399,6 +399,7 @@ std::pair<at::Tensor, Stream> ConnectionImpl::widthConnection(const Stream &stre
   state->gradMode = gradMode;
   state->inferenceMode = inferenceMode;
   state->recordVersions();
+  state->recordStream();
   return {u, Stream(state)};
 }
 
@@ -422,6 +423,7 @@ Stream ConnectionImpl::depthConnection(const at::Tensor &y, const Stream &stream
   state->site = here->text;
   state->spec = here->program->spec;
   state->y = open.gradMode ? y : y.detach();
+  state->keepForThisStream(); // the branch may have come from another stream than the one that opened the site
   state->recordStream();
   state->yVersion = Stream::State::versionOf(state->y);
   return Stream(std::move(state));

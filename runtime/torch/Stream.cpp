@@ -77,6 +77,13 @@ Stream::Stream(const at::Tensor &x) : state(std::make_shared<State>()) {
   state->x = x;
 }
 
+Stream::Stream(const at::Tensor &x, std::map<std::string, at::Tensor> carries) : Stream(x) {
+  for (const auto &[name, carry] : carries)
+    TORCH_CHECK(carry.defined(), "hyperjit::nn::Stream: carry '", name,
+                "' is undefined; leave it out to begin it anew");
+  state->carries = std::move(carries);
+}
+
 at::Tensor Stream::tensor() const {
   TORCH_CHECK(state, "hyperjit::nn::Stream: this stream is empty; make one from streams x [..., n, D]");
   return state->materialise();
@@ -89,6 +96,10 @@ at::Tensor Stream::carry(const std::string &name) const {
     return {};
   auto found = state->carries.find(name);
   return found == state->carries.end() ? at::Tensor() : found->second;
+}
+
+std::map<std::string, at::Tensor> Stream::carries() const {
+  return state ? state->carries : std::map<std::string, at::Tensor>();
 }
 
 std::string Stream::description() const {

@@ -135,7 +135,7 @@ TEST(BadInput, Integers) {
   parameters[0] = parameters[0].to(at::kInt);
   coefficients[0] = coefficients[0].to(at::kLong);
   EXPECT_MESSAGE("hyperjit::before: x is Int; dynamic:n=3,d=6 takes Float here: convert it, or name its dtype in the "
-                 "spec (bf16, fp16, "
+                 "spec, as dtype=... (bf16, fp16, "
                  "fp32, fp64)",
                  o.before(o.x.to(at::kInt)));
   EXPECT_MESSAGE("hyperjit::before: parameter 'static_alpha' is Int; dynamic:n=3,d=6 takes Float here",

@@ -173,6 +173,14 @@ TEST(Stream, CarriesTravel) {
   };
   const Result fused = differentiate(layers, x, loss(true));
   expectClose(fused, differentiate(layers, x, loss(false)));
+  // The same where the stream goes on as tensors between two sites.
+  expectClose(fused, differentiate(layers, x, [&](const at::Tensor &x) {
+                const nn::Stream before = run({layers[0], layers[1]}, x, true);
+                EXPECT_EQ(before.carries().size(), 1u);
+                const nn::Stream stream = run({layers[2]}, nn::Stream(before.tensor(), before.carries()), true);
+                return (stream.tensor() * weights).sum() + stream.carry("read").square().sum();
+              }));
+  EXPECT_MESSAGE("carry 'read' is undefined", nn::Stream(x, {{"read", at::Tensor()}}));
   // The first site's read weights are used by the third: a gradient that only the carry brings.
   const Layers alone = makeLayers({"delayed-pre:n=3,d=6", "static:n=3,d=6"});
   const Result without =

@@ -48,7 +48,8 @@ struct HYPERJIT_TORCH_API ConnectionOptions {
   TORCH_ARG(int64_t, streams) = 4; ///< n
   TORCH_ARG(int64_t, fracs) = 1;   ///< m
   /// Which sublayer this is, counted from 0 over the model: it chooses the stream that the branch reads at the start.
-  /// One of the two is required where the recipe's initial values depend on it (n > 1).
+  /// One of the two is required where the recipe's initial values depend on it (n > 1); without effect on a recipe that
+  /// does not declare layerOptions().
   TORCH_ARG(std::optional<int64_t>, layerIndex);
   /// The index is drawn from this seed, which each layer has for itself: layerSeed(seed + i).
   TORCH_ARG(std::optional<int64_t>, layerSeed);

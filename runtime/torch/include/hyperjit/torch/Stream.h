@@ -33,8 +33,10 @@ class ConnectionImpl;
 class HYPERJIT_TORCH_API Stream {
 public:
   Stream() = default;
-  /// From streams x [..., n, D]; nothing pending, no carries.
+  /// From streams x [..., n, D]; nothing pending, no carries: the next site begins them anew.
   Stream(const at::Tensor &x); // NOLINT: a tensor is a stream
+  /// With what `carry` gave, where a stream goes on as tensors: to another device, through a pipeline or a checkpoint.
+  Stream(const at::Tensor &x, std::map<std::string, at::Tensor> carries);
 
   bool defined() const { return state != nullptr; }
   /// The streams [..., n, D]; runs the pending site's write if there is one.
@@ -43,6 +45,8 @@ public:
   bool pending() const;
   /// What a site hands to later ones beside the streams, [..., k]; undefined if no site made it.
   at::Tensor carry(const std::string &name) const;
+  /// All of them by name; empty for the recipes that hand nothing on.
+  std::map<std::string, at::Tensor> carries() const;
   /// For debugging: "pending static:n=4,... on x [2, 3, 4, 512]".
   std::string description() const;
 
