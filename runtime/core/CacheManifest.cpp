@@ -3,7 +3,6 @@
 #include "hyperjit/core/CacheManifest.h"
 
 #include "Json.h"
-#include "Text.h"
 #include "hyperjit/core/Error.h"
 #include "hyperjit/core/FileSystem.h"
 #include "hyperjit/core/KernelCache.h"
@@ -112,7 +111,7 @@ bool isTuningPath(std::string_view file) {
   if (!file.starts_with(kTuning) || !file.ends_with(".jsonl") || file.size() > 99)
     return false;
   std::string_view name = file.substr(kTuning.size());
-  return name[0] != '.' && text::isUtf8(name) && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+  return name[0] != '.' && fitsJson(name) && std::all_of(name.begin(), name.end(), [](unsigned char c) {
            return c >= ' ' && c != 0x7f && c != '/' && c != '\\';
          });
 }

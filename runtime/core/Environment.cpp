@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hyperjit/core/Environment.h"
 
+#include "Json.h"
 #include "Text.h"
 #include "hyperjit/core/Error.h"
 
@@ -152,7 +153,7 @@ Settings Settings::fromEnvironment() {
   settings.cacheDirectory = environment("HYPERJIT_CACHE_DIR").value_or(defaultCacheDirectory());
   settings.cachePath = folders("HYPERJIT_CACHE_PATH");
   settings.cacheNamespace = environment("HYPERJIT_CACHE_NAMESPACE").value_or("");
-  if (!text::isUtf8(settings.cacheNamespace)) // it stands in what describes a kernel
+  if (!fitsJson(settings.cacheNamespace)) // it stands in what describes a kernel
     throw UserError(ErrorId::InvalidSetting, "HYPERJIT_CACHE_NAMESPACE is no UTF-8 text");
   settings.cache = choice<CacheMode>("HYPERJIT_CACHE",
                                      {{"rw", CacheMode::ReadWrite},

@@ -25,6 +25,16 @@ template <typename Json> Json parseJson(std::string_view text) {
   return deep ? Json(Json::value_t::discarded) : value;
 }
 
+/// Whether the text is UTF-8, which a string in JSON must be.
+inline bool fitsJson(std::string_view text) {
+  try {
+    (void)nlohmann::json(text).dump();
+    return true;
+  } catch (const nlohmann::json::type_error &) {
+    return false;
+  }
+}
+
 } // namespace hyperjit
 
 #endif // HYPERJIT_CORE_JSON_H

@@ -39,30 +39,6 @@ template <typename Number> std::optional<Number> number(std::string_view text) {
   return value;
 }
 
-/// Whether every byte belongs to a character: what JSON may hold.
-inline bool isUtf8(std::string_view text) {
-  for (size_t i = 0; i < text.size();) {
-    auto byte = [&](size_t at) { return static_cast<unsigned char>(text[at]); };
-    const unsigned char lead = byte(i);
-    const size_t length = lead < 0x80                   ? 1
-                          : lead >= 0xC2 && lead < 0xE0 ? 2
-                          : lead >= 0xE0 && lead < 0xF0 ? 3
-                          : lead >= 0xF0 && lead < 0xF5 ? 4
-                                                        : 0;
-    if (length == 0 || i + length > text.size())
-      return false;
-    for (size_t k = 1; k < length; ++k)
-      if ((byte(i + k) & 0xC0) != 0x80)
-        return false;
-    // Overlong forms, surrogates, beyond the last character.
-    if ((lead == 0xE0 && byte(i + 1) < 0xA0) || (lead == 0xED && byte(i + 1) > 0x9F) ||
-        (lead == 0xF0 && byte(i + 1) < 0x90) || (lead == 0xF4 && byte(i + 1) > 0x8F))
-      return false;
-    i += length;
-  }
-  return true;
-}
-
 inline bool isLower(char c) { return c >= 'a' && c <= 'z'; }
 inline bool isDigit(char c) { return c >= '0' && c <= '9'; }
 

@@ -178,6 +178,15 @@ class Caches(Case):
         self.assertEqual((self.folder / "made").stat().st_mode & 0o002, 0)
         self.json("cache", "verify", HYPERJIT_CACHE_DIR=str(self.folder / "made"), command="cache-verify")
 
+    def test_names_that_no_json_holds(self):
+        for command in (["show", "static:n=2,d=8"], ["precompile", "static:n=2,d=8"]):
+            self.fails(3, "HYPERJIT_CACHE_NAMESPACE is no UTF-8 text", *command, HYPERJIT_CACHE_NAMESPACE=os.fsdecode(b"\xff"))
+        self.json("precompile", "static:n=2,d=8", "--target", "x86-64-v3", "--out", "kernels")
+        (self.folder / "kernels/tuning").mkdir()
+        (self.folder / "kernels/tuning" / os.fsdecode(b"a\xff.jsonl")).write_text("")
+        self.fails(1, "left out", "cache", "pack", "kernels.hjpack", "--from", "kernels")
+        self.good("cache", "unpack", "kernels.hjpack", "--to", "to")
+
     def test_two_fill_one_folder(self):
         both = [subprocess.Popen([COMMAND, "precompile", "static:n=2,d=8", "dynamic:n=2,d=8", "--target", target, "--out", "kernels"],
                                  env=self.environment(), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
