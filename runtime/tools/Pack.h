@@ -16,7 +16,7 @@ namespace hyperjit::tools {
 
 /// Writes SHA256SUMS, manifest.json and every file of `root` that `manifest` names: names sorted, times, owners and
 /// numbers zero. `stop` is asked between files. Nothing is left of a file that was not finished. EnvironmentProblem
-/// when it cannot be written, UserError (InvalidFile) when a file changed meanwhile.
+/// when it cannot be written, UserError (InvalidFile) when a file changed meanwhile. Returns the bytes of the pack.
 uint64_t writePack(const std::string &file, const std::string &root, const CacheManifest &manifest,
                    const std::function<bool()> &stop);
 

@@ -136,8 +136,7 @@ int run(const Options &options) {
         "there is no writable cache to fill: name a folder with --out DIR or HYPERJIT_CACHE_DIR, and "
         "leave HYPERJIT_CACHE at rw");
   if (!options.out.empty()) { // before anything is compiled for it
-    std::error_code error;
-    error = makeFolders(root);
+    std::error_code error = makeFolders(root);
     if (!error && ::access(root.c_str(), W_OK | X_OK) != 0)
       error = std::error_code(errno, std::generic_category());
     if (error)

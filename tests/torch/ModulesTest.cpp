@@ -563,7 +563,6 @@ TEST(Modules, Train) {
   EXPECT_LT(last, 0.5 * first);
 }
 
-} // namespace
 /// A chain asks at its ends, too, for no other kernels than those that `prepare` made: where carries begin as constants
 /// or are read by nobody, and with both buckets.
 TEST(Prepared, TrainingCompilesNothing) {
@@ -589,4 +588,5 @@ TEST(Prepared, TrainingCompilesNothing) {
   }
 }
 
+} // namespace
 } // namespace hyperjit::tests
