@@ -158,23 +158,32 @@ template <class P, int V, class U, class W> HYPERJIT_DEVICE void packExpansion(U
   using Range = Packing<P>;
   static_assert(P::count < 1ll << 31, "fragments are counted by an int");
   unsigned *target = reinterpret_cast<unsigned *>(Range::target(u));
-  for (int i = Range::begin(u); i < P::R * Range::chunks * (V / 2) * 32; i += Range::stride(u)) {
-    const int lane = i % 32, j = i / 32 % (V / 2);
-    const int chunk = i / 32 / (V / 2) % Range::chunks, row = i / 32 / (V / 2) / Range::chunks;
+  constexpr int groups = V / 2 / P::blocks;
+  for (int i = Range::begin(u); i < P::R * Range::chunks * groups * 32; i += Range::stride(u)) {
+    const int lane = i % 32, j = i / 32 % groups * P::blocks;
+    const int chunk = i / 32 / groups % Range::chunks, row = i / 32 / groups / Range::chunks;
     const int g = lane / 4, q = lane % 4, c = (Range::firstChunk(u) + chunk) * 4 * V + g / 2 * V + 2 * j + g % 2;
-    unsigned *block = target + static_cast<long long>(i / 32) * P::words;
-    auto at = [&](int k) { return k < P::K && c < U::width ? w.at(u, row, c, k) : 0.0f; };
+    unsigned *group = target + static_cast<long long>(i / 32) * P::words;
+    auto at = [&](int c, int k) { return k < P::K && c < U::width ? w.at(u, row, c, k) : 0.0f; };
+    // Two coefficients: both planes of a channel, or hi of one in each of two blocks.
+    auto split = [&](int k, unsigned &first, unsigned &second) {
+      if constexpr (P::blocks == 1) {
+        splitPair(at(c, k), at(c, k + 1), first, second);
+      } else {
+        first = packBfloat16(at(c, k), at(c, k + 1));
+        second = packBfloat16(at(c + 2, k), at(c + 2, k + 1));
+      }
+    };
 #pragma unroll
     for (int step = 0; step < P::steps; ++step) {
-      unsigned *words = block + 128 * step + 4 * lane;
+      unsigned *words = group + 128 * step + 4 * lane;
       const int k = 16 * step + 2 * q;
-      splitPair(at(k), at(k + 1), words[0], words[2]);
-      splitPair(at(k + 8), at(k + 9), words[1], words[3]);
+      split(k, words[0], words[2]);
+      split(k + 8, words[1], words[3]);
     }
     if constexpr (P::tail) {
-      unsigned *words = block + 128 * P::steps + 2 * lane;
-      const int k = 16 * P::steps + 2 * q;
-      splitPair(at(k), at(k + 1), words[0], words[1]);
+      unsigned *words = group + 128 * P::steps + 2 * lane;
+      split(16 * P::steps + 2 * q, words[0], words[1]);
     }
   }
 }

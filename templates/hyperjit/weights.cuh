@@ -62,14 +62,15 @@ template <class P, int Offset> struct PlanesPlace<PassingPlanes<P, Offset>> {
   static constexpr long long chunks = 1;
 };
 
-/// Fragments for `expand`: words [row][chunk][V / 2][k-steps of 16: lane, 4][k-step of 8: lane, 2].
-template <class Ref_, int R_, int K_, int Width, int V> struct ExpansionPlanes {
+/// Fragments for `expand`: words [row][chunk][V / 2 / blocks][k-steps of 16: lane, 4][k-step of 8: lane, 2]. A lane's
+/// words are both planes of one block of channels, or, where products are rounded to bf16 anyway, hi of two blocks.
+template <class Ref_, int R_, int K_, int Width, int V, int Planes> struct ExpansionPlanes {
   using Ref = Ref_;
-  static constexpr int R = R_, K = K_, chunks = (Width + 4 * V - 1) / (4 * V);
+  static constexpr int R = R_, K = K_, chunks = (Width + 4 * V - 1) / (4 * V), blocks = 2 / Planes;
   static constexpr int steps = K % 16 > 8 || K % 16 == 0 ? (K + 15) / 16 : K / 16; // of 16 coefficients
   static constexpr int tail = K > 16 * steps ? 1 : 0;                              // of 8
-  static constexpr int words = 128 * steps + 64 * tail, chunkBytes = 2 * V * words;
-  static constexpr long long count = 1ll * R * chunks * (V / 2) * 32;
+  static constexpr int words = 128 * steps + 64 * tail, chunkBytes = 2 * V / blocks * words;
+  static constexpr long long count = 1ll * R * chunks * (V / 2 / blocks) * 32;
 };
 
 //===-- use, in sweeps ----------------------------------------------------===//
@@ -223,10 +224,11 @@ HYPERJIT_DEVICE void dotRowsSquares(N &lane, const A &a, const B &b) {
 template <class Source, class P, int G, class N, class... Summands>
 HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
   constexpr int V = N::V, blocks = V / 2;
+  constexpr bool onePlane = P::blocks == 2;
   // Fragments of many coefficients are made for each row anew, for all its blocks of channels together: held, they
   // spill.
   constexpr bool held = P::steps <= 2;
-  constexpr int together = held ? 1 : blocks;
+  constexpr int together = held ? P::blocks : blocks;
   typename N::template RowsOf<G * P::R> out;
   const int self = threadIdx.x % 32, q = self % 4;
   auto at = [&](int t, int g, int k) { return k < P::K ? Source::at(lane, t)[g * P::K + k] : 0.0f; };
@@ -239,8 +241,10 @@ HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
   // made the order of four channels a lane worse (an H200, D=2560: 315 us instead of 308).
   auto tailFragment = [&](int t, int g, unsigned(&f)[4]) {
     splitPair(at(t, g, 16 * P::steps + 2 * q), at(t, g, 16 * P::steps + 2 * q + 1), f[0], f[1]);
-    f[2] = __shfl_sync(0xffffffffu, f[0], self);
-    f[3] = __shfl_sync(0xffffffffu, f[1], self);
+    if constexpr (!onePlane) {
+      f[2] = __shfl_sync(0xffffffffu, f[0], self);
+      f[3] = __shfl_sync(0xffffffffu, f[1], self);
+    }
   };
   unsigned a[N::tokens][G][held && P::steps > 0 ? P::steps : 1][4], tail[N::tokens][G][4];
   if constexpr (held) {
@@ -287,7 +291,8 @@ HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
         half += 2;
       };
       (beginWith(summands), ...);
-      auto block = [&](int j) { return words + (r * Place::chunks * blocks + first + j) * P::words; };
+      // Of one block of channels, or two.
+      auto block = [&](int j) { return words + (r * Place::chunks * blocks + first + j) / P::blocks * P::words; };
       // Of sixteen streams there are up to 72 steps for each of 32 rows: written out, minutes of compiling.
 #pragma unroll(P::steps <= 8 ? 8 : 2)
       for (int step = 0; step < P::steps; ++step) {
@@ -298,7 +303,7 @@ HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
             for (int g = 0; g < G; ++g)
               fragment(t, g, step, a[t][g][0]);
 #pragma unroll
-        for (int j = 0; j < together; ++j) {
+        for (int j = 0; j < together; j += P::blocks) {
           const uint4 b = *reinterpret_cast<const uint4 *>(block(j) + 128 * step + 4 * self);
 #pragma unroll
           for (int t = 0; t < N::tokens; ++t)
@@ -306,7 +311,7 @@ HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
             for (int g = 0; g < G; ++g) {
               const unsigned(&f)[4] = a[t][g][held ? step : 0];
               mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.x, b.y);
-              mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.z, b.w);
+              mma16816(sum[j + P::blocks - 1][t][g], f[0], f[1], f[2], f[3], b.z, b.w);
             }
         }
       }
@@ -318,14 +323,19 @@ HYPERJIT_DEVICE auto expandTiles(N &lane, const Summands &...summands) {
             for (int g = 0; g < G; ++g)
               tailFragment(t, g, tail[t][g]);
 #pragma unroll
-        for (int j = 0; j < together; ++j) {
+        for (int j = 0; j < together; j += P::blocks) {
           const uint2 b = *reinterpret_cast<const uint2 *>(block(j) + 128 * P::steps + 2 * self);
 #pragma unroll
           for (int t = 0; t < N::tokens; ++t)
 #pragma unroll
             for (int g = 0; g < G; ++g) {
               const unsigned(&f)[4] = tail[t][g];
-              mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.x, b.y); // both planes of W at once
+              if constexpr (onePlane) {
+                mma1688(sum[j][t][g], f[0], f[1], b.x);
+                mma1688(sum[j + 1][t][g], f[0], f[1], b.y);
+              } else {
+                mma16816(sum[j][t][g], f[0], f[1], f[2], f[3], b.x, b.y); // both planes of W at once
+              }
             }
         }
       }

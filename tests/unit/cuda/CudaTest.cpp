@@ -120,9 +120,12 @@ INSTANTIATE_TEST_SUITE_P(Kernels, ShippedSchedules, testing::ValuesIn(architectu
 
 TEST_P(ShippedSchedules, EveryRecipesBoundaryWithoutSpills) {
   NEEDS_NVRTC();
+  // Beside 96 sums of a weight gradient a lane of delayed-pre stores and loads four numbers a tile (389 us; with both
+  // planes of the weight, which spill nothing, 424: an H200).
   for (const std::string &recipe : ProgramSource::global().recipes())
     for (bool backward : {false, true})
-      expectNoSpills(shippedShape(recipe), backward, GetParam());
+      expectNoSpills(shippedShape(recipe), backward, GetParam(), "boundary", "auto",
+                     recipe == "delayed-pre" && backward ? 16 : 0);
 }
 
 class ShippedRoles : public testing::TestWithParam<std::string> {};
@@ -206,7 +209,7 @@ TEST(Schedules, WideRowsGoToClusters) {
   expect(4, 5120, true, "columns", "cluster=4,lag=2,parts=5");
   expect(4, 8192, true, "columns", "cluster=16,lag=3,parts=2");
   expect(4, 8192, false, "columns", "cluster=16,lag=4,parts=2");
-  expect(3, 6144, true, "columns", "cluster=8,lag=4,parts=3");
+  expect(3, 6144, true, "columns", "cluster=8,lag=3,parts=3");
   expect(4, 7168, false, "columns", "cluster=16,lag=4,parts=2");
   expect(4, 5632, false, "rows", "");
   expect(4, 32768, true, "rows", ""); // eight clusters of sixteen never run together

@@ -62,6 +62,25 @@ Type cuda::halfTypeOf(Value rows) {
 
 int64_t cuda::planesOf(Value rows) { return isa_and_present<BFloat16Type>(halfTypeOf(rows)) ? 1 : 2; }
 
+/// Whether sums with `rows` are all that is made of them, and are rounded to bf16.
+static bool onlyRoundedToBFloat16(Value rows) {
+  return llvm::all_of(rows.getUsers(), [&](Operation *user) {
+    if (auto round = dyn_cast<hc::RoundOp>(user))
+      return round.getType() && isa<BFloat16Type>(*round.getType());
+    return isa<hc::AddOp>(user) && onlyRoundedToBFloat16(user->getResult(0));
+  });
+}
+
+int64_t cuda::planesOfExpansion(Value weight) {
+  return llvm::all_of(weight.getUsers(),
+                      [](Operation *user) {
+                        auto expand = dyn_cast<hc::ExpandOp>(user);
+                        return !expand || onlyRoundedToBFloat16(expand);
+                      })
+             ? 1
+             : 2;
+}
+
 //===----------------------------------------------------------------------===//
 // Emission
 //===----------------------------------------------------------------------===//

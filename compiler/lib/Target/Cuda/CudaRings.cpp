@@ -229,7 +229,7 @@ LogicalResult SourceBuilder::planColumns(Places &places) {
         columns.packs.push_back({weight, target[weight]});
       else
         columns.weights += (columns.weights.empty() ? "" : ", ") + target[weight];
-      columns.weightBytes += type.getRows() * chunks * planesOfChunk(type, expands);
+      columns.weightBytes += type.getRows() * chunks * planesOfChunk(weight, expands);
     }
   };
   stage(projection, plan.projected, false, places.projection);

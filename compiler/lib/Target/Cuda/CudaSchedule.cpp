@@ -72,8 +72,12 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   };
   // Beside an expansion, as measured (H200, us, wide parts and narrow ones of four channels a lane): one stream of 1280
   // channels 74 and 107, of 2560 119 and 187; two of 1280 (an H100) 127 and 100, whose narrow parts sum weight
-  // gradients, too; three of 2560 241 and 304.
-  const int64_t expanded = streams == 1 ? 768 : streams == 3 ? 320 : 256;
+  // gradients, too; three of 2560 241 and 304. Four whose weight gradients have a launch of their own of 1280 181 and
+  // 191, of 2560 345 and 373; where main sums them (dynamic) of 2560 378 and 331, of 5120 742 instead of 550 where
+  // clusters share rows.
+  auto expanded = [streams = streams](bool readsAgain) {
+    return streams == 1 ? 768 : streams == 3 || (streams == 4 && readsAgain) ? 320 : 256;
+  };
   auto make = [&](int64_t cluster, int64_t parts, int64_t vector, int64_t lag,
                   int64_t tokens = 0) -> std::optional<Candidate> {
     Choice choice;
@@ -100,7 +104,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     made.expands = builder.expands();
     made.tensorCores = builder.tensorCores();
     made.readsAgain = builder.readsRowsAgain();
-    made.held = made.channels <= (made.expands ? expanded : std::max<int64_t>(320, 1280 / streams));
+    made.held = made.channels <= (made.expands ? expanded(made.readsAgain) : std::max<int64_t>(320, 1280 / streams));
     return made;
   };
   // Four where clusters share rows and slots leave room for two (four streams of 7168 channels forward, an H100, 499 us
@@ -153,7 +157,8 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
       std::optional<Candidate> one = make(cluster, 1, vector, 1);
       if (one && !(expands = one->expands))
         break;
-      if (!one || one->ahead < 2 || one->readsAgain)
+      // Narrow parts of 896 channels go over them in seven rounds (two streams of 7168, before: 358 instead of 226).
+      if (!one || one->ahead < 2 || one->readsAgain || (vector == 4 && one->channels > 640))
         continue;
       std::optional<Candidate> two = make(cluster, 1, vector, 2);
       return two && two->ahead >= 2 && !two->readsAgain ? two->choice : one->choice;
@@ -162,15 +167,30 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
   for (int64_t cluster : {2, 4, 8, 16})
     for (int64_t vector : {0, 4}) {
       std::optional<Candidate> one = make(cluster, 1, vector, 0);
-      if (one && one->held) {
-        if (one->ahead >= 2)
+      // Four rows whose weight gradients main sums want three tiles ahead in small clusters (four fracs of 1024 channels
+      // 195 in clusters of four with two, 173 of eight, four channels a lane, with five).
+      const bool slow = one && one->expands && streams == 4 && !one->readsAgain && cluster < 8 && one->ahead < 3;
+      if (one && one->held && !slow) {
+        // Four channels a lane only where eight do not fit: a slot less ahead costs four streams less.
+        const bool narrow = one->expands && streams == 4 && vector == 4 && held && held->choice.vector == 0;
+        if (one->ahead >= 2 && !narrow) {
+          // Three streams beside an expansion (us, an H200: 2048 channels 175 instead of 186, 1280 145 and 148, 2560 232
+          // and 231; of 4096, in clusters of sixteen, 316 instead of 308).
+          if (one->expands && streams == 3 && cluster <= 8)
+            if (std::optional<Candidate> two = make(cluster, 1, vector, 2); two && two->ahead >= 2)
+              return two->choice;
           return later(*one);
-        if (vector == 0 || !held || held->choice.cluster != cluster)
+        }
+        if (!narrow && (vector == 0 || !held || held->choice.cluster != cluster))
           held = one;
       } else if (vector == 0) {
         if (!one || one->ahead < 2)
           one = make(cluster, 1, vector, 1);
-        if (one && one->ahead >= 2 && !(one->expands && streams >= 3) && (!wide || wide->ahead < 3))
+        // Beside an expansion of three streams as far as warps go over their rows in two rounds and there are enough of
+        // them (us, an H200: of 7168 channels, seven warps, 603 instead of 739 where clusters share rows; of 6144, six,
+        // 574 instead of 521). Four streams leave no room for two tiles.
+        if (one && one->ahead >= 2 && !(one->expands && (streams > 3 || (streams == 3 && one->warps <= leastWarps))) &&
+            (!wide || wide->ahead < 3))
           wide = one;
       }
     }
@@ -180,22 +200,18 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
     for (int64_t cluster : {16, 8, 4}) {
       if (parts > clustersAtOnce(processorsOfH100, cluster)) // of other GPUs a guess
         continue;
-      // Beside an expansion rather three tiles between stages than four with one slot ahead (dynamic of 7168 channels,
-      // an H100: 828 us with three and two slots, 872 with four and one), but not fewer for that (four streams of 8192:
-      // 1164 with three and one slot, 1246 with one and two).
-      std::optional<Candidate> fits;
+      // Beside an expansion of numbers of 16 bits rather three tiles between stages than four, and rather more than slots
+      // (us, an H200: four streams of 7168 channels 937 with three, 990 with four, 1000 with two; of 6144 799, 810 and
+      // 810; of 8192 1148, 1111 and 1107; dynamic of 8192 944 and 991 with four). With 32 bits as many as fit: 834, and
+      // 871 with three.
       for (int64_t lag : lags) {
         std::optional<Candidate> one = make(cluster, parts, 0, lag);
         if (!one || !one->held || one->channels * one->storage < leastBytes ||
-            (one->expands && (one->warps % 4 || (held && one->ahead <= held->ahead))))
+            (one->expands &&
+             ((lag == 0 && one->storage == 2) || one->warps % 4 || (held && one->ahead <= held->ahead))))
           continue;
-        if (!one->expands || (one->ahead >= 2 && (lag == 0 || lag == 3)))
-          return muchLater(*one);
-        if (!fits)
-          fits = one;
+        return muchLater(*one);
       }
-      if (fits)
-        return fits->choice;
     }
   return held ? held->choice : Choice();
 }

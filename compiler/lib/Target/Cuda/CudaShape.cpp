@@ -266,7 +266,7 @@ void SourceBuilder::placePlanes() {
   int64_t chunks = llvm::divideCeil(plan.width, 4 * mainShape.vector);
   auto place = [&](Value weight, StringRef kind, bool expands, llvm::DenseMap<Value, std::string> &planes) {
     auto type = cast<hc::WeightType>(weight.getType());
-    const int64_t bytes = type.getRows() * chunks * planesOfChunk(type, expands);
+    const int64_t bytes = type.getRows() * chunks * planesOfChunk(weight, expands);
     if (bytes / 8 > std::numeric_limits<int32_t>::max()) { // templates count them by an int
       hc::refuseBeyondLimits(kernel) << "a weight of " << type.getRows() << " x " << plan.width << " x "
                                      << type.getColumns() << " needs " << bytes
@@ -282,8 +282,9 @@ void SourceBuilder::placePlanes() {
     }
     int64_t offset = plan.fixedBytes;
     plan.fixedBytes += llvm::alignTo(bytes, 256);
-    planes[weight] = formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}>", kind, offset, type.getRows(),
-                             type.getColumns(), plan.width, mainShape.vector);
+    planes[weight] =
+        formatv("{0}<Space::Fixed<{1}>, {2}, {3}, {4}, {5}{6}>", kind, offset, type.getRows(), type.getColumns(),
+                plan.width, mainShape.vector, expands ? formatv(", {0}", planesOfExpansion(weight)).str() : "");
     plan.prologueStores.push_back({weight, planes[weight], true});
   };
   plan.fixedBytes = llvm::alignTo(plan.fixedBytes, 256);
@@ -294,10 +295,10 @@ void SourceBuilder::placePlanes() {
 }
 
 /// Bytes of a row's packed weights for 4 vectors of channels.
-int64_t SourceBuilder::planesOfChunk(hc::WeightType type, bool expands) const {
-  int64_t columnsOf = type.getColumns(), vector = mainShape.vector;
+int64_t SourceBuilder::planesOfChunk(Value weight, bool expands) const {
+  int64_t columnsOf = cast<hc::WeightType>(weight.getType()).getColumns(), vector = mainShape.vector;
   if (!expands)
     return vector / 4 * llvm::divideCeil(columnsOf, 8) * 512;
   int64_t steps = columnsOf % 16 > 8 || columnsOf % 16 == 0 ? llvm::divideCeil(columnsOf, 16) : columnsOf / 16;
-  return vector / 2 * (128 * steps + (columnsOf > 16 * steps ? 64 : 0)) * 4;
+  return vector / 2 * (128 * steps + (columnsOf > 16 * steps ? 64 : 0)) * 2 * planesOfExpansion(weight);
 }

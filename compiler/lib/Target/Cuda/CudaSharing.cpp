@@ -48,7 +48,7 @@ void SourceBuilder::shareWeights(Places &places) {
       const bool expands = weight.second != 0;
       std::string &planes = (expands ? places.expansion : places.projection)[weight.first];
       planes = formatv("PassingPlanes<{0}, {1}>", planes, offset);
-      ends[weight] = offset + type.getRows() * planesOfChunk(type, expands);
+      ends[weight] = offset + type.getRows() * planesOfChunk(weight.first, expands);
       sharing.chunkBytes = std::max(sharing.chunkBytes, ends[weight]);
     }
 }

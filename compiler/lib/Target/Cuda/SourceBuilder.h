@@ -192,7 +192,7 @@ private:
   static bool isEmpty(const StagePlan &stage) {
     return stage.recordWrites.empty() && stage.stores.empty() && stage.passes.empty();
   }
-  int64_t planesOfChunk(hc::WeightType type, bool expands) const;
+  int64_t planesOfChunk(mlir::Value weight, bool expands) const;
   std::pair<int64_t, int64_t> publishedRange(int64_t stage);
   LogicalResult finishColumns(llvm::ArrayRef<StringRef> stages, llvm::ArrayRef<int64_t> sums,
                               llvm::ArrayRef<int64_t> published, StringRef uniform);
