@@ -10,10 +10,6 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#ifndef HYPERJIT_OP_NAMESPACE
-#define HYPERJIT_OP_NAMESPACE hyperjit
-#endif
-
 namespace hyperjit::ops {
 namespace {
 

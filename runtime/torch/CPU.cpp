@@ -9,10 +9,6 @@
 #endif
 #include <torch/library.h>
 
-#ifndef HYPERJIT_OP_NAMESPACE
-#define HYPERJIT_OP_NAMESPACE hyperjit
-#endif
-
 namespace hyperjit::ops {
 namespace {
 

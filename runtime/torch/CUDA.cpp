@@ -16,10 +16,6 @@
 #include <array>
 #include <mutex>
 
-#ifndef HYPERJIT_OP_NAMESPACE
-#define HYPERJIT_OP_NAMESPACE hyperjit
-#endif
-
 namespace hyperjit::ops {
 namespace {
 

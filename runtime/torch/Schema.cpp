@@ -10,10 +10,6 @@
 
 #define HYPERJIT_STRING_(x) #x
 #define HYPERJIT_STRING(x) HYPERJIT_STRING_(x)
-#ifndef HYPERJIT_OP_NAMESPACE
-#define HYPERJIT_OP_NAMESPACE hyperjit
-#endif
-
 // Tensor[] arguments serve recipes with any number of parameters, also a user's; no defaults, no mutation; a view only
 // of begin. Most recipes have no carries: None instead of an empty list is what AOTInductor (torch 2.11) can pass.
 TORCH_LIBRARY(HYPERJIT_OP_NAMESPACE, library) {

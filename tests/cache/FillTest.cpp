@@ -157,7 +157,7 @@ TEST_F(Ship, P30_ATuningResultTakesNoKernelAway) {
 // The command at another place, with kernels packaged beside it.
 static std::string install(const fs::path &to, const fs::path &kernels) {
   const fs::path from = fs::path(HYPERJIT_COMMAND).parent_path().parent_path();
-  for (const char *file : {"bin/hyperjit", "lib/libhyperjit.so.0", "lib/libhyperjit-compiler.so"}) {
+  for (const char *file : {"bin/hyperjit", "lib/libhyperjit.so." HYPERJIT_SOVERSION, "lib/libhyperjit-compiler.so"}) {
     fs::create_directories((to / file).parent_path());
     fs::copy_file(from / file, to / file);
   }

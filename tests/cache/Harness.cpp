@@ -72,8 +72,8 @@ std::string reachable(const std::string &program) {
       return false;
     fs::permissions(folder.path, fs::perms(0755));
     fs::path from = fs::path(CACHE_STRESS).parent_path().parent_path();
-    for (const char *file :
-         {"bin/cache-stress", "bin/cache-warm", "bin/hyperjit", "lib/libhyperjit.so.0", "lib/libhyperjit-compiler.so"})
+    for (const char *file : {"bin/cache-stress", "bin/cache-warm", "bin/hyperjit",
+                             "lib/libhyperjit.so." HYPERJIT_SOVERSION, "lib/libhyperjit-compiler.so"})
       if (fs::exists(from / file)) {
         fs::create_directories((fs::path(folder.path) / file).parent_path());
         fs::copy_file(from / file, fs::path(folder.path) / file);

@@ -4,10 +4,8 @@
 #include "Console.h"
 
 #include <hyperjit/core/Error.h>
-#ifdef HYPERJIT_HAS_CUDA
 #include <hyperjit/cuda/Cuda.h>
 #include <hyperjit/cuda/Device.h>
-#endif
 
 #include <fmt/format.h>
 
@@ -201,7 +199,6 @@ private:
   std::vector<void *> memory;
 };
 
-#ifdef HYPERJIT_HAS_CUDA
 class GpuMachine final : public Machine {
 public:
   GpuMachine() : device(std::make_unique<cuda::Device>(0)) {}
@@ -253,12 +250,10 @@ public:
 private:
   std::unique_ptr<cuda::Device> device;
 };
-#endif
 
 } // namespace
 
 Target targetHere() {
-#ifdef HYPERJIT_HAS_CUDA
   if (cuda::deviceCount() > 0)
     try {
       return cuda::targetOf(0);
@@ -266,7 +261,6 @@ Target targetHere() {
       static std::once_flag said;
       std::call_once(said, [&] { say("{}; this machine is taken for one without a GPU", error.what()); });
     }
-#endif
   return Target::hostLevel();
 }
 
@@ -279,7 +273,6 @@ std::unique_ptr<Machine> machineFor(const Target &target) {
                       target.text(), Target::native().text()));
     return std::make_unique<CpuMachine>();
   }
-#ifdef HYPERJIT_HAS_CUDA
   if (cuda::deviceCount() > 0) {
     Target here = cuda::targetOf(0);
     if (here.isa == target.isa)
@@ -289,7 +282,6 @@ std::unique_ptr<Machine> machineFor(const Target &target) {
                     "--dry-run need no such machine",
                     here.text(), target.text()));
   }
-#endif
   throw EnvironmentProblem(fmt::format(
       "this machine has no GPU, so nothing can be measured for {}; --list and --dry-run need none", target.text()));
 }
