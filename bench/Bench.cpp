@@ -392,9 +392,9 @@ int bench(const BenchOptions &options) {
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::hostLevel();
   bool eager = asked(options.against, "eager");
-  // What a call of a layer costs is asked of sites; a kernel by its text needs no other one (HYPERJIT_JIT=off). First
-  // of all: CUDA text that this process has compiled already is not compiled again.
-  const bool calls = !kernelTexts.back();
+  // What a call of a layer costs is asked of sites, with kernels of its own, for which nothing else may ask
+  // (HYPERJIT_JIT=off). First of all: CUDA text that this process has compiled already is not compiled again.
+  const bool calls = !kernelTexts.back() && Settings::fromEnvironment().jit;
   const Json first = calls ? firstCall(specs.back(), target) : Json();
   double copy = copyBandwidth(device);
   std::vector<Row> rows;

@@ -18,7 +18,7 @@ constexpr StringLiteral stageNames[] = {"hc", "specialized", "split", "fused", "
 
 class Pipeline {
 public:
-  Pipeline(MLIRContext *context, const KernelRequest &request, const StageCallback &onStage, std::string &failedPass)
+  Pipeline(MLIRContext *context, const CompileRequest &request, const StageCallback &onStage, std::string &failedPass)
       : context(context), request(request), shown(onStage), failedPass(failedPass) {}
 
   OwningOpRef<ModuleOp> run() {
@@ -183,7 +183,7 @@ private:
   }
 
   MLIRContext *context;
-  const KernelRequest &request;
+  const CompileRequest &request;
   StageCallback shown;
   std::string &failedPass;
   OwningOpRef<ModuleOp> module;
@@ -193,7 +193,7 @@ private:
 
 ArrayRef<StringLiteral> hyperjit::pipelineStages() { return stageNames; }
 
-OwningOpRef<ModuleOp> hyperjit::buildKernel(MLIRContext *context, const KernelRequest &request,
+OwningOpRef<ModuleOp> hyperjit::buildKernel(MLIRContext *context, const CompileRequest &request,
                                             const StageCallback &onStage, std::string &failedPass) {
   return Pipeline(context, request, onStage, failedPass).run();
 }

@@ -148,6 +148,15 @@ public:
     read(*object);
     if (request.cut != "early" && request.cut != "late" && request.cut != "auto")
       return fail("user", "request", "unknown cut '" + request.cut + "'; there are early, late and auto");
+    const std::string role = request.role, direction = text(*object, "direction");
+    if (role != "before" && role != "boundary" && role != "after")
+      return fail("internal", "request", "unknown role '" + role + "'; there are before, boundary and after");
+    if (direction != "forward" && direction != "backward")
+      return fail("internal", "request", "unknown direction '" + direction + "'; there are forward and backward");
+    if (request.bucket != "small" && request.bucket != "large")
+      return fail("internal", "request", "unknown bucket '" + request.bucket + "'; there are small and large");
+    if (!request.after != (role == "before") || !request.before != (role == "after"))
+      return fail("internal", "request", "role '" + role + "' lacks a site");
 
     if (stage == "recipe")
       return reply(json::Object{{"stage", stage}},
@@ -168,8 +177,11 @@ public:
       return reply(json::Object{{"stage", stage}}, printed);
     if (!module)
       return fail("user", failedPass, errors);
+    if (stage.empty() && listed == 0 && !request.backward && request.save && !backwardToo(failedPass))
+      return fail("user", failedPass,
+                  "its backward is refused, so nothing is saved for it (without gradients forward runs): " + errors);
     hc::FuncOp kernel = *module->getOps<hc::FuncOp>().begin();
-    if (!markUniformResults(kernel))
+    if (!uniformResultsHold(kernel))
       return fail("internal", "hc-form-phases", "a result of a parameter belongs to a token");
     kernel->setAttr("hc.bucket", StringAttr::get(&context, request.bucket));
     bool gpu = StringRef(request.target).starts_with("sm_");
@@ -204,15 +216,28 @@ private:
     request.name = kernelName(object, request.role, request.backward);
   }
 
-  /// Results carry hc.uniform like arguments do; only the function's body knows.
-  bool markUniformResults(hc::FuncOp kernel) {
+  /// Whether what is saved for backward will serve, here and where the branch has returned: a refusal belongs before the
+  /// forward that it makes useless.
+  bool backwardToo(std::string &failedPass) {
+    CompileRequest backward = request;
+    backward.backward = true, backward.save = false;
+    backward.given = "xuck", backward.want = "xycpk";
+    if (!buildKernel(&context, backward, {}, failedPass))
+      return false;
+    if (!request.before)
+      return true;
+    backward.role = "after";
+    backward.after = std::exchange(backward.before, std::nullopt);
+    return buildKernel(&context, backward, {}, failedPass).get();
+  }
+
+  /// What is said to be a parameter's gradient does not depend on a token.
+  static bool uniformResultsHold(hc::FuncOp kernel) {
     hc::Uniformity uniformity;
-    for (auto [i, value] : llvm::enumerate(kernel.getReturn()->getOperands())) {
-      bool declared = static_cast<bool>(kernel.getResultAttr(i, hc::HCDialect::uniformAttrName));
-      if (declared && !uniformity.isUniform(value))
-        return false;
-    }
-    return true;
+    return llvm::all_of(llvm::enumerate(kernel.getReturn()->getOperands()), [&](auto result) {
+      return !kernel.getResultAttr(result.index(), hc::HCDialect::uniformAttrName) ||
+             uniformity.isUniform(result.value());
+    });
   }
 
   json::Object meta(hc::FuncOp kernel) {
@@ -311,7 +336,7 @@ private:
     if (stage == "cuda")
       return reply(json::Object{{"stage", stage}}, result.text);
     if (!stage.empty())
-      return unknownStage("emitc, cuda, ptx, sass");
+      return unknownStage("emitc, cuda");
     json::Object object = meta(kernel);
     object["schedule"] = result.schedule;
     object["launches"] = std::move(result.launches);
@@ -359,7 +384,7 @@ private:
   HyperjitSink sink;
   void *sinkContext;
   MLIRContext context;
-  KernelRequest request;
+  CompileRequest request;
   std::string stage, spec, errors, failedPass;
   int64_t listed = 0;
 };

@@ -252,7 +252,7 @@ void addPrecompile(CLI::App &app, int &exit) {
   command->add_option("--target", options->targets,
                       "comma list: native, x86-64-v3, sm_90a, sm_90a/h100, ... (the best x86-64 level of this CPU)");
   command->add_option("--jobs", options->jobs, "kernels at a time (HYPERJIT_COMPILE_JOBS, else one per processor)")
-      ->check(aboveZero());
+      ->check(wholeNumber(1024));
   command->add_option("--out", options->out,
                       "the directory to fill and to give a manifest, ready to be shipped (HYPERJIT_CACHE_DIR)");
   addJson(*command, options->json);

@@ -9,7 +9,6 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <dlfcn.h>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -101,8 +100,11 @@ void SpecArguments::open() const {
   for (const std::string &library : libraries) {
     // A name without a slash would be searched on the loader's path; what is meant is the file.
     std::string path = library.find('/') == std::string::npos ? "./" + library : library;
-    if (!::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL))
-      throw UsageError(fmt::format("--load {}: {}", library, ::dlerror()));
+    try {
+      loadRecipes(path);
+    } catch (const UserError &error) {
+      throw UsageError(fmt::format("--load {}: {}", library, error.what()));
+    }
   }
   takePrograms(programs);
 }

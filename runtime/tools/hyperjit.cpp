@@ -89,6 +89,9 @@ int main(int argc, char **argv) {
   } catch (const std::exception &error) {
     if (!std::ferror(stdout)) // else what follows says it
       exit = report(error);
+  } catch (...) { // a recipe's code, whatever it throws
+    say("what a recipe threw is no std::exception");
+    exit = exitUsage;
   }
   // What did not arrive is no success: a full disk, a closed descriptor.
   if (!std::cout.flush() || std::fflush(stdout) != 0 || std::ferror(stdout)) {

@@ -74,7 +74,7 @@ class Usage(Case):
                                    ("--dim: wide is not a whole number from 1 to", ["demo", "--dim", "wide"]),
                                    ("--layers: 4611686018427387904 is not a whole number from 1 to 1000", ["demo", "--layers", "4611686018427387904"]),
                                    ("--budget: -3 is not a number above 0", ["autotune", "static", "--budget", "-3"]),
-                                   ("--jobs: -1 is not a number above 0", ["precompile", "static", "--jobs", "-1"]),
+                                   ("--jobs: -1 is not a whole number from 1 to 1024", ["precompile", "static", "--jobs", "-1"]),
                                    ("--timeout: nan is not a number above 0", ["autotune", "static", "--timeout", "nan"])]:
             with self.subTest(arguments):
                 self.fails(2, message, *arguments)
@@ -189,6 +189,10 @@ class Recipes(Case):
     def test_load(self):
         answer = self.json("recipes", "tools-test", "--load", RECIPE)
         self.assertEqual([p["name"] for p in answer["recipes"][0]["parameters"]], ["read", "gate", "beta"])
+        # What define throws cannot pass through the loader.
+        shutil.copy(RECIPE, self.folder / "again.so")
+        self.fails(2, "--load again.so: define: a recipe named 'tools-test' exists already", "recipes", "--load", RECIPE,
+                   "--load", "again.so")
 
 
 class Environment(Case):

@@ -48,6 +48,10 @@ class Files(Recorded):
         self.record("static:n=2,d=8", "static.hc")
         self.record("boundary(static:n=2,d=8|dynamic:n=2,d=8)", "two.hc")
         text = (self.folder / "static.hc").read_text()
+        (self.folder / "typo.hc").write_text(text.replace("{axis = ", "{bogus = 1 : i64, axis = ", 1))
+        self.record("dynamic:n=2,d=8", "infinite.hc")
+        text_of_norm = (self.folder / "infinite.hc").read_text()
+        (self.folder / "infinite.hc").write_text(re.sub(r"eps = [^ ]+ ", "eps = 0x7FF0000000000000 ", text_of_norm, count=1))
         (self.folder / "cut.hc").write_text(text[: len(text) // 2])
         (self.folder / "deep.hc").write_text(text.replace("hc.operand = ", "hc.deep = " + "[" * 10000 + "]" * 10000 + ", hc.operand = ", 1))
         for file, message in [("absent.hc", "the file cannot be read"), ("folder.hc", "the file cannot be read"),
@@ -55,6 +59,8 @@ class Files(Recorded):
                               ("binary.hc", "the file looks binary (byte 2 is 0x00); the text of a recorded program is wanted"),
                               ("prose.hc", "line 2: 'hc.func' is expected, found 'Once'; a recorded program is what"),
                               ("two.hc", ": a second program begins; one file holds one"), ("cut.hc", "line "),
+                              ("typo.hc", "hc.slice has no attribute 'bogus'"),
+                              ("infinite.hc", "hc.norm: eps = 0x7FF0000000000000 : f64; numbers of a program are finite, and decimal"),
                               ("deep.hc", "an attribute is nested more than 64 deep"),
                               ("Upper.hc", "'Upper' is no name of a recipe; a name has lower case letters"),
                               ("static.hc", "there is a recipe 'static' already; a recipe is called as its file is, so give the file")]:

@@ -16,8 +16,8 @@
  *   target      "sm_90a/h100" | "x86-64-v3" | "<triple>/<cpu>/<features>"
  *   schedule    "auto" | schedule text
  *   list        optional, a count: instead of a kernel, at most so many legal schedules; `schedule` and `stage` are ignored
- *   machine     with list, CUDA: {"shared_bytes", "registers", "processor_threads", "max_cluster", "copy_gbs"}, as the
- *               runtime's Target has them
+ *   machine     with list, CUDA: {"processors", "shared_bytes", "registers", "processor_threads", "max_cluster", "copy_gbs"},
+ *               as the runtime's Target has them
  *   stage       "" for a kernel, else recipe|hc|specialized|adjoint|split|fused|phases|emitc|cuda|vector|llvm|asm
  *
  * Reply of a success: artifact meta JSON and a closed CPU image or CUDA C++ text; for a stage {"stage": ...} and its

@@ -13,7 +13,9 @@
 //   hyperjit::define("mine", hyper);
 //
 // n, m and options are integers and words while a recipe runs; only the row width d = D/m is symbolic. A program has at
-// most 2048 different values (a loop in C++ records its body once a round), each of at most 2^20 numbers or rows.
+// most 2048 different values (a loop in C++ records its body once a round), each of at most 2^20 numbers; kernels have
+// rows of at most 96 for a token, and at most six sums over channels (norms, dots, projections) that wait for one
+// another, of which backward, derived, may need more than forward: what needs more is refused by the first kernel.
 // Errors are hyperjit::UserError and name the operand and both shapes. No MLIR, CUDA or torch is needed to use this
 // header.
 //
@@ -396,6 +398,10 @@ namespace hyperjit {
 /// The recipe runs when a site of it is first needed, perhaps on several threads at once. Throws UserError when the
 /// name is taken or an option is declared twice.
 HYPERJIT_EXPORT void define(std::string name, dsl::Recipe recipe, dsl::Definition definition = {});
+
+/// Opens a shared library whose initialisers call `define`. Throws UserError: LibraryMissing with the loader's reason, or
+/// what the first `define` that fails would throw (which cannot pass through the loader).
+HYPERJIT_EXPORT void loadRecipes(const std::string &path);
 
 /// The same for a recorded program: what `hyperjit show SPEC --stage recipe` prints. It serves every d and all dtypes,
 /// and the one n, m and set of options that it was recorded with; a spec that asks for others is refused. A text has no

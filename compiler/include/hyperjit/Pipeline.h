@@ -24,7 +24,7 @@ struct SiteRequest {
 };
 
 /// The kernel that is wanted: role x direction of one or two sites.
-struct KernelRequest {
+struct CompileRequest {
   std::string role; ///< "before", "boundary", "after"
   bool backward = false;
   bool save = false;       ///< forward: also what backward reads
@@ -45,7 +45,7 @@ llvm::ArrayRef<llvm::StringLiteral> pipelineStages();
 
 /// Runs the pass table. Returns the module with one function in phases form, or null after a diagnostic (or after a
 /// callback that said stop). `failedPass` names the pass that failed.
-mlir::OwningOpRef<mlir::ModuleOp> buildKernel(mlir::MLIRContext *context, const KernelRequest &request,
+mlir::OwningOpRef<mlir::ModuleOp> buildKernel(mlir::MLIRContext *context, const CompileRequest &request,
                                               const StageCallback &onStage, std::string &failedPass);
 
 } // namespace hyperjit

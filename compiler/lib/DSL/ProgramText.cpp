@@ -4,6 +4,7 @@
 #include "ProgramText.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 
 #include "hyperjit/core/Error.h"
@@ -15,6 +16,11 @@ namespace hyperjit::dsl::detail {
 }
 
 namespace {
+
+/// Those of all operations that the functions of DSL.h record; the compiler's verifiers know which are whose.
+constexpr std::string_view operationAttributes = " axes axis dims edge eps first group indices iterations kind "
+                                                 "log_domain offset operandSegmentSizes permutation place"
+                                                 " start tau value ";
 
 class Reader {
 public:
@@ -238,6 +244,15 @@ private:
         break;
     }
     operation.attributes = attributes();
+    for (const Attribute &attribute : operation.attributes) {
+      if (operationAttributes.find(join(" ", attribute.name, " ")) == operationAttributes.npos)
+        failAt(operation.line, join(operation.name, " has no attribute '", attribute.name, "'"));
+      const std::string &value = attribute.text;
+      const std::size_t hex = value.find("0x"); // how MLIR spells what is no number or infinite; not in tensor<10xf64>
+      if (hex != std::string::npos && (hex == 0 || !std::isalnum(static_cast<unsigned char>(value[hex - 1]))))
+        failAt(operation.line, join(operation.name, ": ", attribute.name, " = ", attribute.text,
+                                    "; numbers of a program are finite, and decimal"));
+    }
     need(":");
     std::vector<Type> types;
     list("(", ")", [&] { types.push_back(type()); });

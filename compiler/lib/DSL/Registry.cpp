@@ -4,6 +4,8 @@
 #include "Registry.h"
 
 #include <algorithm>
+#include <dlfcn.h>
+#include <exception>
 
 #include "Options.h"
 #include "ProgramText.h"
@@ -11,11 +13,37 @@
 #include "hyperjit/core/Error.h"
 
 namespace hyperjit {
+namespace {
+/// Of the library that this thread opens: its first failure.
+thread_local std::exception_ptr *failure = nullptr;
+
+void unlessLoading(const std::function<void()> &defines) {
+  if (!failure)
+    return defines();
+  try {
+    defines();
+  } catch (...) {
+    if (!*failure)
+      *failure = std::current_exception();
+  }
+}
+} // namespace
+
 void define(std::string name, dsl::Recipe recipe, dsl::Definition definition) {
-  dsl::Registry::instance()->define(std::move(name), std::move(recipe), std::move(definition));
+  unlessLoading([&] { dsl::Registry::instance()->define(std::move(name), std::move(recipe), std::move(definition)); });
 }
 void defineProgram(std::string name, std::string_view text, std::string origin) {
-  dsl::Registry::instance()->defineProgram(std::move(name), text, std::move(origin));
+  unlessLoading([&] { dsl::Registry::instance()->defineProgram(std::move(name), text, std::move(origin)); });
+}
+void loadRecipes(const std::string &path) {
+  std::exception_ptr mine;
+  std::exception_ptr *outer = std::exchange(failure, &mine);
+  void *library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  failure = outer;
+  if (mine)
+    std::rethrow_exception(mine);
+  if (!library)
+    throw UserError(ErrorId::LibraryMissing, ::dlerror());
 }
 } // namespace hyperjit
 
@@ -198,7 +226,13 @@ Recording Registry::record(const Resolved &resolved) const {
       SiteInputs{resolved.entry->name, resolved.canonical.n, resolved.canonical.m, resolved.options});
   Site site = Access::site(recorder);
   site.streams(); // the first argument of every program
-  resolved.entry->recipe(site);
+  try {
+    resolved.entry->recipe(site);
+  } catch (const Error &error) {
+    if (std::string_view(error.what()).starts_with("recipe '"))
+      throw;
+    recorder->fail(error.what());
+  }
   return recorder->finish();
 }
 

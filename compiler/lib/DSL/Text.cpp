@@ -61,7 +61,7 @@ int64_t Type::elements() const { return product(sizes); }
 
 std::string numberText(double value) {
   if (!std::isfinite(value))
-    throw UserError("a recipe uses the number " + std::to_string(value) + "; constants of a program are finite");
+    throw UserError("the number " + std::to_string(value) + " is used; constants of a program are finite");
   if (value == 0)
     value = 0; // no negative zero: it would be another text for the same maths
   char buffer[64];

@@ -27,7 +27,7 @@ Traffic traffic(const std::string &role, const std::string &after, const std::st
                 const std::string &cut = "early") {
   mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
   context.getOrLoadDialect<hc::HCDialect>();
-  KernelRequest request;
+  CompileRequest request;
   request.role = role;
   request.backward = backward;
   request.save = !backward;
@@ -153,7 +153,7 @@ TEST(Pipeline, DifferentFracsAreRefusedByName) {
     message += diagnostic.str();
     return mlir::success();
   });
-  KernelRequest request;
+  CompileRequest request;
   request.role = "boundary";
   request.name = "kernel";
   request.after = site("static:n=4,d=512");

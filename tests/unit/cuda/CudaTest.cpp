@@ -53,7 +53,7 @@ Built build(const std::string &spec, bool backward, const std::string &target, c
             const std::string &role = "boundary") {
   mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
   context.getOrLoadDialect<hc::HCDialect>();
-  KernelRequest request;
+  CompileRequest request;
   request.role = role;
   request.backward = backward;
   request.save = !backward;

@@ -299,6 +299,11 @@ TEST(RecipeErrors, Parameters) {
             "the recipe reads an option that it does not declare: unknown option 'tnah'. There is none.");
 }
 
+TEST(RecipeErrors, NumbersThatAreNone) {
+  EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.constants({1}, {std::numeric_limits<double>::infinity()}); })),
+            "the number inf is used; constants of a program are finite");
+}
+
 TEST(RecipeErrors, Starts) {
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
   EXPECT_EQ(failure(with([&](Site &s, const Rows &) { s.scalar("a", nan); })),

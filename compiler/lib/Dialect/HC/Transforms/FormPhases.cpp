@@ -111,9 +111,12 @@ private:
                              "which no skeleton covers");
     stages[result] = phase == 'R' ? stage + 1 : stage;
     if (stages[result] > maxStages)
-      return op->emitOpError() << "is behind " << stages[result] << " reductions; skeletons cover " << maxStages;
+      return op->emitOpError() << "is the sum over channels number " << stages[result]
+                               << " of those that wait for one another (norms, dots, projections; backward has more of "
+                                  "them than forward); kernels have at most "
+                               << maxStages;
     if (auto rows = dyn_cast<RowsType>(result.getType()); rows && phase == 'M' && rows.getRows() > 3 * maxRows)
-      return op->emitOpError() << "makes " << rows.getRows() << " rows a token; skeletons cover " << 3 * maxRows;
+      return op->emitOpError() << "makes " << rows.getRows() << " rows a token; kernels have at most " << 3 * maxRows;
     places[op] = {phase, stage};
     OpBuilder builder(op);
     op->setAttr("phase", builder.getStringAttr(StringRef(&phase, 1)));
