@@ -41,8 +41,9 @@ int currentLevel() {
     return level;
   std::string word = environment("HYPERJIT_LOG").value_or("warn");
   level = int(word == "debug" ? LogLevel::Debug : word == "info" ? LogLevel::Info : LogLevel::Warning);
-  sink().level.store(level, std::memory_order_relaxed);
-  return level;
+  // Unless somebody has set it meanwhile.
+  int unset = -1;
+  return sink().level.compare_exchange_strong(unset, level, std::memory_order_relaxed) ? level : unset;
 }
 } // namespace
 

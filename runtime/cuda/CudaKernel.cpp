@@ -137,19 +137,29 @@ public:
     for (const LaunchInfo &launch : meta().launches) {
       GridExtra extra;
       if (!launch.extra.empty()) {
-        auto json = nlohmann::json::parse(launch.extra);
-        if (auto y = json.find("grid_y"); y != json.end()) {
-          extra.yIsChunks = y->is_string();
-          extra.y = extra.yIsChunks ? 1 : y->get<int64_t>();
-        }
-        extra.z = json.value("grid_z", int64_t(1));
-        extra.tokensPerBlock = json.value("tokens_per_block", int64_t(1));
-        extra.clustersAreChunks = json.value("clusters_are_chunks", false);
-        extra.parts = json.value("parts", int64_t(1));
-        extra.overlaps = json.value("overlaps", false) && Driver::get().overlaps;
-        extra.moreBlocks = json.value("more_blocks", int64_t(0));
-        extra.percentOfWave = json.value("percent_of_wave", int64_t(0));
-        extra.otherwise = json.value("otherwise", false);
+        const auto json = nlohmann::json::parse(launch.extra);
+        // Of an entry that somebody else may have written: what is divided by or launched is checked here.
+        auto number = [&](const char *key, int64_t fallback, int64_t least, int64_t most) {
+          auto found = json.find(key);
+          if (found == json.end())
+            return fallback;
+          const int64_t value = found->is_number_integer() ? found->get<int64_t>() : least - 1;
+          if (value < least || value > most)
+            throw InternalError(fmt::format("the meta data of a kernel make no sense: {} of {} is {}, not {} .. {}",
+                                            key, launch.entry, found->dump(), least, most));
+          return value;
+        };
+        auto flag = [&](const char *key) { return json.contains(key) && json[key] == true; };
+        extra.yIsChunks = json.contains("grid_y") && json["grid_y"] == "chunks";
+        extra.y = extra.yIsChunks ? 1 : number("grid_y", 1, 1, 65535);
+        extra.z = number("grid_z", 1, 1, 65535);
+        extra.tokensPerBlock = number("tokens_per_block", 1, 1, 1 << 20);
+        extra.clustersAreChunks = flag("clusters_are_chunks");
+        extra.parts = number("parts", 1, 1, 1 << 10);
+        extra.overlaps = flag("overlaps") && Driver::get().overlaps;
+        extra.moreBlocks = number("more_blocks", 0, 0, 1 << 20);
+        extra.percentOfWave = number("percent_of_wave", 0, 0, 100);
+        extra.otherwise = flag("otherwise");
       }
       extras.push_back(extra);
     }
@@ -257,6 +267,10 @@ private:
             fmt::format("operand {} ('{}') of {} starts at an address that is no multiple of 16 bytes; copy the "
                         "tensor (it is a view into another one)",
                         i, what.operands[i].name, what.spec));
+    if (reinterpret_cast<uintptr_t>(workspace) % 16)
+      throw UserError(
+          ErrorId::InvalidOperand,
+          fmt::format("the workspace of {} starts at an address that is no multiple of 16 bytes", what.spec));
     const Driver &driver = Driver::get();
     ContextGuard guard(driver, context.device, /*launches=*/true);
 

@@ -128,8 +128,8 @@ struct Nvrtc {
   std::string identity; ///< "nvrtc 13.0 <build id>", without paths
 
   /// Opens libnvrtc once: HYPERJIT_NVRTC_PATH, what the process has loaded, added folders, nvidia/cu13/lib beside a
-  /// loaded LibTorch, $CUDA_HOME/lib64, the loader's search. Throws UserError (LibraryMissing) that lists what was
-  /// tried.
+  /// loaded LibTorch, lib64 of $CUDA_HOME and $CUDA_PATH, nvidia/cu13/lib of $VIRTUAL_ENV, the loader's search. Throws
+  /// UserError (LibraryMissing) that lists what was tried.
   static const Nvrtc &get();
   static void addFolder(const std::string &folder);
 };

@@ -19,10 +19,6 @@
 #include <algorithm>
 #include <optional>
 
-#ifndef HYPERJIT_OP_NAMESPACE
-#define HYPERJIT_OP_NAMESPACE hyperjit
-#endif
-
 namespace hyperjit::ops {
 namespace {
 

@@ -8,6 +8,8 @@
 
 #include "ReferenceFormulas.h"
 
+#include <hyperjit/core/ProgramSource.h>
+
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -286,8 +288,10 @@ struct Reference::Formulas {
   reference::Formula formula;
 };
 
-Reference::Reference(const SiteSpec &spec)
-    : formulas(std::make_shared<const Formulas>(Formulas{reference::formulaOf(spec)})) {}
+Reference::Reference(const SiteSpec &spec) {
+  ProgramSource::global().normalise(spec); // throws for what the recipe does not take; the formulas read the rest
+  formulas = std::make_shared<const Formulas>(Formulas{reference::formulaOf(spec)});
+}
 Reference::~Reference() = default;
 const SiteSpec &Reference::spec() const { return formulas->formula.spec; }
 

@@ -25,7 +25,7 @@ struct Stream::State {
   at::Tensor y;
   std::vector<at::Tensor> coefficients;
   std::map<std::string, at::Tensor> carries;
-  /// Site text for `stream`, `branchOut` and the parameters' dtype; empty when finished.
+  /// Site text for `stream`, `branchOut` and the parameters' dtype, of the site that is open or pending, or was.
   std::string site;
   SiteSpec spec;
   /// The layer that opened it.

@@ -119,6 +119,7 @@ template <class First, class... Rest> struct RingAt<0, First, Rest...> { using T
 template <class> struct RingTable;
 template <class... R> struct RingTable<List<R...>> {
   static constexpr int count = sizeof...(R);
+  static_assert(count <= mostRings, "a lane has places for so many");
   static constexpr bool inSectors = ((R::tokenBytes % 32 == 0) && ...);
   template <int Ring> using At = typename RingAt<Ring, R...>::Type;
   HYPERJIT_METHOD static constexpr int slotsBefore(int ring) {

@@ -196,9 +196,10 @@ HYPERJIT_DEVICE void arriveWithCopies(unsigned barrier) {
 //===-- launches --------------------------------------------------------===//
 
 /// Where a launch may begin before the one before it in its stream has ended (launch key `overlaps`), nothing that lies
-/// in global memory may be touched before this: then all that earlier launches read and wrote is done. The next launch
-/// may begin then, and not before: never are more than two there, so no cache holds what the launch before last has
-/// read and the last one has written.
+/// in global memory may be touched before this: then all that earlier launches read and wrote is done, and seen: reads
+/// behind it, also those past the first-level cache's coherence (`ld.global.nc`), gave no old line (H200, lines that
+/// the processor's cache held from a launch that still ran when this one began). The next launch may begin then, and not
+/// before: never are more than two there.
 HYPERJIT_DEVICE void waitForLaunchesBefore() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");

@@ -19,6 +19,9 @@ template <class T_, int Tokens_, int R_, int V_, class Exact_ = void> struct Row
   T v[Tokens_][R_][V_];
 };
 
+/// Rings of rows that a lane of clusterColumns reads, at most.
+constexpr int mostRings = 4;
+
 template <class T_, class L, int Width_, int Tokens_, int V_, int Slots_, int Tiles_ = 0, int Squares_ = 0>
 struct Lane {
   using T = T_;
@@ -33,8 +36,8 @@ struct Lane {
   bool active;              // channel < width
   // Cluster columns: the token's staged rows by ring and the barrier of their slot, staged weights, rows held in
   // registers, first of V in the CTA's channels.
-  unsigned char *staged[4][Tokens_];
-  unsigned empty[4];
+  unsigned char *staged[mostRings][Tokens_];
+  unsigned empty[mostRings];
   const unsigned char *weights;
   unsigned *held;
   int local;

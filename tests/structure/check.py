@@ -18,7 +18,7 @@ def check(condition, message):
 def sources(root, folders):
     for folder in folders:
         for path in sorted((root / folder).rglob("*")):
-            if path.suffix in (".h", ".cpp", ".cuh"):
+            if path.suffix in (".h", ".cpp", ".cuh", ".td"):
                 yield path
 
 
@@ -46,7 +46,10 @@ def includes(root):
 def variants(root):
     """The compiler knows no variant."""
     names = re.compile(r"\b(manifold|mhc|frac_?connection|permutation_mixture|delayed|deepseek)\b", re.I)
-    for path in sources(root, ["compiler/lib/Dialect", "compiler/lib/Conversion", "compiler/lib/Target", "templates"]):
+    folders = [f"compiler/{kind}/{name}" for name in ("Dialect", "Conversion", "Target")
+               for kind in ("lib", "include/hyperjit")] + ["templates"]
+    files = [root / "compiler/lib" / name for name in ("Pipeline.cpp", "Plugin.cpp")]
+    for path in [*sources(root, folders), *files]:
         for match in names.finditer(path.read_text()):
             problems.append(f"{path.relative_to(root)} names the variant '{match.group(0)}'")
 

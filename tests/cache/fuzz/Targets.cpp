@@ -7,6 +7,7 @@
 #include "hyperjit/core/KernelSpec.h"
 #include "hyperjit/core/Schedule.h"
 #include "hyperjit/core/Target.h"
+#include "hyperjit/core/TuningTable.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -86,6 +87,15 @@ void manifest(std::string_view text) {
   });
 }
 
+/// One line of a file of results.
+void tuning(std::string_view text) {
+  only<UserError>([&] {
+    const TuningRecord record = TuningRecord::parse(text);
+    require(TuningRecord::parse(record.json()).json() == record.json(), "a record's text gives the same record");
+    (void)compacted({record, record});
+  });
+}
+
 } // namespace
 
 bool parse(std::string_view parser, const uint8_t *bytes, size_t size) {
@@ -96,6 +106,8 @@ bool parse(std::string_view parser, const uint8_t *bytes, size_t size) {
     spec(text);
   else if (parser == "manifest")
     manifest(text);
+  else if (parser == "tuning")
+    tuning(text);
   else
     return false;
   return true;

@@ -46,12 +46,12 @@ class FakeCompiler final : public Compiler {
 public:
   std::string version() override { return "fake 1"; }
   CompilerReply run(const std::string &request) override {
-    ++runs;
     nlohmann::json asked = nlohmann::json::parse(request);
     {
       std::lock_guard lock(mutex);
       last = asked;
     }
+    ++runs; // who sees it may fork: nothing is held from here on
     std::string spec = asked["spec"];
     if (spec.find("slow") != std::string::npos)
       while (blocked)

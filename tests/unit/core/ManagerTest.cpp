@@ -131,13 +131,16 @@ TEST_F(ManagerTest, AFailureIsEveryWaitersAndIsTriedAgain) {
   KernelManager manager(options());
   compiler->failures = 1;
   compiler->blocked = true;
-  std::atomic<int> failed{0};
+  std::atomic<int> failed{0}, asking{0};
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i)
-    threads.emplace_back([&] { failed += caught([&] { manager.get(spec("slow"), cpu); }).id == "compiler-bug"; });
-  while (compiler->runs == 0)
+    threads.emplace_back([&] {
+      ++asking;
+      failed += caught([&] { manager.get(spec("slow"), cpu); }).id == "compiler-bug";
+    });
+  while (compiler->runs == 0 || asking < 4)
     std::this_thread::sleep_for(1ms);
-  std::this_thread::sleep_for(20ms);
+  std::this_thread::sleep_for(200ms); // from asking to waiting
   compiler->blocked = false;
   for (std::thread &thread : threads)
     thread.join();

@@ -82,7 +82,7 @@ public:
     for (Operation *op : llvm::reverse(recomputed))
       if (failed(op ? propagate(op) : crossHole(map)))
         return failure();
-    finish(map);
+    finish();
     forward.erase();
     return success();
   }
@@ -278,7 +278,6 @@ private:
 
   /// The branch's own backward: its output's cotangent goes in, its input's comes out.
   LogicalResult crossHole(IRMapping &map) {
-    HCBuilder b(builder, hole.getLoc());
     Value output = adjoint.getArgument(branchArgument), input = map.lookup(hole.getInput());
     Value cotangent = cotangents.lookup(output);
     if (!cotangent)
@@ -297,9 +296,8 @@ private:
     return success();
   }
 
-  void finish(IRMapping &map) {
+  void finish() {
     SmallVector<Value> results;
-    HCBuilder b(builder, forward.getLoc());
     for (unsigned i = 0; i < forwardCount; ++i) {
       if (!isWanted(i))
         continue;

@@ -6,12 +6,13 @@
 
 #include "mlir/IR/AttrTypeSubElements.h"
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 namespace hyperjit::hc {
 #define GEN_PASS_DEF_SPECIALIZE
 #include "hyperjit/Dialect/HC/Transforms/Passes.h.inc"
-
-#include <algorithm>
-#include <limits>
 } // namespace hyperjit::hc
 
 using namespace mlir;

@@ -1,5 +1,6 @@
 // Environment.h - every HYPERJIT_* variable, in one table that also feeds `hyperjit env` and the README, and the typed
-// settings made from it. Nothing else reads the environment.
+// settings made from it. Nothing else reads them. (Where CUDA lies comes from
+// CUDA_HOME, CUDA_PATH and VIRTUAL_ENV: Driver.h.)
 // SPDX-License-Identifier: Apache-2.0
 #ifndef HYPERJIT_CORE_ENVIRONMENT_H
 #define HYPERJIT_CORE_ENVIRONMENT_H

@@ -57,6 +57,10 @@ def HC_RowsType : HC_Type<"Rows", "rows"> {
 
 def HC_CoeffsType : HC_Type<"Coeffs", "coeffs"> {
   let summary = "A few numbers, row-major, rank at least one";
+  let description = [{
+    `!hc.coeffs<4, 4>`: what mixes, reads and writes rows, of one token or,
+    when uniform, a parameter.
+  }];
   let parameters = (ins ArrayRefParameter<"int64_t">:$shape);
   let assemblyFormat = "`<` custom<Shape>($shape) `>`";
   let extraClassDeclaration = [{
@@ -78,6 +82,10 @@ def HC_CoeffsType : HC_Type<"Coeffs", "coeffs"> {
 
 def HC_WeightType : HC_Type<"Weight", "weight"> {
   let summary = "A wide parameter [rows, d, columns], row-major";
+  let description = [{
+    `!hc.weight<4, d, 24>`: what projects 4 rows of d channels to 24 numbers, and expands them back. Columns of a channel
+    lie together.
+  }];
   let parameters = (ins "int64_t":$rows, "int64_t":$width, "int64_t":$columns);
   let assemblyFormat = "`<` $rows `,` custom<Width>($width) `,` $columns `>`";
 }

@@ -21,7 +21,6 @@ include "mlir/Interfaces/SideEffectInterfaces.td"
 
 class HC_Op<string mnemonic, list<Trait> traits = []> : Op<HC_Dialect, mnemonic, traits>;
 
-/// Every op prints the same way, so that a recorder without MLIR can write it.
 // What passes ask of an operation, instead of a list of names.
 def HC_SumsOverChannels : NativeOpTrait<"SumsOverChannels"> {
   let cppNamespace = "::hyperjit::hc";
@@ -30,6 +29,7 @@ def HC_SumsOverTokens : NativeOpTrait<"SumsOverTokens"> {
   let cppNamespace = "::hyperjit::hc";
 }
 
+/// Every op prints the same way, so that a recorder without MLIR can write it.
 class HC_PureOp<string mnemonic, list<Trait> traits = []> : HC_Op<mnemonic, !listconcat([Pure], traits)> {
   let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }
@@ -316,38 +316,42 @@ def HC_NormOp : HC_PureOp<"norm", [AttrSizedOperandSegments]> {
 // Elementwise, on coefficients; add, sub and mul also on rows
 //===----------------------------------------------------------------------===//
 
-class HC_Binary<string mnemonic, string formula, Type operandType, list<Trait> traits = []>
+/// `derivative`: the operands' cotangents, of the result's cotangent g.
+class HC_Binary<string mnemonic, string formula, string derivative, Type operandType, string example,
+                list<Trait> traits = []>
     : HC_MathOp<mnemonic, !listconcat([SameOperandsAndResultType], traits)> {
   let summary = formula;
-  let description = "```mlir\n%r = hc." # mnemonic # " %a, %b : (!hc.coeffs<4>, !hc.coeffs<4>) -> !hc.coeffs<4>\n```";
+  let description = "Adjoint: " # derivative # ".\n```mlir\n%r = hc." # mnemonic # " %a, %b : (!hc." # example #
+                    ", !hc." # example # ") -> !hc." # example # "\n```";
   let arguments = (ins operandType:$lhs, operandType:$rhs);
   let results = (outs operandType:$result);
   let hasFolder = 1;
 }
-def HC_AddOp : HC_Binary<"add", "a + b", HC_Value, [Commutative]> {
+def HC_AddOp : HC_Binary<"add", "a + b", "da = db = g", HC_Value, "rows<4, d>", [Commutative]> {
   let hasCanonicalizer = 1;
 }
-def HC_SubOp : HC_Binary<"sub", "a - b", HC_Value>;
-def HC_MulOp : HC_Binary<"mul", "a * b", HC_RowsOrCoeffs, [Commutative]>;
-def HC_DivOp : HC_Binary<"div", "a / b", HC_Coeffs>;
-def HC_MaxOp : HC_Binary<"max", "max(a, b); the cotangent goes to the greater, to a when equal", HC_Coeffs>;
+def HC_SubOp : HC_Binary<"sub", "a - b", "da = g, db = -g", HC_Value, "weight<1, d, 6>">;
+def HC_MulOp : HC_Binary<"mul", "a * b", "da = g b, db = g a", HC_RowsOrCoeffs, "rows<1, d>", [Commutative]>;
+def HC_DivOp : HC_Binary<"div", "a / b", "da = g / b, db = -(g / b) (a / b)", HC_Coeffs, "coeffs<4>">;
+def HC_MaxOp : HC_Binary<"max", "max(a, b)", "g goes to the greater, to a when equal", HC_Coeffs, "coeffs<4>">;
 
-class HC_Unary<string mnemonic, string formula>
+class HC_Unary<string mnemonic, string formula, string derivative>
     : HC_MathOp<mnemonic, [SameOperandsAndResultType]> {
   let summary = formula;
-  let description = "```mlir\n%r = hc." # mnemonic # " %a : (!hc.coeffs<4>) -> !hc.coeffs<4>\n```";
+  let description = "Adjoint: da = " # derivative # ", r the result.\n```mlir\n%r = hc." # mnemonic #
+                    " %a : (!hc.coeffs<4>) -> !hc.coeffs<4>\n```";
   let arguments = (ins HC_Coeffs:$input);
   let results = (outs HC_Coeffs:$result);
 }
-def HC_NegOp : HC_Unary<"neg", "-a">;
-def HC_ExpOp : HC_Unary<"exp", "exp(a)">;
-def HC_LogOp : HC_Unary<"log", "ln(a)">;
-def HC_TanhOp : HC_Unary<"tanh", "tanh(a)">;
-def HC_SigmoidOp : HC_Unary<"sigmoid", "1 / (1 + exp(-a))">;
-def HC_SqrtOp : HC_Unary<"sqrt", "sqrt(a)">;
-def HC_RsqrtOp : HC_Unary<"rsqrt", "1 / sqrt(a)">;
-def HC_ReciprocalOp : HC_Unary<"reciprocal", "1 / a">;
-def HC_HeavisideOp : HC_Unary<"heaviside", "1 where a >= 0, else 0; its adjoint is zero">;
+def HC_NegOp : HC_Unary<"neg", "-a", "-g">;
+def HC_ExpOp : HC_Unary<"exp", "exp(a)", "g r">;
+def HC_LogOp : HC_Unary<"log", "ln(a)", "g / a">;
+def HC_TanhOp : HC_Unary<"tanh", "tanh(a)", "g (1 - r^2)">;
+def HC_SigmoidOp : HC_Unary<"sigmoid", "1 / (1 + exp(-a))", "g r (1 - r)">;
+def HC_SqrtOp : HC_Unary<"sqrt", "sqrt(a)", "g / (2 r)">;
+def HC_RsqrtOp : HC_Unary<"rsqrt", "1 / sqrt(a)", "-g r^3 / 2">;
+def HC_ReciprocalOp : HC_Unary<"reciprocal", "1 / a", "-g r^2">;
+def HC_HeavisideOp : HC_Unary<"heaviside", "1 where a >= 0, else 0", "0">;
 
 //===----------------------------------------------------------------------===//
 // C: coefficient maths
@@ -379,6 +383,7 @@ def HC_ConstantOp : HC_Op<"constant", [Pure, ConstantLike]> {
 def HC_ReshapeOp : HC_MathOp<"reshape"> {
   let summary = "The same numbers, row-major, in another shape";
   let description = [{
+    Adjoint: reshape.
     ```mlir
     %r = hc.reshape %a : (!hc.coeffs<16>) -> !hc.coeffs<4, 4>
     ```
@@ -392,6 +397,7 @@ def HC_ReshapeOp : HC_MathOp<"reshape"> {
 def HC_TransposeOp : HC_MathOp<"transpose"> {
   let summary = "Result axis i is operand axis permutation[i]";
   let description = [{
+    Adjoint: transpose by the inverse permutation.
     ```mlir
     %r = hc.transpose %a {permutation = array<i64: 1, 0>} : (!hc.coeffs<2, 3>) -> !hc.coeffs<3, 2>
     ```
@@ -405,6 +411,7 @@ def HC_TransposeOp : HC_MathOp<"transpose"> {
 def HC_SliceOp : HC_MathOp<"slice"> {
   let summary = "A range of one axis; its size is the result's";
   let description = [{
+    Adjoint: the cotangent between zeros, by concat.
     ```mlir
     %r = hc.slice %a {axis = 1 : i64, offset = 4 : i64} : (!hc.coeffs<1, 24>) -> !hc.coeffs<1, 4>
     ```
@@ -418,6 +425,7 @@ def HC_SliceOp : HC_MathOp<"slice"> {
 def HC_ConcatOp : HC_MathOp<"concat"> {
   let summary = "Joins along an axis";
   let description = [{
+    Adjoint: slice, an operand each.
     ```mlir
     %r = hc.concat %a, %b {axis = 0 : i64} : (!hc.coeffs<4>, !hc.coeffs<2>) -> !hc.coeffs<6>
     ```
@@ -458,6 +466,7 @@ def HC_ReduceSumOp : HC_MathOp<"reduce_sum"> {
 def HC_MatmulOp : HC_MathOp<"matmul"> {
   let summary = "c[m, n] = sum_k a[m, k] b[k, n]";
   let description = [{
+    Adjoint: da = matmul(dc, b^T), db = matmul(a^T, dc).
     ```mlir
     %r = hc.matmul %a, %b : (!hc.coeffs<2, 3>, !hc.coeffs<3, 4>) -> !hc.coeffs<2, 4>
     ```
@@ -529,6 +538,7 @@ def HC_SinkhornAdjointOp : HC_PureOp<"sinkhorn_adjoint", [SameOperandsAndResultT
 def HC_PermutationMixOp : HC_MathOp<"permutation_mix"> {
   let summary = "H[j, pi_r(j)] = sum of c_r over the n! permutations pi_r in lexicographic order";
   let description = [{
+    Adjoint: permutation_dot.
     ```mlir
     %h = hc.permutation_mix %c : (!hc.coeffs<24>) -> !hc.coeffs<4, 4>
     ```
@@ -541,6 +551,7 @@ def HC_PermutationMixOp : HC_MathOp<"permutation_mix"> {
 def HC_PermutationDotOp : HC_MathOp<"permutation_dot"> {
   let summary = "c_r = sum_j H[j, pi_r(j)], the transpose of permutation_mix";
   let description = [{
+    Adjoint: permutation_mix.
     ```mlir
     %c = hc.permutation_dot %h : (!hc.coeffs<4, 4>) -> !hc.coeffs<24>
     ```
@@ -586,6 +597,7 @@ def HC_WeightGradOp : HC_PureOp<"weight_grad", [HC_SumsOverTokens]> {
 def HC_OuterOp : HC_MathOp<"outer"> {
   let summary = "W[r, c, k] = sum over groups of x_{gR+r}[c] p[g, k]";
   let description = [{
+    Adjoint: dx = expand(p, dW), dp = project(x, dW).
     ```mlir
     %w = hc.outer %g, %p : (!hc.rows<1, d>, !hc.coeffs<1, 6>) -> !hc.weight<1, d, 6>
     ```
@@ -611,6 +623,7 @@ def HC_ScaleWeightOp : HC_MathOp<"scale_weight"> {
 def HC_WeightDotOp : HC_MathOp<"weight_dot"> {
   let summary = "g[r, c] = sum_k A[r, c, k] B[r, c, k]";
   let description = [{
+    Adjoint: dA = scale_weight(B, dg), dB = scale_weight(A, dg).
     ```mlir
     %g = hc.weight_dot %a, %b : (!hc.weight<1, d, 6>, !hc.weight<1, d, 6>) -> !hc.rows<1, d>
     ```
@@ -623,6 +636,7 @@ def HC_WeightDotOp : HC_MathOp<"weight_dot"> {
 def HC_ConcatWeightsOp : HC_MathOp<"concat_weights"> {
   let summary = "Joins weights along their columns";
   let description = [{
+    Adjoint: slice_weight, an operand each.
     ```mlir
     %w = hc.concat_weights %a, %b : (!hc.weight<1, d, 5>, !hc.weight<1, d, 1>) -> !hc.weight<1, d, 6>
     ```
@@ -635,6 +649,7 @@ def HC_ConcatWeightsOp : HC_MathOp<"concat_weights"> {
 def HC_SliceWeightOp : HC_MathOp<"slice_weight"> {
   let summary = "A range of columns; their number is the result's";
   let description = [{
+    Adjoint: the cotangent between zero columns, by concat_weights.
     ```mlir
     %w = hc.slice_weight %a {offset = 5 : i64} : (!hc.weight<1, d, 6>) -> !hc.weight<1, d, 1>
     ```
@@ -647,6 +662,7 @@ def HC_SliceWeightOp : HC_MathOp<"slice_weight"> {
 def HC_WeightFromRowsOp : HC_MathOp<"weight_from_rows"> {
   let summary = "W[r, c, k] = x_{kR+r}[c]: a projection stored output first";
   let description = [{
+    Adjoint: rows_from_weight.
     ```mlir
     %w = hc.weight_from_rows %fn : (!hc.rows<96, d>) -> !hc.weight<4, d, 24>
     ```
@@ -659,6 +675,7 @@ def HC_WeightFromRowsOp : HC_MathOp<"weight_from_rows"> {
 def HC_RowsFromWeightOp : HC_MathOp<"rows_from_weight"> {
   let summary = "x_{kR+r}[c] = W[r, c, k], the inverse of weight_from_rows";
   let description = [{
+    Adjoint: weight_from_rows.
     ```mlir
     %r = hc.rows_from_weight %w : (!hc.weight<4, d, 24>) -> !hc.rows<96, d>
     ```
