@@ -1,6 +1,25 @@
 // Skeletons over tiles of tokens: `rowReduced` where later stages need sums over a token's whole row, `streaming`
 // where none does, `tokenwise` for coefficient maths alone.
 // SPDX-License-Identifier: Apache-2.0
+//
+// Split of work. A tile is S::tile tokens. Channels go to warps: warp w of CTA r of the tile's `slices` (the CTAs of a
+// cluster; in `streaming` gridDim.y) has chunks r * warps + w, and every slices * warps further; with S::ranges a warp has
+// one range of whole chunks. S::channelLanes lanes share a token's channels of a chunk, S::tokenLanes groups of them have
+// tokens of their own. Grids are persistent: tiles of a CTA are gridDim apart.
+//
+// A stage: coefficient maths, a warp a token of the tile; then its sweeps over the rows. A sweep's sums go from lanes to
+// warps' partials, from there in the order of warps to the tokens' records, in a cluster by way of every CTA's exchange, in
+// the order of ranks; so each order is fixed, whatever the tile or the grid.
+//
+// Shared memory, in numbers (SharedMemory, tiles.cuh): those that all tokens share; S::tile records; partials, a sum for
+// each warp; in a cluster two exchanges; scratch of each warp's maths.
+//
+// Barriers, all of the block or the cluster, no mbarrier: one behind the maths of a stage (records are whole), one behind
+// depositing (partials are whole), in a cluster its own instead of waiting for others' exchanges, one behind the sums
+// (records are whole again), one behind a tile. Reuse: partials are written again behind the barrier that follows their
+// reading. An exchange is written again two sweeps later: whoever does so has passed the cluster's barrier of the sweep
+// between, which no CTA reaches before it has read the others' exchanges of the sweep before. Records of the next tile are
+// written behind the tile's barrier. The last barrier of a cluster keeps every CTA until others have read its sums.
 #ifndef HYPERJIT_ROW_REDUCED_CUH
 #define HYPERJIT_ROW_REDUCED_CUH
 

@@ -187,9 +187,11 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
         if (!one || one->ahead < 2)
           one = make(cluster, 1, vector, 1);
         // Beside an expansion of three streams as far as warps go over their rows in two rounds and there are enough of
-        // them (us, an H200: of 7168 channels, seven warps, 603 instead of 739 where clusters share rows; of 6144, six,
-        // 574 instead of 521). Four streams leave no room for two tiles.
-        if (one && one->ahead >= 2 && !(one->expands && (streams > 3 || (streams == 3 && one->warps <= leastWarps))) &&
+        // them, in the largest cluster also with one tile ahead (us, an H200: of 7168 channels, seven warps, 603 instead
+        // of 739 where clusters share rows; of 8192, eight, one ahead, 744 and 790; of 6144, six, 574 instead of 521).
+        // Four streams leave no room.
+        const bool three = one && one->expands && streams == 3 && one->warps > leastWarps;
+        if (one && (three || !one->expands || streams < 3) && one->ahead >= (three && cluster == 16 ? 1 : 2) &&
             (!wide || wide->ahead < 3))
           wide = one;
       }
