@@ -34,7 +34,7 @@ std::string readFile(const std::filesystem::path &path) {
 std::map<std::string, std::vector<std::string>> examples() {
   std::istringstream lines(readFile(HYPERJIT_SOURCE_DIR "/compiler/include/hyperjit/Dialect/HC/IR/HCOps.td"));
   std::regex className("^class (HC_\\w+)<"), definition("^def HC_\\w+ : (HC_\\w+)<\"(\\w+)\""),
-      shared("let description = \"```mlir\\\\n(.*)\" # mnemonic # \"(.*)\\\\n```\";");
+      shared("```mlir\\\\n(.*)\" # mnemonic # \"(.*)\\\\n```\";");
   std::map<std::string, std::vector<std::string>> all;
   std::map<std::string, std::pair<std::string, std::string>> ofClass;
   std::string line, current, block;

@@ -317,29 +317,28 @@ def HC_NormOp : HC_PureOp<"norm", [AttrSizedOperandSegments]> {
 //===----------------------------------------------------------------------===//
 
 /// `derivative`: the operands' cotangents, of the result's cotangent g.
-class HC_Binary<string mnemonic, string formula, string derivative, Type operandType, string example,
-                list<Trait> traits = []>
+class HC_Binary<string mnemonic, string formula, string derivative, Type operandType, list<Trait> traits = []>
     : HC_MathOp<mnemonic, !listconcat([SameOperandsAndResultType], traits)> {
   let summary = formula;
-  let description = "Adjoint: " # derivative # ".\n```mlir\n%r = hc." # mnemonic # " %a, %b : (!hc." # example #
-                    ", !hc." # example # ") -> !hc." # example # "\n```";
+  let description = "Adjoint: " # derivative #
+    ".\n```mlir\n%r = hc." # mnemonic # " %a, %b : (!hc.coeffs<4>, !hc.coeffs<4>) -> !hc.coeffs<4>\n```";
   let arguments = (ins operandType:$lhs, operandType:$rhs);
   let results = (outs operandType:$result);
   let hasFolder = 1;
 }
-def HC_AddOp : HC_Binary<"add", "a + b", "da = db = g", HC_Value, "rows<4, d>", [Commutative]> {
+def HC_AddOp : HC_Binary<"add", "a + b", "da = db = g", HC_Value, [Commutative]> {
   let hasCanonicalizer = 1;
 }
-def HC_SubOp : HC_Binary<"sub", "a - b", "da = g, db = -g", HC_Value, "weight<1, d, 6>">;
-def HC_MulOp : HC_Binary<"mul", "a * b", "da = g b, db = g a", HC_RowsOrCoeffs, "rows<1, d>", [Commutative]>;
-def HC_DivOp : HC_Binary<"div", "a / b", "da = g / b, db = -(g / b) (a / b)", HC_Coeffs, "coeffs<4>">;
-def HC_MaxOp : HC_Binary<"max", "max(a, b)", "g goes to the greater, to a when equal", HC_Coeffs, "coeffs<4>">;
+def HC_SubOp : HC_Binary<"sub", "a - b", "da = g, db = -g", HC_Value>;
+def HC_MulOp : HC_Binary<"mul", "a * b", "da = g b, db = g a", HC_RowsOrCoeffs, [Commutative]>;
+def HC_DivOp : HC_Binary<"div", "a / b", "da = g / b, db = -(g / b) (a / b)", HC_Coeffs>;
+def HC_MaxOp : HC_Binary<"max", "max(a, b)", "g goes to the greater, to a when equal", HC_Coeffs>;
 
 class HC_Unary<string mnemonic, string formula, string derivative>
     : HC_MathOp<mnemonic, [SameOperandsAndResultType]> {
   let summary = formula;
-  let description = "Adjoint: da = " # derivative # ", r the result.\n```mlir\n%r = hc." # mnemonic #
-                    " %a : (!hc.coeffs<4>) -> !hc.coeffs<4>\n```";
+  let description = "Adjoint: da = " # derivative # ", r the result" #
+    ".\n```mlir\n%r = hc." # mnemonic # " %a : (!hc.coeffs<4>) -> !hc.coeffs<4>\n```";
   let arguments = (ins HC_Coeffs:$input);
   let results = (outs HC_Coeffs:$result);
 }
