@@ -204,6 +204,7 @@ TEST_F(Promise, P19_OneCleanerAtATime) {
 TEST_F(Promise, P20_LitterIsCollected) {
   Ran ran = stress("soak " + root + " --processes 8 --keys 6 --seconds 2 --seed 5");
   EXPECT_EQ(ran.code, 0) << ran.out;
+  finds(0); // an entry that the soak has damaged makes room for a whole one
   fill(1);
   writeFile(shard(stub::key(0)) + "/.tmp-00000000000000000000000000000001", "left by a kill");
   writeFile(shard(stub::key(0)) + "/.bad-00000000000000000000000000000002", "left by a kill");
