@@ -195,6 +195,15 @@ class Recipes(Case):
                    "--load", "again.so")
 
 
+    @needs_compiler
+    def test_what_would_be_saved_in_vain(self):
+        kernel = "before(tools-deep:n=2,d=8):forward:{}:tokens=small"
+        self.good("precompile", kernel.format("infer"), "--load", RECIPE)
+        done = self.fails(2, "its backward is refused, so nothing is saved for it", "precompile", kernel.format("save"),
+                          "--load", RECIPE)
+        self.assertIn("kernels have at most 6", done.stderr)
+
+
 class Environment(Case):
     def test_env(self):
         text = self.good("env", HYPERJIT_LOG="info")
@@ -273,6 +282,10 @@ class Environment(Case):
         self.assertIn(str(self.cache), done.stderr)
         self.good("show", "static:n=2,d=8")
         self.good("show", "static:n=2,d=8", HYPERJIT_JIT="off")
+        # What bench asks for beside the kernels of its spec is left out then.
+        arguments = ["bench", "static:n=2,d=32", "--device", "cpu", "--tokens", "8", "--against", "none", "--repeats", "1"]
+        self.good(*arguments)
+        self.assertNotIn("first call", self.good(*arguments, HYPERJIT_JIT="off"))
 
 
 @needs_compiler

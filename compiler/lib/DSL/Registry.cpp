@@ -228,8 +228,8 @@ Recording Registry::record(const Resolved &resolved) const {
   site.streams(); // the first argument of every program
   try {
     resolved.entry->recipe(site);
-  } catch (const Error &error) {
-    if (std::string_view(error.what()).starts_with("recipe '"))
+  } catch (const UserError &error) {
+    if (error.id() == ErrorId::InvalidRecipe) // names the recipe already
       throw;
     recorder->fail(error.what());
   }

@@ -46,7 +46,7 @@ mlir::Type halfTypeOf(mlir::Value rows);
 /// bf16 planes that hold a token's rows: 1 if every number is a bf16, else 2 (16 bits).
 int64_t planesOf(mlir::Value rows);
 /// bf16 planes of a weight that rows are expanded by: 1 if whatever they are added to is rounded to bf16 before anything
-/// else reads it (the weight's error is then of the size of that rounding), else 2 (16 bits).
+/// else reads it (of each product that loses what the rounding loses of the sum), else 2 (16 bits).
 int64_t planesOfExpansion(mlir::Value weight);
 /// Ops that only move or repeat numbers: reading them again costs less than storing them.
 bool isMovement(mlir::Operation *op);

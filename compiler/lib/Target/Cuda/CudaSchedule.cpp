@@ -204,8 +204,7 @@ static Choice chooseSkeleton(hc::FuncOp kernel, StringRef target) {
         continue;
       // Beside an expansion of numbers of 16 bits rather three tiles between stages than four, and rather more than slots
       // (us, an H200: four streams of 7168 channels 937 with three, 990 with four, 1000 with two; of 6144 799, 810 and
-      // 810; of 8192 1148, 1111 and 1107; dynamic of 8192 944 and 991 with four). With 32 bits as many as fit: 834, and
-      // 871 with three.
+      // 810; of 8192 1148, 1111 and 1107). With 32 bits as many as fit: 834, and 871 with three.
       for (int64_t lag : lags) {
         std::optional<Candidate> one = make(cluster, parts, 0, lag);
         if (!one || !one->held || one->channels * one->storage < leastBytes ||
