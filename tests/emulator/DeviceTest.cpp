@@ -211,6 +211,25 @@ TEST(Device, AThreadWithoutAContextKeepsThatOfDeviceZero) {
   EXPECT_EQ(prepared.takeOutputs(), expected);
 }
 
+/// An entry of a folder that is trusted may hold anything: nothing is divided by it.
+TEST(Device, GridsThatMakeNoSenseAreRefused) {
+  Prepared good;
+  const ResolvedArtifact made = good.manager.artifact(KernelSpec::parse(good.kernel->meta().spec), cuda::targetOf(0));
+  for (const char *extra :
+       {R"({"tokens_per_block": 0})", R"({"parts": 0})", R"({"parts": "two"})", R"({"grid_y": "rows"})",
+        R"({"grid_z": -1})", R"({"percent_of_wave": 101})", R"({"more_blocks": 1.5})"}) {
+    auto artifact = std::make_shared<Artifact>(*made.artifact);
+    artifact->meta.launches[0].extra = extra;
+    try {
+      Backend::find(DeviceType::Cuda)->load(artifact);
+      ADD_FAILURE() << extra;
+    } catch (const InternalError &error) {
+      EXPECT_NE(std::string(error.what()).find("the meta data of a kernel make no sense"), std::string::npos)
+          << error.what();
+    }
+  }
+}
+
 /// Whoever asks first: also a thread that only fetches kernels, as `prepare` has them, learns whether the driver takes
 /// them.
 // Seen to fail where a thread without a context loaded nothing.
