@@ -70,9 +70,9 @@ protected:
       return apart ? firstTokensApart(made, sample.tokens) : made;
     };
     double share = 0;
-    const bool cancels = inputs == Inputs::Offset || mayCancel(sample, *sites[0]);
+    const bool offset = inputs == Inputs::Offset, cancels = offset || mayCancel(sample, *sites[0]);
     const double cancellation = cancels ? cancellationOf(sample, sites[0]->spec) : 0;
-    const Tolerance tolerance{sites, sample.tokens, formulas(at::kFloat), cancellation};
+    const Tolerance tolerance{sites, sample.tokens, formulas(at::kFloat), cancellation, offset ? 100.0 : 0.0};
     const std::string report = compare(got, formulas(at::kDouble), tolerance, &share);
     if (!report.empty())
       ADD_FAILURE() << what << "\n" << report;

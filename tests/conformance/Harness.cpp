@@ -425,12 +425,11 @@ double cancellationOf(const Sample &sample, const SiteSpec &spec) {
   const at::Tensor ratio = rows.mean(-1).square() / (rows.var(-1, /*unbiased=*/false) + eps);
   return 16 * unitRoundoff(ops::scalarType(computeType(spec.stream))) * ratio.max().item<double>();
 }
-// Of few random channels some are nearly the same: seen with two, in fp64, where plain fp32 formulas say little of such
-// a loss.
+// Of few random channels some are nearly the same: seen with two, in fp64 and fp32. Formulas that take the mean away
+// before they square say nothing of such a loss.
 bool mayCancel(const Sample &sample, const SiteProgram &site) {
   const int64_t channels = normedRows(sample, site.spec).size(-1);
-  return site.spec.stream == DType::Float64 && site.text.find("\"layernorm\"") != std::string::npos && channels > 1 &&
-         channels <= 8;
+  return site.text.find("\"layernorm\"") != std::string::npos && channels > 1 && channels <= 8;
 }
 
 // Gradients that vanish identically are differences of numbers of order one. What a site hands on never does. That of a
@@ -441,8 +440,8 @@ double Tolerance::floor(const std::string &name, bool single) const {
   const std::string result = name.substr(0, name.find(" ["));
   if (result == "u" || result == "next" || result == "d y" || result.rfind("carry", 0) == 0)
     return 0;
-  if (cancellation > 0) // a coefficient's gradient is a dot of rows, of the order of their mean
-    return 100;
+  if (offset > 0) // a coefficient's gradient is a dot of rows, of the order of their mean
+    return offset;
   return single ? std::max(0.1, std::sqrt(double(sites.front()->spec.d)) / 16) : 0.1;
 }
 

@@ -78,6 +78,7 @@ struct Tolerance {
   int64_t tokens;
   Outcome plain;           ///< the reference in fp32 arithmetic: how well these numbers are determined at all
   double cancellation = 0; ///< added to what computing may cost, relative
+  double offset = 0;       ///< mean of the rows, if far from 0
   /// From computing; relative to the largest element, or to `floor` if that is more.
   double arithmetic(const at::Tensor &got) const;
   double floor(const std::string &name, bool single) const; ///< `single`: of one number
