@@ -78,6 +78,13 @@ static std::string internalText(const std::string &message, const std::string &r
 InternalError::InternalError(ErrorId id, const std::string &message, const std::string &reproducer)
     : Error(id, internalText(message, reproducer)) {}
 
+static std::string lower(std::string_view text) {
+  std::string result(text);
+  for (char &c : result)
+    c = c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c;
+  return result;
+}
+
 /// Edit distance in which swapping two neighbours counts once: the commonest slip of a typist.
 static size_t distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> cost(a.size() + 1, std::vector<size_t>(b.size() + 1));
@@ -100,7 +107,9 @@ std::string hyperjit::nearestWord(std::string_view word, const std::vector<std::
   std::string best;
   size_t bestDistance = std::max<size_t>(1, word.size() / 3) + 1;
   for (const std::string &candidate : words) {
-    size_t between = distance(word, candidate);
+    size_t between = distance(lower(word), lower(candidate));
+    if (between >= candidate.size()) // not one letter in common
+      continue;
     // A beginning of at least three letters is meant, however long the rest, before words with another letter.
     if (word.size() >= 3 && candidate.starts_with(word))
       between = 0;

@@ -52,6 +52,8 @@ void addBench(CLI::App &app, int &exit) {
                    "CPU memory: keep freed blocks in the process, or leave them to the system's allocator")
       ->check(CLI::IsMember({"keep", "system"}))
       ->capture_default_str();
+  command->add_flag("--check,!--no-check", options->check,
+                    "hold each chain against its formulas in fp64 and compare the bits of ten runs, when all is timed");
   writes(command->add_option("--plot", options->plot, "SVG of the shares of copy bandwidth"));
   addJson(*command, options->json);
   command->footer(

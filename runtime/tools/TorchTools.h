@@ -37,6 +37,7 @@ struct BenchOptions {
   std::string device = "auto";
   int repeats = 7;
   std::string allocator = "keep"; ///< keep|system: what becomes of freed CPU memory
+  bool check = true;              ///< chains against fp64, and their bits
   std::string plot, json;
 };
 

@@ -240,7 +240,10 @@ TEST_P(Conformance, WideRows) {
                            Size{4, 7168, 133, "bf16"}, Size{3, 8192, 37, "bf16"}, Size{2, 6144, 77, "bf16"},
                            Size{1, 2560, 300, "fp16"}, Size{8, 1024, 133, "bf16"},
                            // Sixteen tokens a tile on an H200; a wave of warps with tokens of their own.
-                           Size{3, 4096, 1031, "bf16"}, Size{5, 768, 6700, "bf16"}}) {
+                           Size{3, 4096, 1031, "bf16"}, Size{5, 768, 6700, "bf16"},
+                           // Tails of tiles; widths that vectors or lines of memory do not divide.
+                           Size{4, 1280, 3, "bf16"}, Size{4, 1280, 8, "bf16"}, Size{4, 1280, 127, "bf16"},
+                           Size{4, 1280, 8191, "bf16"}, Size{4, 5129, 37, "bf16"}, Size{4, 8000, 264, "bf16"}}) {
     if (excluded(recipe(), size.n, 1, size.d) || (device() == at::kCPU && size.tokens > 300))
       continue;
     const std::string spec =

@@ -202,11 +202,16 @@ def bench():
     launch = answer["launch_us"]
     check(launch["call"] > launch["results"] > 0 and launch["kernel"] > 0 and launch["dispatch"] > 0, f"parts of a launch {launch}")
     check(answer["peak_bytes"] > 0 and answer["host_us_per_call"] > 0, "memory and host time")
+    check([(each["spec"], each["tokens"]) for each in answer["checks"]] == [(spec, tokens) for spec in dict.fromkeys(row["spec"] for row in rows) for tokens in (64, 200)]
+          and "equal, bit for bit" in result.stdout, f"a check of each chain: {answer['checks']}")
+    for each in answer["checks"]:
+        check(each["bits_equal"] and each["runs"] == 10 and not each["wrong"] and 0 < max(each["error"].values()) < 1e-4, f"a chain beside its formulas in fp64: {each}")
     xml.parse(folder / "bench.svg")
     decode = json.loads(run("bench", "static:n=2,d=32", "--tokens", "4,200", "--repeats", 3, "--device", "cpu", "--mode", "decode", "--json").stdout)["rows"]
     check([(row["mode"], row["tokens"], row["direction"], row["u"]) for row in decode] == [("decode", 4, "forward", 6.0)], f"a step of decoding: {decode}")
-    run("bench", "static:n=2,d=32", "static:n=2,d=64", "static:n=3,d=64", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--against", "none",
-        "--plot", "widths.svg")
+    unchecked = run("bench", "static:n=2,d=32", "static:n=2,d=64", "static:n=3,d=64", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--against", "none",
+                    "--plot", "widths.svg", "--no-check").stdout
+    check("bit for bit" not in unchecked, "no check where none is asked for")
     drawn = (folder / "widths.svg").read_text()
     check("channels D" in drawn and "static n=2" in drawn and "static n=3" in drawn, "shares over D, a curve for each n")
     alone = json.loads(run("bench", "static:n=2,d=32", "--tokens", 64, "--repeats", 3, "--device", "cpu", "--mode", "alone", "--json").stdout)["rows"]

@@ -62,7 +62,8 @@ private:
   double busy = 0, total = 0, own = 0; ///< seconds
 };
 
-/// Bytes read plus written per second by a large copy, in GB/s, median of several.
+/// Bytes read plus written per second by a large copy, in GB/s: the faster of LibTorch's copy (on a GPU the driver's) and
+/// a kernel that reads each number once and writes it, medians of several.
 double copyBandwidth(at::Device device);
 
 /// max |a - b| / max |b|; 0 for two zeros. Tensors of one shape.
