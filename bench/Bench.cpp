@@ -82,6 +82,11 @@ int bench(const BenchOptions &options) {
     } else {
       spec = SiteSpec::parse(text);
       spec.validate();
+      if (chains && asked(options.against, "eager") && !Reference::knows(ProgramSource::global().normalise(spec)))
+        throw UserError(ErrorId::Unsupported,
+                        fmt::format("recipe '{}' has no formulas in plain ATen to be timed against; "
+                                    "--against none times it by itself",
+                                    spec.recipe));
     }
     ProgramSource::global().site(spec);
     specs.push_back(spec);

@@ -40,15 +40,7 @@ at::Tensor Chain::jit() const {
 }
 
 at::Tensor Chain::eager() const {
-  const Reference reference = [&] {
-    try {
-      return Reference(spec);
-    } catch (const UserError &error) {
-      if (error.id() != ErrorId::UnknownRecipe)
-        throw;
-      throw UsageError(fmt::format("{}; --against none times it by itself", error.what()));
-    }
-  }();
+  const Reference reference(spec);
   std::vector<Reference::Tensors> parameters;
   for (const nn::Connection &layer : layers)
     parameters.push_back(layer->namedSiteParameters());

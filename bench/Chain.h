@@ -23,7 +23,7 @@ struct Chain {
   Chain(const SiteSpec &spec, int64_t sites, int64_t tokens, at::Device device);
 
   at::Tensor jit() const;
-  /// The formulas in plain ATen; UsageError where the recipe has none.
+  /// The formulas in plain ATen, where the recipe has some.
   at::Tensor eager() const;
   /// The same on other streams, with these parameters of each site, in whatever arithmetic both have.
   static at::Tensor formulas(const Reference &reference, at::Tensor streams,

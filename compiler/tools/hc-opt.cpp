@@ -12,6 +12,7 @@
 int main(int argc, char **argv) {
   mlir::DialectRegistry registry;
   registry.insert<hyperjit::hc::HCDialect>();
+  hyperjit::cpu::registerVectorDialects(registry); // what its own output is in
   hyperjit::hc::registerHCPasses();
   hyperjit::cpu::registerHCToVectorPass();
   mlir::registerCanonicalizerPass();

@@ -12,6 +12,7 @@ namespace hyperjit::tools {
 
 void addDemo(CLI::App &app, int &exit) {
   auto options = std::make_shared<DemoOptions>();
+  auto recipes = std::make_shared<SpecArguments>();
   CLI::App *command = app.add_subcommand(
       "demo", "train a small language model on real text with plain and hyper-connections, and compare them");
   command->add_option("--text", options->text,
@@ -54,9 +55,15 @@ void addDemo(CLI::App &app, int &exit) {
           "UINT"))
       ->capture_default_str();
   command->add_option("--plot", options->plot, "SVG of the losses; none: no plot")->capture_default_str();
-  command->add_option("--json", options->json, "results as JSON; -: stdout, none: no JSON")->capture_default_str();
+  command
+      ->add_option("--json", options->json,
+                   fmt::format("results as JSON ({}); without a word or -: stdout, none: no JSON", options->json))
+      ->expected(0, 1)
+      ->default_str("-")
+      ->type_name("[FILE]");
+  recipes->addLibraries(*command);
   command->footer(examples("demo", "demo --variants plain,manifold --steps 500 --text book.txt --plot loss.svg"));
-  command->callback([options, &exit] {
+  command->callback([options, recipes, &exit] {
     if (options->plot == "-")
       throw UsageError("--plot -: only JSON goes to the standard output; name a file, or none");
     if (options->plot != "none")
@@ -64,6 +71,7 @@ void addDemo(CLI::App &app, int &exit) {
     if (options->json != "none" && options->json != "-")
       checkDestination(options->json);
     refuseSameFile({{"--plot", options->plot}, {"--json", options->json}});
+    recipes->open();
     // Threads that spin while they wait make each other wait where anything else uses the processors: ten times slower.
     // Read by OpenMP when LibTorch is opened; measurements proper (bench) leave it alone.
     ::setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);

@@ -30,8 +30,12 @@ void SpecArguments::add(CLI::App &command, bool many) {
   addRecipes(command);
 }
 
-void SpecArguments::addRecipes(CLI::App &command) {
+void SpecArguments::addLibraries(CLI::App &command) {
   command.add_option("--load", libraries, "library that calls hyperjit::define, opened first")->allow_extra_args(false);
+}
+
+void SpecArguments::addRecipes(CLI::App &command) {
+  addLibraries(command);
   command
       .add_option("--recipe", programs,
                   "FILE.hc, a recorded program (show SPEC --stage recipe): the recipe FILE of specs")

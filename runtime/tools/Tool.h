@@ -43,7 +43,9 @@ struct SpecArguments {
   std::vector<std::string> programs;  ///< files of recorded programs, each a recipe of the file's name
 
   void add(CLI::App &command, bool many);
-  /// Only what makes recipes known: --load and --recipe.
+  /// Only what makes recipes known that modules can be made of: --load.
+  void addLibraries(CLI::App &command);
+  /// The same and recorded programs: --load and --recipe.
   void addRecipes(CLI::App &command);
   /// Makes the recipes known, reads the file; UsageError if there is no spec at all.
   std::vector<SpecText> read() const;

@@ -180,7 +180,13 @@ std::map<std::string, at::Tensor> ConnectionImpl::namedSiteParameters() const {
 }
 
 void ConnectionImpl::pretty_print(std::ostream &stream) const {
-  stream << typeName << "(" << program->spec.text();
+  // Parameters are of one dtype, unless they were converted one by one.
+  SiteSpec now = program->spec;
+  if (!values.empty() && std::all_of(values.begin(), values.end(), [&](const at::Tensor &value) {
+        return value.scalar_type() == values.front().scalar_type() && value.is_floating_point();
+      }))
+    now.weight = dtypeOf(values.front().scalar_type(), "the parameters' dtype");
+  stream << typeName << "(" << now.text();
   if (options.layerIndex())
     stream << ", layer_index=" << *options.layerIndex();
   if (options.layerSeed())
@@ -284,6 +290,10 @@ void ConnectionImpl::load(torch::serialize::InputArchive &archive) {
       throw UserError(ErrorId::InvalidValue, typeName + ": the archive holds " + saved.text() + ", this module is " +
                                                  mine.text() + "; make the module with the saved options");
   }
+  torch::serialize::InputArchive branch;
+  if (!branchModule && archive.try_read("branch", branch))
+    throw UserError(ErrorId::InvalidFile,
+                    typeName + ": the archive holds a branch, this layer has no module for it; wrap() one before load");
   ParameterLoader loader(typeName, archive);
   for (size_t i = 0; i < values.size(); ++i)
     loader.read(declared[i].name, values[i]);
@@ -429,18 +439,13 @@ Stream ConnectionImpl::depthConnection(const at::Tensor &y, const Stream &stream
   return Stream(std::move(state));
 }
 
-Stream ConnectionImpl::forward(const Stream &stream) {
-  if (branchModule)
-    return forward(stream, [this](const at::Tensor &u) { return branchCall(*branchModule, u); });
-  TORCH_CHECK(branchFunction, typeName,
+Stream ConnectionImpl::forward(const Stream &stream, const Branch &branch) {
+  TORCH_CHECK(branch || branchModule || branchFunction, typeName,
               ": no branch; call wrap(branch), forward(stream, branch), or widthConnection and "
               "depthConnection by hand");
-  return forward(stream, branchFunction);
-}
-
-Stream ConnectionImpl::forward(const Stream &stream, const Branch &branch) {
   auto [u, open] = widthConnection(stream);
-  return depthConnection(branch(u), open);
+  const at::Tensor y = branch ? branch(u) : branchModule ? branchCall(*branchModule, u) : branchFunction(u);
+  return depthConnection(y, open);
 }
 
 std::shared_ptr<ConnectionImpl> ConnectionImpl::wrapModule(std::shared_ptr<torch::nn::Module> module, ModuleCall call) {
@@ -453,6 +458,7 @@ std::shared_ptr<ConnectionImpl> ConnectionImpl::wrapModule(std::shared_ptr<torch
 
 std::shared_ptr<ConnectionImpl> ConnectionImpl::wrapFunction(Branch branch) {
   TORCH_CHECK(!branchModule && !branchFunction, typeName, ": this layer already has a branch");
+  TORCH_CHECK(branch, typeName, ": the branch function is empty");
   branchFunction = std::move(branch);
   return std::dynamic_pointer_cast<ConnectionImpl>(shared_from_this());
 }

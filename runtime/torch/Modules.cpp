@@ -111,8 +111,12 @@ void ExpandStreamsImpl::pretty_print(std::ostream &stream) const {
 
 void ExpandStreamsImpl::load(torch::serialize::InputArchive &archive) {
   ParameterLoader loader("hyperjit::nn::ExpandStreams", archive);
+  at::Tensor other;
   if (embedding.defined())
     loader.read("stream_embed", embedding);
+  else if (archive.try_read("stream_embed", other))
+    throw UserError(ErrorId::InvalidFile, "hyperjit::nn::ExpandStreams: the archive has parameter 'stream_embed', this "
+                                          "module has none; make it with embedding(true)");
   loader.readOthers(
       *this, [](const std::string &name) { return name == "stream_embed"; }, [](const Module &) { return false; });
   loader.finish();

@@ -293,6 +293,7 @@ Reference::Reference(const SiteSpec &spec) {
   formulas = std::make_shared<const Formulas>(Formulas{reference::formulaOf(spec)});
 }
 Reference::~Reference() = default;
+bool Reference::knows(const SiteSpec &spec) { return reference::knows(spec.recipe); }
 const SiteSpec &Reference::spec() const { return formulas->formula.spec; }
 
 Reference::Width Reference::width(const Tensor &x, const Tensors &parameters, const Tensors &carries) const {

@@ -4,6 +4,7 @@
 #include "ReferenceFormulas.h"
 
 #include <charconv>
+#include <map>
 
 namespace hyperjit::reference {
 namespace {
@@ -55,32 +56,54 @@ SinkhornOptions sinkhornOf(const Options &options, SinkhornOptions::Place place,
 
 } // namespace
 
+static const std::map<std::string_view, Family> &families() {
+  static const std::map<std::string_view, Family> table = {
+      {"static", Family::Hyper},
+      {"dynamic", Family::Hyper},
+      {"frac", Family::Hyper},
+      {"joint", Family::Hyper},
+      {"manifold", Family::Manifold},
+      {"deepseek", Family::Manifold},
+      {"delayed-pre", Family::Manifold},
+      {"manifold-streams", Family::PerStream},
+      {"permutation", Family::Permutation},
+  };
+  return table;
+}
+
+bool knows(std::string_view recipe) { return families().count(recipe) > 0; }
+
 Formula formulaOf(const SiteSpec &spec) {
+  const auto family = families().find(spec.recipe);
+  if (family == families().end()) {
+    std::string message = "reference: recipe '" + spec.recipe + "' has no plain ATen version; these have one:";
+    for (const auto &[name, which] : families())
+      message.append(" ").append(name);
+    throw UserError(ErrorId::UnknownRecipe, message);
+  }
   const Options options{spec};
   Formula formula;
   formula.spec = spec;
+  formula.family = family->second;
   formula.postMultiplier = options.number("post_mult", 2);
-  if (spec.recipe == "static" || spec.recipe == "dynamic" || spec.recipe == "frac" || spec.recipe == "joint") {
-    formula.family = Family::Hyper;
+  switch (formula.family) {
+  case Family::Hyper:
     formula.dynamic = spec.recipe == "dynamic" || (spec.recipe != "static" && options.flag("dynamic", true));
     formula.tanh = options.flag("tanh", true);
     formula.scale = options.flag("scale", true);
     formula.norm = options.word("norm", spec.recipe == "frac" ? "layernorm" : "l2_unit_offset");
     formula.normEps = normEpsilon(options, formula.norm, 1e-6);
-    return formula;
-  }
-  if (spec.recipe == "manifold") {
-    formula.family = Family::Manifold;
-    formula.dynamic = options.flag("dynamic", true);
-    formula.norm = options.word("norm", "rms_inside");
-    formula.normEps = normEpsilon(options, formula.norm, 1e-20);
-    formula.sinkhorn = sinkhornOf(options, SinkhornOptions::Place::None, 0);
-    formula.outIn = options.word("orientation", "out_in") == "out_in";
-    formula.preEps = options.number("pre_eps", 0);
-    return formula;
-  }
-  if (spec.recipe == "deepseek" || spec.recipe == "delayed-pre") {
-    formula.family = Family::Manifold;
+    break;
+  case Family::Manifold:
+    if (spec.recipe == "manifold") {
+      formula.dynamic = options.flag("dynamic", true);
+      formula.norm = options.word("norm", "rms_inside");
+      formula.normEps = normEpsilon(options, formula.norm, 1e-20);
+      formula.sinkhorn = sinkhornOf(options, SinkhornOptions::Place::None, 0);
+      formula.outIn = options.word("orientation", "out_in") == "out_in";
+      formula.preEps = options.number("pre_eps", 0);
+      break;
+    }
     formula.deepSeek = true;
     formula.delayed = spec.recipe == "delayed-pre";
     formula.norm = "rms_inside";
@@ -91,27 +114,20 @@ Formula formulaOf(const SiteSpec &spec) {
     formula.sinkhorn.iterations = static_cast<int>(options.number("iterations", 20));
     formula.outIn = false;
     formula.preEps = options.number("pre_eps", 1e-6);
-    return formula;
-  }
-  if (spec.recipe == "manifold-streams") {
-    formula.family = Family::PerStream;
+    break;
+  case Family::PerStream:
     formula.norm = options.word("norm", "l2_unit_offset");
     formula.normEps = normEpsilon(options, formula.norm, 1e-6);
     formula.sinkhorn = sinkhornOf(options, SinkhornOptions::Place::Clamp, 1e-12);
     formula.outIn = options.word("orientation", "in_out") == "out_in";
-    return formula;
-  }
-  if (spec.recipe == "permutation") {
-    formula.family = Family::Permutation;
+    break;
+  case Family::Permutation:
     formula.norm = options.word("norm", "l2_unit_offset");
     formula.normEps = normEpsilon(options, formula.norm, 1e-6);
     formula.outIn = false;
-    return formula;
+    break;
   }
-  throw UserError(ErrorId::UnknownRecipe,
-                  "reference: recipe '" + spec.recipe +
-                      "' has no plain ATen version; static, dynamic, "
-                      "frac, joint, manifold, deepseek, delayed-pre, manifold-streams, permutation have one");
+  return formula;
 }
 
 } // namespace hyperjit::reference

@@ -5,6 +5,9 @@
 #include <hyperjit/core/Error.h>
 #include <hyperjit/torch/Reference.h>
 
+#include <string>
+#include <string_view>
+
 namespace hyperjit::reference {
 
 enum class Family { Hyper, Manifold, PerStream, Permutation };
@@ -23,6 +26,8 @@ struct Formula {
   bool delayed = false;  ///< the read weights serve the next site
 };
 
+bool knows(std::string_view recipe);
+/// UserError (UnknownRecipe) for others.
 Formula formulaOf(const SiteSpec &spec);
 
 } // namespace hyperjit::reference

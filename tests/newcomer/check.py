@@ -146,7 +146,7 @@ def demo():
             check(one["connection_ms"]["jit"] > 0 and one["connection_ms"]["eager"] > 0, f"{name}: connection time")
             compiled, found = one["jit"]["compiled"], one["jit"]["disk_hits"]
             check(compiled > 0 if attempt == "first" else compiled == 0 and found > 0, f"{name}: {compiled} compiled, {found} from disk")
-    own = run("demo", *small[2:], "--steps", 1, "--variants", "plain", "--plot", "none", "--json", "-")
+    own = run("demo", *small[2:], "--steps", 1, "--variants", "plain", "--plot", "none", "--json")
     check(json.loads(own.stdout)["text"]["source"] == "the project's own sources and documents", "the text that is read by default")
     first, second = (json.loads((folder / f"{a}.json").read_text())["runs"] for a in ("first", "second"))
     for a, b in zip(first, second):

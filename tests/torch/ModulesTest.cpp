@@ -335,6 +335,34 @@ TEST(Modules, LoadReadsTheBranch) {
   const at::Tensor x = streams(*layer);
   EXPECT_TRUE(at::equal(other->forward(x).tensor(), layer->forward(x).tensor()));
   EXPECT_MESSAGE("the archive has no module 'branch', which this one has", other->load(without));
+  // Nor is it dropped where a layer gets its branch later.
+  const at::Tensor before = bare->siteParameters()[0].detach().clone();
+  EXPECT_MESSAGE("the archive holds a branch, this layer has no module for it; wrap() one before load",
+                 bare->load(archive));
+  EXPECT_TRUE(at::equal(bare->siteParameters()[0], before));
+}
+
+TEST(Modules, LoadDropsNoEmbedding) {
+  nn::ExpandStreams embeds(nn::ExpandStreamsOptions(3, 6).embedding(true)), plain(nn::ExpandStreamsOptions(3, 6));
+  auto archive = saved(*embeds), without = saved(*plain);
+  EXPECT_MESSAGE("the archive has parameter 'stream_embed', this module has none; make it with embedding(true)",
+                 plain->load(archive));
+  EXPECT_MESSAGE("the archive has no parameter 'stream_embed'", embeds->load(without));
+}
+
+/// As any module whose forward takes one thing.
+TEST(Modules, StandInASequential) {
+  nn::ExpandStreams expand(nn::ExpandStreamsOptions(3, 6));
+  nn::Connection layer = makeLayer("dynamic:n=3,d=6");
+  nn::ManifoldHyperConnection other(nn::ManifoldHyperConnectionOptions().streams(3).dim(6).layerIndex(1));
+  nn::ReduceStreams reduce("mean");
+  layer->wrap(torch::nn::Linear(6, 6));
+  other->wrap(torch::nn::Linear(6, 6));
+  torch::nn::Sequential all(expand, layer, other, reduce);
+  const at::Tensor h = random({5, 6}, 3);
+  EXPECT_TRUE(at::equal(all->forward(h), reduce->forward(other->forward(layer->forward(expand->forward(h))))));
+  EXPECT_TRUE(names(*all).count("1.branch.weight"));
+  EXPECT_EQ(all->forward(h).sizes(), h.sizes());
 }
 
 /// Holds a layer and wraps its branch where LibTorch says that a module makes its parts.
@@ -468,6 +496,10 @@ TEST(Modules, WrapModuleAndFunction) {
   EXPECT_TRUE(at::equal(module->forward(x).tensor(), function->forward(x).tensor()));
   EXPECT_MESSAGE("already has a branch", module->wrap(linear));
   EXPECT_MESSAGE("no branch; call wrap(branch)", nn::Connection(options)->forward(x));
+  const nn::ConnectionImpl::Branch empty;
+  EXPECT_MESSAGE("no branch; call wrap(branch)", nn::Connection(options)->forward(x, empty));
+  EXPECT_MESSAGE("the branch function is empty", nn::Connection(options)->wrap(empty));
+  EXPECT_TRUE(at::equal(module->forward(x, empty).tensor(), module->forward(x).tensor()));
   torch::nn::Sequential block(torch::nn::Linear(6, 6), torch::nn::Linear(6, 6));
   nn::Connection deep(nn::ConnectionOptions("static", 6).streams(2).layerIndex(0));
   deep->wrap(block);
@@ -497,6 +529,9 @@ TEST(Modules, ConvertWithTheModel) {
   const at::Tensor low = random({5, 2, 6}, 1, at::kBFloat16);
   EXPECT_EQ(layer->forward(low, [](const at::Tensor &u) { return u; }).tensor().scalar_type(), at::kBFloat16);
   EXPECT_EQ(layer->spec(at::kBFloat16).text(), "manifold:n=2,m=1,d=6,dtype=bf16,weight=bf16");
+  std::ostringstream text;
+  layer->pretty_print(text);
+  EXPECT_EQ(text.str(), "hyperjit::nn::Connection(manifold:n=2,m=1,d=6,dtype=fp32,weight=bf16, layer_index=0)");
 }
 
 /// 32 layers that differ in their index share all kernels.

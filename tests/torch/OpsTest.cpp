@@ -281,6 +281,25 @@ TEST(OddInput, NotFinite) {
     }
 }
 
+/// An eps that fp32 takes for 0 is one of 0: the gradient of a probability that is 0 is no quotient of zeros.
+TEST(OddInput, AnEpsilonBelowAllNumbers) {
+  for (const char *eps : {"0", "1e-50", "1e-6"}) {
+    const std::string spec = std::string("deepseek:n=2,d=8,iterations=1,softmax_eps=") + eps;
+    const at::Tensor x = random({5, 2, 8}, 1).requires_grad_();
+    const at::Tensor fn = at::zeros({8, 16}), base = at::zeros({8}).requires_grad_(), scale = at::ones({3});
+    {
+      const at::NoGradGuard guard; // residual logits 0, -200, -200, 0
+      base[5].fill_(-200);
+      base[6].fill_(-200);
+    }
+    const std::vector<at::Tensor> made = ops::before(x, {fn, base, scale}, {}, spec);
+    const at::Tensor next = ops::after(x, made[0], at::TensorList(made).slice(1), spec);
+    const std::vector<at::Tensor> gradients = torch::autograd::grad({next.sum()}, {x, base});
+    for (const at::Tensor &gradient : gradients)
+      EXPECT_TRUE(gradient.isfinite().all().item<bool>()) << spec << "\n" << gradient;
+  }
+}
+
 TEST(OddInput, ManyThreads) {
   // The thread count orders no sum.
   const int before = at::get_num_threads();

@@ -293,8 +293,10 @@ Coefficients sinkhorn(const Coefficients &logits, const Sinkhorn &options) {
 
 Coefficients permutationMixture(const Coefficients &c, int64_t n) {
   const auto &recorder = common("permutationMixture", c);
+  if (n > mostPermuted)
+    recorder->fail(join("permutationMixture: n = ", n, "; at most ", mostPermuted, " streams are permuted"));
   int64_t count = 1;
-  for (int64_t i = 2; i <= n && count <= c.elements(); ++i)
+  for (int64_t i = 2; i <= n; ++i)
     count *= i;
   if (n < 1 || c.rank() != 1 || c.size() != count)
     recorder->fail(join("permutationMixture: coefficients are ", shapeText(c.shape()), " for n = ", n,

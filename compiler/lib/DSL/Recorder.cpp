@@ -112,7 +112,7 @@ private:
     if (recorder.input < 0)
       recorder.fail("the recipe never calls branchInput; a site feeds its branch");
     if (recorder.hole < 0)
-      recorder.fail("the hole is unused: the recipe never calls branchOutput");
+      recorder.fail("the hole is unused: the recipe never calls branchOutput, whose rows belong in what next is given");
     if (recorder.result < 0)
       recorder.fail("the recipe never calls next; a site gives new streams");
     if (!node(recorder.result).afterHole)

@@ -23,9 +23,9 @@
 
 namespace hyperjit::dsl::detail {
 
-/// Limits of a recording. The dialect takes no more numbers, rows, columns or Sinkhorn iterations; and a program is so
-/// short that what walks it may go down a chain of its operations by calls.
-inline constexpr int64_t mostElements = 1 << 20, mostIterations = 1 << 14, mostValues = 1 << 11;
+/// Limits of a recording. The dialect takes no more numbers, rows, columns, Sinkhorn iterations or permuted streams; and
+/// a program is so short that what walks it may go down a chain of its operations by calls.
+inline constexpr int64_t mostElements = 1 << 20, mostIterations = 1 << 14, mostPermuted = 6, mostValues = 1 << 11;
 
 enum class TypeKind { Rows, Coefficients, Weight };
 

@@ -167,6 +167,36 @@ static void checkName(const Recorder &recorder, const char *what, std::string_vi
     recorder.fail(join(what, " '", name, "': a name is made of letters, digits, '_' and '.', with a letter first"));
 }
 
+/// Parameters are those of modules, of which a dot makes children, and are saved under their names: what an archive could
+/// not give back is refused here.
+static void checkParameterName(const Recorder &recorder, std::string_view name) {
+  auto refuse = [&](const std::string &why) { recorder.fail(join("parameter '", name, "': ", why)); };
+  // LibTorch's archives are programs in its dialect of Python.
+  static constexpr std::string_view keywords[] = {
+      "False",   "None",     "True",  "and",    "as",   "assert", "async",  "await",    "break",
+      "class",   "continue", "def",   "del",    "elif", "else",   "except", "for",      "from",
+      "finally", "global",   "if",    "import", "in",   "is",     "lambda", "nonlocal", "not",
+      "or",      "pass",     "raise", "return", "try",  "while",  "with",   "yield"};
+  if (name == "hyperjit_spec" || name == "branch" || name.starts_with("branch."))
+    refuse("a layer saves something else under this name");
+  for (std::size_t begin = 0; begin <= name.size();) {
+    const std::size_t end = std::min(name.find('.', begin), name.size());
+    const std::string_view part = name.substr(begin, end - begin);
+    if (part.empty())
+      refuse("before, between and after dots stand names");
+    if (std::find(std::begin(keywords), std::end(keywords), part) != std::end(keywords))
+      refuse(join("'", part, "' is a word of Python's, under which nothing can be loaded again"));
+    begin = end + 1;
+  }
+  auto begins = [](std::string_view longer, std::string_view shorter) {
+    return longer.size() > shorter.size() && longer.starts_with(shorter) && longer[shorter.size()] == '.';
+  };
+  for (const DeclaredParameter &other : recorder.parameters)
+    if (begins(other.name, name) || begins(name, other.name))
+      refuse(
+          join("there is '", other.name, "', and one of the two would be both a parameter and what holds the other"));
+}
+
 /// Where the name is at hand: a start that is no number would be noticed in the first loss only.
 static void checkStart(const Recorder &recorder, const char *what, std::string_view name,
                        const std::vector<double> &numbers) {
@@ -179,6 +209,7 @@ static void checkStart(const Recorder &recorder, const char *what, std::string_v
 static int declare(Recorder &recorder, std::string_view name, const Shape &shape, ParameterKind kind, Type type,
                    const Initialisation &initialisation) {
   checkName(recorder, "parameter", name);
+  checkParameterName(recorder, name);
   for (const DeclaredParameter &other : recorder.parameters)
     if (other.name == name)
       recorder.fail(join("parameter '", name, "' is declared twice: first ", declaredShapeText(other.shape), ", then ",

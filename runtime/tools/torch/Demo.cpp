@@ -10,6 +10,7 @@
 
 #include <hyperjit/core/Error.h>
 #include <hyperjit/core/KernelManager.h>
+#include <hyperjit/torch/Reference.h>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
@@ -38,6 +39,7 @@ struct Run {
   double validationLoss = NAN;
   Timing eagerStep, connectionJit, connectionEager;
   ManagerStatistics jit;
+  bool formulas = false; ///< the recipe has some in plain ATen: the kernels stand beside them
   double outputError = 0, gradientError = 0;
   bool complete = false;
   std::string sample;
@@ -54,7 +56,7 @@ struct Run {
     size_t skip = std::min<size_t>(3, stepMilliseconds.size() - 1);
     return summarise({stepMilliseconds.begin() + int64_t(skip), stepMilliseconds.end()});
   }
-  double speedup() const { return variant.site && eagerStep.median > 0 ? eagerStep.median / step().median : 1.0; }
+  double speedup() const { return formulas && eagerStep.median > 0 ? eagerStep.median / step().median : 1.0; }
 };
 
 /// A comma inside a spec ("dynamic:n=2,tanh=off") belongs to it: such a piece has '=' and no recipe before it.
@@ -102,7 +104,8 @@ Variant parseVariant(const std::string &word, const DemoOptions &options) {
           key));
   SiteSpec site = SiteSpec::parse(text + fmt::format("d={}", options.dim));
   site.validate();
-  programs.site(site); // refuses unknown options and limits before anything is trained
+  // Unknown options, limits and a recipe without initial values are refused before anything is trained.
+  nn::Connection(nn::ConnectionOptions(site).layerIndex(0));
   return {word, site};
 }
 
@@ -211,16 +214,17 @@ Run Training::run(const Variant &variant) {
   prompt.resize(std::min<size_t>(prompt.size(), 48));
   run.sample = corpus.decode(net->generate(prompt, sampleLength, temperature, generator(options.seed + 3)));
 
-  if (hyper) {
+  run.formulas = hyper && Reference::knows(*variant.site);
+  if (run.formulas)
     compare(net, *hyper, run);
+  if (hyper)
     run.connectionJit = connectionOnly(*hyper);
-  }
   ManagerStatistics after = KernelManager::global().statistics();
   run.jit.compiled = after.compiled - before.compiled;
   run.jit.memoryHits = after.memoryHits - before.memoryHits;
   run.jit.diskHits = after.diskHits - before.diskHits;
   run.jit.compileMilliseconds = after.compileMilliseconds - before.compileMilliseconds;
-  if (hyper) {
+  if (run.formulas) {
     hyper->eager = true;
     run.connectionEager = connectionOnly(*hyper);
     std::vector<double> samples;
@@ -234,7 +238,7 @@ Run Training::run(const Variant &variant) {
         samples.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     }
     run.eagerStep = summarise(samples);
-  } else {
+  } else if (!hyper) {
     run.eagerStep = run.step();
   }
   run.complete = !interrupted();
@@ -284,22 +288,24 @@ Timing Training::connectionOnly(HyperConnections &connections) {
 Json timingJson(const Timing &timing) { return {{"median", timing.median}, {"min", timing.min}, {"max", timing.max}}; }
 
 Json runJson(const Run &run) {
+  const bool beside = run.formulas || !run.variant.site; // else there is nothing that the kernels could be held against
+  auto ifSo = [beside](Json value) { return beside ? std::move(value) : Json(); };
   return {{"variant", run.variant.name},
           {"spec", run.variant.site ? run.variant.site->text() : ""},
           {"parameters", run.parameters},
           {"loss", run.loss},
           {"validation_loss", run.validationLoss},
           {"step_ms", timingJson(run.step())},
-          {"eager_step_ms", timingJson(run.eagerStep)},
-          {"connection_ms", {{"jit", run.connectionJit.median}, {"eager", run.connectionEager.median}}},
-          {"speedup", run.speedup()},
+          {"eager_step_ms", ifSo(timingJson(run.eagerStep))},
+          {"connection_ms", {{"jit", run.connectionJit.median}, {"eager", ifSo(run.connectionEager.median)}}},
+          {"speedup", ifSo(run.speedup())},
           {"jit",
            {{"compiled", run.jit.compiled},
             {"memory_hits", run.jit.memoryHits},
             {"disk_hits", run.jit.diskHits},
             {"compile_ms", run.jit.compileMilliseconds}}},
-          {"max_output_error", run.outputError},
-          {"max_gradient_error", run.gradientError},
+          {"max_output_error", ifSo(run.outputError)},
+          {"max_gradient_error", ifSo(run.gradientError)},
           {"sample", run.sample}};
 }
 
@@ -342,7 +348,7 @@ int demo(const DemoOptions &options) {
     bool any = false;
     for (const Run &run : runs) {
       const bool jit = run.variant.site.has_value();
-      auto only = [&](std::string text) { return jit ? std::move(text) : std::string("-"); };
+      auto only = [&](std::string text) { return run.formulas ? std::move(text) : std::string("-"); };
       training.add({run.variant.name, humanCount(run.parameters), fmt::format("{:.3f}", run.loss.front()),
                     fmt::format("{:.3f}", run.lastLoss()), fmt::format("{:.3f}", run.validationLoss),
                     fmt::format("{:.1f}", run.step().median), only(fmt::format("{:.1f}", run.eagerStep.median)),
@@ -350,11 +356,11 @@ int demo(const DemoOptions &options) {
       any |= jit;
       if (jit)
         kernels.add({run.variant.name, fmt::format("{:.2f}", run.connectionJit.median),
-                     fmt::format("{:.2f}", run.connectionEager.median),
-                     fmt::format("{:.2f}x", run.connectionEager.median / run.connectionJit.median),
+                     only(fmt::format("{:.2f}", run.connectionEager.median)),
+                     only(fmt::format("{:.2f}x", run.connectionEager.median / run.connectionJit.median)),
                      fmt::format("{}", run.jit.compiled), fmt::format("{}", run.jit.diskHits),
-                     fmt::format("{}", run.jit.memoryHits), fmt::format("{:.1e}", run.outputError),
-                     fmt::format("{:.1e}", run.gradientError)});
+                     fmt::format("{}", run.jit.memoryHits), only(fmt::format("{:.1e}", run.outputError)),
+                     only(fmt::format("{:.1e}", run.gradientError))});
     }
     print(fmt::format("\n{}last loss: mean of the last {} steps; eager: the same connections in plain ATen\n",
                       training.text(), tailSteps));

@@ -156,3 +156,15 @@ hc.func @columns(%a: !hc.coeffs<2, 1> {hc.operand = "coefficients"}, %b: !hc.coe
   %4 = hc.add %2, %3 : (!hc.coeffs<2, 6>, !hc.coeffs<2, 6>) -> !hc.coeffs<2, 6>
   hc.return %4 : !hc.coeffs<2, 6>
 }
+
+// The greater of two numbers is none where one is none, on either side.
+// CHECK-LABEL: hc.func @max_of_no_number
+// CHECK: hc.constant {value = dense<0x7FF8000000000000> : tensor<1xf64>}
+// CHECK-NOT: dense<1.0
+hc.func @max_of_no_number() -> (!hc.coeffs<1>, !hc.coeffs<1>) {
+  %nan = hc.constant {value = dense<0x7FF8000000000000> : tensor<1xf64>} : () -> !hc.coeffs<1>
+  %one = hc.constant {value = dense<1.0> : tensor<1xf64>} : () -> !hc.coeffs<1>
+  %a = hc.max %nan, %one : (!hc.coeffs<1>, !hc.coeffs<1>) -> !hc.coeffs<1>
+  %b = hc.max %one, %nan : (!hc.coeffs<1>, !hc.coeffs<1>) -> !hc.coeffs<1>
+  hc.return %a, %b : !hc.coeffs<1>, !hc.coeffs<1>
+}

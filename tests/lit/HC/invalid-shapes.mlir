@@ -383,7 +383,7 @@ hc.func @far_columns(%w: !hc.weight<2, d, 3>) -> !hc.weight<2, d, 2> {
 // -----
 
 hc.func @many_permutations(%a: !hc.coeffs<20>) -> !hc.coeffs<64, 64> {
-  // expected-error @below {{list of permutations has shape <20>, expected <24>}}
+  // expected-error @below {{permutes 64 streams, at most 6 are supported}}
   %0 = hc.permutation_mix %a : (!hc.coeffs<20>) -> !hc.coeffs<64, 64>
   hc.return %0 : !hc.coeffs<64, 64>
 }

@@ -43,3 +43,10 @@ hc.func @concat_weights(%w: !hc.weight<1, 8, 1048576>) -> !hc.weight<1, 8, 10485
   %0 = hc.concat_weights %w, %w : (!hc.weight<1, 8, 1048576>, !hc.weight<1, 8, 1048576>) -> !hc.weight<1, 8, 1048576>
   hc.return %0 : !hc.weight<1, 8, 1048576>
 }
+
+// -----
+
+// expected-error @below {{a width is at least 0, or d}}
+hc.func @width(%x: !hc.rows<1, -9223372036854775808>) -> !hc.rows<1, d> {
+  hc.return %x : !hc.rows<1, d>
+}

@@ -61,3 +61,15 @@ hc.func @squares(%x: !hc.rows<2, 8> {hc.operand = "streams"}) -> (!hc.coeffs<2> 
   %0 = hc.dot_rows %x, %x : (!hc.rows<2, 8>, !hc.rows<2, 8>) -> !hc.coeffs<2>
   hc.return %0 : !hc.coeffs<2>
 }
+
+// -----
+
+// What is equal for all tokens is summed as often as there are tokens; so is its cotangent.
+// CHECK-LABEL: hc.func @token_sum_of_a_parameter
+// CHECK-SAME: %[[dX:.*]]: !hc.rows<1, 8> {{.*}}, %[[dS:[a-z0-9]+]]: !hc.coeffs<1>
+// CHECK: hc.token_sum %[[dS]]
+hc.func @token_sum_of_a_parameter(%x: !hc.rows<1, 8> {hc.operand = "streams"}, %p: !hc.coeffs<1> {hc.operand = "parameter", hc.uniform}) -> (!hc.rows<1, 8> {hc.operand = "streams"}, !hc.coeffs<1> {hc.operand = "uniform", hc.uniform}) attributes {hc.compute = f32} {
+  %r = hc.scale_rows %p, %x : (!hc.coeffs<1>, !hc.rows<1, 8>) -> !hc.rows<1, 8>
+  %s = hc.token_sum %p : (!hc.coeffs<1>) -> !hc.coeffs<1>
+  hc.return %r, %s : !hc.rows<1, 8>, !hc.coeffs<1>
+}

@@ -207,7 +207,7 @@ TEST(RecipeErrors, TheHole) {
               s.branchInput(gatherRows(s.streams(), {0}));
               s.next(s.streams());
             }),
-            "the hole is unused: the recipe never calls branchOutput");
+            "the hole is unused: the recipe never calls branchOutput, whose rows belong in what next is given");
   EXPECT_EQ(failure([](Site &s) {
               s.branchInput(gatherRows(s.streams(), {0}));
               s.branchOutput();
@@ -295,6 +295,25 @@ TEST(RecipeErrors, Parameters) {
       "parameter 'g' has shape (d, 2); channel vectors end with the only axis that counts channels: (d), (k, D), ...");
   EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.scalar("my scale", 1); })),
             "parameter 'my scale': a name is made of letters, digits, '_' and '.', with a letter first");
+  // What a saved layer could not be read from.
+  auto named = [](const char *first, const char *second) {
+    return failure(with([=](Site &s, const Rows &) {
+      s.scalar(first, 1);
+      s.scalar(second, 1);
+    }));
+  };
+  EXPECT_EQ(named("a", "in"), "parameter 'in': 'in' is a word of Python's, under which nothing can be loaded again");
+  EXPECT_EQ(named("a", "b.None"),
+            "parameter 'b.None': 'None' is a word of Python's, under which nothing can be loaded again");
+  for (const char *name : {"a..b", "a."})
+    EXPECT_EQ(named("x", name), std::string("parameter '") + name + "': before, between and after dots stand names");
+  for (const char *name : {"hyperjit_spec", "branch", "branch.weight"})
+    EXPECT_EQ(named("x", name), std::string("parameter '") + name + "': a layer saves something else under this name");
+  for (auto [first, second] : {std::pair("a", "a.b"), std::pair("a.b", "a")})
+    EXPECT_EQ(named(first, second), std::string("parameter '") + second + "': there is '" + first +
+                                        "', and one of the two would be both a parameter and what holds the other");
+  EXPECT_EQ(named("a.b", "a.c"), "(no error)");
+  EXPECT_EQ(named("norm.0", "branches"), "(no error)");
   EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.flag("tnah"); })),
             "the recipe reads an option that it does not declare: unknown option 'tnah'. There is none.");
 }

@@ -64,11 +64,17 @@ int64_t cuda::planesOf(Value rows) { return isa_and_present<BFloat16Type>(halfTy
 
 /// Whether sums with `rows` are all that is made of them, and are rounded to bf16.
 static bool onlyRoundedToBFloat16(Value rows) {
-  return llvm::all_of(rows.getUsers(), [&](Operation *user) {
-    if (auto round = dyn_cast<hc::RoundOp>(user))
-      return round.getType() && isa<BFloat16Type>(*round.getType());
-    return isa<hc::AddOp>(user) && onlyRoundedToBFloat16(user->getResult(0));
-  });
+  llvm::SetVector<Value> sums; // each once: a sum may be an operand of many
+  sums.insert(rows);
+  for (size_t i = 0; i < sums.size(); ++i)
+    for (Operation *user : sums[i].getUsers()) {
+      if (auto round = dyn_cast<hc::RoundOp>(user); round && round.getType() && isa<BFloat16Type>(*round.getType()))
+        continue;
+      if (!isa<hc::AddOp>(user))
+        return false;
+      sums.insert(user->getResult(0));
+    }
+  return true;
 }
 
 int64_t cuda::planesOfExpansion(Value weight) {

@@ -26,6 +26,8 @@ KernelEmitter::SinkhornSettings KernelEmitter::settingsOf(Operation *op) {
   settings.adds = text("place") == "add";
   settings.logarithmic = op->getAttrOfType<BoolAttr>("log_domain").getValue() && !settings.startsSoftmax;
   settings.eps = op->getAttrOfType<FloatAttr>("eps").getValueAsDouble();
+  if (s.element.isF32()) // what is 0 there is none
+    settings.eps = static_cast<float>(settings.eps);
   settings.tau = op->getAttrOfType<FloatAttr>("tau").getValueAsDouble();
   return settings;
 }

@@ -27,7 +27,10 @@ static ParseResult parseWidth(AsmParser &parser, int64_t &width) {
     width = symbolicWidth;
     return success();
   }
-  return parser.parseInteger(width);
+  const llvm::SMLoc place = parser.getCurrentLocation();
+  if (failed(parser.parseInteger(width)))
+    return failure();
+  return width >= 0 ? success() : ParseResult(parser.emitError(place, "a width is at least 0, or d"));
 }
 static void printWidth(AsmPrinter &printer, int64_t width) {
   if (width == symbolicWidth)

@@ -295,8 +295,12 @@ static LogicalResult verifyPermutations(Operation *op, CoeffsType list, CoeffsTy
   ArrayRef<int64_t> shape = matrix.getShape();
   if (shape.size() != 2 || shape[0] != shape[1])
     return op->emitOpError("needs a square matrix");
+  // Of 7 there are 5040, each of which is a part of the kernel's code.
+  constexpr int64_t mostPermuted = 6;
+  if (shape[0] > mostPermuted)
+    return op->emitOpError() << "permutes " << shape[0] << " streams, at most " << mostPermuted << " are supported";
   int64_t count = 1;
-  for (int64_t i = 2; i <= shape[0] && count <= list.getNumElements(); ++i)
+  for (int64_t i = 2; i <= shape[0]; ++i)
     count *= i;
   return expectShape(op, "list of permutations", list, {count});
 }
@@ -415,7 +419,8 @@ OpFoldResult DivOp::fold(FoldAdaptor adaptor) {
   return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a / b; });
 }
 OpFoldResult MaxOp::fold(FoldAdaptor adaptor) {
-  return foldBinary(adaptor.getLhs(), adaptor.getRhs(), [](double a, double b) { return a >= b ? a : b; });
+  return foldBinary(adaptor.getLhs(), adaptor.getRhs(),
+                    [](double a, double b) { return a >= b || std::isnan(a) ? a : b; });
 }
 
 static bool isIdentity(ArrayRef<int64_t> indices) {

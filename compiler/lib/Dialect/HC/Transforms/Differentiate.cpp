@@ -271,6 +271,10 @@ private:
       return op->emitOpError("has no adjoint: it cannot be differentiated (a second derivative is not available)");
     SmallVector<Value> operandCotangents;
     adjointOp.buildAdjoint(builder, it->second, operandCotangents);
+    // What is equal for all tokens is summed as often as there are tokens, and so is its cotangent.
+    if (isa<TokenSumOp>(op) && uniformity.isUniform(op->getOperand(0)))
+      operandCotangents = {
+          TokenSumOp::create(builder, op->getLoc(), op->getOperand(0).getType(), operandCotangents[0]).getResult()};
     for (auto [operand, cotangent] : llvm::zip(op->getOperands(), operandCotangents))
       accumulateOver(operand, cotangent);
     return success();

@@ -24,6 +24,11 @@ struct FuseBoundaryPass : hyperjit::hc::impl::FuseBoundaryBase<FuseBoundaryPass>
       return signalPassFailure();
     }
     FuncOp after = ofAfter.front(), before = ofBefore.front();
+    if (Operation *other = SymbolTable::lookupSymbolIn(getOperation(), "boundary");
+        other && other != after && other != before) {
+      other->emitError("is called boundary, as the function that hc-fuse-boundary makes");
+      return signalPassFailure();
+    }
     if (after.getNumResults() == 0 || !isa<RowsType>(after.getResultTypes()[0])) {
       after.emitError("has role after, but its first result is not the streams that it makes: rows");
       return signalPassFailure();

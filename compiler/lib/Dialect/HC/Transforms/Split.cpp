@@ -93,6 +93,8 @@ private:
         if (operand == site.getArgument(0))
           continue;
         Operation *source = operand.getDefiningOp();
+        if (isa_and_present<ConstantOp>(source)) // each part has its own; the canonicalizer moves them to the front
+          continue;
         bool isCarry = isa<ReturnOp>(op) && use.getOperandNumber() > 0; // the next streams may be returned twice
         if (!isCarry && (!source || (source != branch && source->isBeforeInBlock(branch))))
           result = op->emitOpError("uses a value from before the hole that does not cross it");
@@ -221,6 +223,10 @@ private:
         map.map(value, b.reshape(b.slice(packed[place.kind], 0, place.offset, type.getNumElements()), type.getShape()));
       }
     }
+    for (Operation *op = &site.getEntry().front(); op != branch; op = op->getNextNode())
+      if (isa<ConstantOp>(op) &&
+          llvm::any_of(op->getUsers(), [&](Operation *user) { return branch->isBeforeInBlock(user); }))
+        builder.clone(*op, map);
     cloneRange(branch->getNextNode(), ret, map);
     ReturnOp::create(builder, branch.getLoc(), map.lookup(ret.getOperands()[0]));
   }

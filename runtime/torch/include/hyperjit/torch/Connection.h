@@ -20,6 +20,8 @@
 
 #include <torch/arg.h>
 #include <torch/nn/module.h>
+#include <torch/nn/modules/common.h>
+#include <torch/nn/modules/container/any_value.h>
 #include <torch/nn/pimpl.h>
 
 #include <functional>
@@ -84,21 +86,20 @@ public:
   /// As any module, plus the string attribute "hyperjit_spec".
   void save(torch::serialize::OutputArchive &archive) const override;
   /// Copies the file's values into the parameters, which keep dtype and device; a file's () is taken for (1,). Refuses
-  /// (UserError) an archive of another recipe, n, m, D or kernel options, and a parameter that is missing or has
-  /// another shape, by name.
+  /// (UserError) an archive of another recipe, n, m, D or kernel options, one that holds a branch where this layer has no
+  /// module for it, and a parameter that is missing or has another shape, by name.
   void load(torch::serialize::InputArchive &archive) override;
 
-  /// Runs the wrapped branch: u [..., D] (or [..., v, D]) -> y [..., D]. Refused by name without wrap().
-  Stream forward(const Stream &stream);
-  /// The same with a branch given here.
-  Stream forward(const Stream &stream, const Branch &branch);
+  /// Runs the branch given here or, if it is empty, the wrapped one: u [..., D] (or [..., v, D]) -> y [..., D]. Refused by
+  /// name where there is neither. Of torch::nn::Sequential the layers follow an ExpandStreams.
+  Stream forward(const Stream &stream, const Branch &branch = {});
 
   /// By hand: u and the stream with its branch open, to be closed by depthConnection.
   std::pair<at::Tensor, Stream> widthConnection(const Stream &stream);
   Stream depthConnection(const at::Tensor &y, const Stream &open);
 
-  /// A module (registered as child "branch"; a holder, or what it holds) or a function becomes this layer's branch.
-  /// Returns this layer. Refused if it already has one.
+  /// A module (registered as child "branch"; a holder, or what it holds; an AnyModule within a Sequential) or a function
+  /// becomes this layer's branch. Returns this layer. Refused if it already has one.
   template <typename Contained>
   requires std::is_base_of_v<torch::nn::Module, Contained> std::shared_ptr<ConnectionImpl>
   wrap(const std::shared_ptr<Contained> &branch) {
@@ -129,6 +130,7 @@ public:
   ConnectionOptions options;
 
 protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(Branch())})
   ConnectionImpl(std::string name, ConnectionOptions options);
   /// A fresh layer of the same type and options.
   virtual std::shared_ptr<ConnectionImpl> make() const;

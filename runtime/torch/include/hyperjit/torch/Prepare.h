@@ -12,7 +12,8 @@
 namespace hyperjit {
 
 /// Compiles what no cache holds, loads everything, and resolves it on each device, so that a CUDA graph can be captured
-/// next: all that a chain asks for whose first streams need a gradient; other runs name theirs by HYPERJIT_RECORD.
+/// next: all that a chain asks for whose first streams, parameters and branches need gradients, and inference; other runs
+/// (a frozen layer, a branch that is cut off) name theirs by HYPERJIT_RECORD.
 /// `specs` are lines of a spec list (hyperjit/core/SpecList.h): sites, boundaries, or the kernels that
 /// HYPERJIT_RECORD wrote. Processes of one job may call this at the same time: each takes the list in another order and
 /// finds on disk what the others made; nobody waits for anybody. Throws UserError for a line or a device that makes no

@@ -48,6 +48,8 @@ public:
     at::ScalarType stream = at::kFloat;
   };
 
+  /// Whether there are formulas for this site's recipe: there are for those that hyperjit ships.
+  static bool knows(const SiteSpec &spec);
   /// Refuses (UserError) a recipe it has no formulas for.
   explicit Reference(const SiteSpec &spec);
   ~Reference();
