@@ -194,6 +194,22 @@ class Recipes(Case):
         self.fails(2, "--load again.so: define: a recipe named 'tools-test' exists already", "recipes", "--load", RECIPE,
                    "--load", "again.so")
 
+    @needs_compiler
+    def test_demo_trains_recipes_of_ones_own(self):
+        text = self.folder / "text.txt"
+        text.write_text("the quick brown fox jumps over the lazy dog. " * 40)
+        done = self.run_command("demo", "--load", RECIPE, "--variants", "tools-test,static", "--text", text, "--dim", "32", "--layers", "1",
+                                "--context", "8", "--batch", "2", "--steps", "2", "--device", "cpu", "--plot", "none", "--json")
+        if done.returncode == 3 and "this build has no LibTorch part" in done.stderr:
+            self.skipTest("this build has no LibTorch part")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        own, shipped = json.loads(done.stdout)["runs"]
+        # There are no formulas to hold it against.
+        self.assertTrue(len(own["loss"]) == 2 and own["jit"]["compiled"] > 0 and own["connection_ms"]["jit"] > 0, own)
+        self.assertEqual([own[key] for key in ("eager_step_ms", "speedup", "max_output_error", "max_gradient_error")], [None] * 4)
+        self.assertTrue(shipped["max_output_error"] < 1e-4 and shipped["eager_step_ms"]["median"] > 0, shipped)
+        # What there is not is said before anything is trained.
+        self.fails(2, "variant 'mine'", "demo", "--variants", "plain,mine", "--text", text)
 
     @needs_compiler
     def test_what_would_be_saved_in_vain(self):

@@ -221,8 +221,16 @@ private:
 struct FormPhasesPass : hyperjit::hc::impl::FormPhasesBase<FormPhasesPass> {
   void runOnOperation() override {
     for (FuncOp function : getOperation().getOps<FuncOp>())
-      if (failed(checkSpecialized(function, {"hc.compute"})) || failed(PhaseFormer(function).run()))
+      if (failed(checkSpecialized(function, {"hc.compute"})) || failed(checkLength(function)) ||
+          failed(PhaseFormer(function).run()))
         return signalPassFailure();
+  }
+  /// What makes code of a kernel goes down a chain of its operations by calls.
+  static LogicalResult checkLength(FuncOp function) {
+    constexpr int64_t most = 1 << 13;
+    const auto length = static_cast<int64_t>(function.getEntry().getOperations().size());
+    return length <= most ? success()
+                          : function.emitError() << "has " << length << " operations, kernels have at most " << most;
   }
 };
 
