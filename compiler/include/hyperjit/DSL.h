@@ -273,7 +273,7 @@ struct Sinkhorn {
   bool logDomain = false;
 };
 HYPERJIT_EXPORT Coefficients sinkhorn(const Coefficients &logits, const Sinkhorn &options);
-/// c of n! weights, permutations in lexicographic order: H[j, pi_r(j)] = sum of c_r.
+/// c of n! weights, permutations in lexicographic order: H[j, pi_r(j)] = sum of c_r. n is at most 6.
 HYPERJIT_EXPORT Coefficients permutationMixture(const Coefficients &c, int64_t n);
 
 //===------------------------------------------------------------------------------------------------------===//
@@ -301,7 +301,8 @@ public:
   /// The streams of one token: n m rows; row s m + f is frac f of stream s.
   Rows streams();
 
-  /// Parameters, in the order of declaration. A name is declared once.
+  /// Parameters, in the order of declaration. A name is declared once. Dots make child modules of a layer ("norm.gamma"),
+  /// so no name stands before another's dot; "branch", "hyperjit_spec" and Python's keywords are taken.
   Coefficients coefficients(std::string_view name, const std::vector<int64_t> &shape, const Initialisation &);
   Coefficients scalar(std::string_view name, double initial); // shape (1,)
   Channels channels(std::string_view name, const Shape &shape, const Initialisation &);

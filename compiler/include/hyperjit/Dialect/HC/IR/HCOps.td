@@ -537,7 +537,7 @@ def HC_SinkhornAdjointOp : HC_PureOp<"sinkhorn_adjoint", [SameOperandsAndResultT
 def HC_PermutationMixOp : HC_MathOp<"permutation_mix"> {
   let summary = "H[j, pi_r(j)] = sum of c_r over the n! permutations pi_r in lexicographic order";
   let description = [{
-    Adjoint: permutation_dot.
+    At most six streams. Adjoint: permutation_dot.
     ```mlir
     %h = hc.permutation_mix %c : (!hc.coeffs<24>) -> !hc.coeffs<4, 4>
     ```
