@@ -19,6 +19,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <optional>
@@ -114,8 +115,7 @@ int bench(const BenchOptions &options) {
     if (few.empty())
       few = {1, 16};
   }
-  const size_t timings = specs.size() * (options.tokens.size() + few.size()),
-               steps = timings + (chains && options.check ? specs.size() * options.tokens.size() : 0);
+  const size_t steps = specs.size() * (options.tokens.size() + few.size());
   Progress progress("bench", int64_t(steps));
   int64_t done = 0;
   auto bytesOf = [](const SiteSpec &spec, int64_t tokens) {
@@ -180,16 +180,6 @@ int bench(const BenchOptions &options) {
     if (interrupted())
       break;
   }
-  // After all that is timed: the formulas in fp64 take time and memory.
-  const int64_t peak = peakBytes();
-  std::vector<Check> checks;
-  if (chains && options.check)
-    for (const SiteSpec &spec : specs)
-      for (int64_t tokens : options.tokens)
-        if (!interrupted()) {
-          checks.push_back(checkChain(Chain(spec, options.sites, tokens, device), kRuns, device));
-          progress.advance(++done, "checked: " + spec.text());
-        }
   progress.finish();
   if (rows.empty() && refusal)
     throw *refusal;
@@ -200,10 +190,7 @@ int bench(const BenchOptions &options) {
   answer["copy_gbps"] = copy;
   answer["sites"] = options.sites;
   answer["allocator"] = options.allocator;
-  answer["interrupted"] = interrupted();
-  answer["failed"] = mistakesJson(mistakes);
   answer["rows"] = jsonOf(rows);
-  answer["checks"] = jsonOf(checks);
   LaunchCost launch;
   if (calls) {
     answer["first_call_ms"] = first;
@@ -218,7 +205,7 @@ int bench(const BenchOptions &options) {
                            {"kernel", launch.kernel},
                            {"own", launch.own() ? Json(*launch.own()) : Json()}};
   }
-  answer["peak_bytes"] = peak;
+  answer["peak_bytes"] = peakBytes();
   const double others = otherWork.share();
   answer["other_work"] = others;
   if (others > 0.05)
@@ -232,8 +219,6 @@ int bench(const BenchOptions &options) {
   if (options.json != "-") {
     fmt::print("{}, copy {:.1f} GB/s, chains of {} sites, times of one site or of one kernel{}\n\n{}\n", name, copy,
                options.sites, graphs, tableOf(rows, !options.schedules.empty()));
-    for (const Check &check : checks)
-      fmt::print("{}\n", check.text());
     if (calls) {
       fmt::print("one kernel of {}: first call {:.1f} ms", specs.back().text(), first["cold"].get<double>());
       if (first["disk"].is_number())
@@ -247,6 +232,31 @@ int bench(const BenchOptions &options) {
                  launch.call, launch.dispatch, launch.results, launch.kernel, own);
     }
   }
+  // When all is timed and said: the formulas in fp64 take time and memory, and may fail for want of it.
+  std::vector<Check> checks;
+  if (chains && options.check) {
+    std::fflush(stdout);
+    Progress checking("checks", int64_t(specs.size() * options.tokens.size()));
+    for (const SiteSpec &spec : specs)
+      for (int64_t tokens : options.tokens) {
+        if (interrupted())
+          break;
+        try {
+          checks.push_back(checkChain(Chain(spec, options.sites, tokens, device), kRuns, device));
+        } catch (const std::exception &error) {
+          mistakes.push_back({spec.text(), fmt::format("the check of {} tokens: {}", tokens, error.what())});
+          say("{}: {}", mistakes.back().text, mistakes.back().error);
+        }
+        checking.advance(int64_t(checks.size()), spec.text());
+      }
+    checking.finish();
+  }
+  answer["interrupted"] = interrupted();
+  answer["failed"] = mistakesJson(mistakes);
+  answer["checks"] = jsonOf(checks);
+  if (options.json != "-")
+    for (const Check &check : checks)
+      fmt::print("{}\n", check.text());
   if (!options.plot.empty())
     writeFileWhole(options.plot, plotOf(rows, name, copy, options.sites, graphs).svg());
   writeJson(answer, options.json);

@@ -76,8 +76,7 @@ Json firstCall(const SiteSpec &given, const Target &target) {
 }
 
 double hostMicroseconds(const SiteSpec &given, at::Device device) {
-  SiteSpec spec = given;
-  Chain chain(spec, 2, 1, device);
+  Chain chain(given, 2, 1, device);
   torch::NoGradGuard noGradients;
   chain.jit();
   synchronise(device);

@@ -90,6 +90,7 @@ std::vector<Row> timeChain(const Chain &chain, bool eager, int repeats, at::Devi
     timing = timedTraining(device, repeats, replayForward, replayBackward, [&] { replayBackward(replayForward()); });
     if (!at::equal(graph.output(), expected) || !at::equal(chain.x.grad(), gradient))
       throw InternalError("a chain replayed as CUDA graphs differs from the same chain launched", chain.spec.text());
+    clear();
   }
   clear();
   const double scale = 1e3 / double(chain.layers.size()); // ms of a chain to us of a site

@@ -1,4 +1,4 @@
-# What ctest gives every test, read when it reads the list of tests.
+# What ctest gives every test when it is started at the root of a build, as scripts/test does.
 # SPDX-License-Identifier: Apache-2.0
 
 # Tests run side by side on few cores. OpenMP's threads spin while they wait, which took the tests of LibTorch most of

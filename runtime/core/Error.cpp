@@ -108,10 +108,10 @@ std::string hyperjit::nearestWord(std::string_view word, const std::vector<std::
   size_t bestDistance = std::max<size_t>(1, word.size() / 3) + 1;
   for (const std::string &candidate : words) {
     size_t between = distance(lower(word), lower(candidate));
-    if (between >= candidate.size()) // not one letter in common
+    if (between >= candidate.size()) // as far as any other
       continue;
     // A beginning of at least three letters is meant, however long the rest, before words with another letter.
-    if (word.size() >= 3 && candidate.starts_with(word))
+    if (word.size() >= 3 && lower(candidate).starts_with(lower(word)))
       between = 0;
     if (between < bestDistance) {
       bestDistance = between;

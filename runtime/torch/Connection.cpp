@@ -291,7 +291,7 @@ void ConnectionImpl::load(torch::serialize::InputArchive &archive) {
                                                  mine.text() + "; make the module with the saved options");
   }
   torch::serialize::InputArchive branch;
-  if (!branchModule && archive.try_read("branch", branch))
+  if (!named_children().contains("branch") && archive.try_read("branch", branch) && !branch.keys().empty())
     throw UserError(ErrorId::InvalidFile,
                     typeName + ": the archive holds a branch, this layer has no module for it; wrap() one before load");
   ParameterLoader loader(typeName, archive);

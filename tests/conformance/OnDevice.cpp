@@ -35,12 +35,17 @@ TEST_F(OnDevice, TwoStreamsAtOnceGiveTheBitsOfEach) {
     auto work = [&](int which) {
       const c10::impl::VirtualGuardImpl streams(at::kCUDA);
       const c10::StreamGuard guard(streams.getStreamFromGlobalPool(device));
-      for (int round = 0; round < 50 && reports[which].empty(); ++round)
-        reports[which] = compareBits(expected[which], runKernelChain(sites, samples[which]));
+      try {
+        for (int round = 0; round < 50 && reports[which].empty(); ++round)
+          reports[which] = compareBits(expected[which], runKernelChain(sites, samples[which]));
+      } catch (const std::exception &error) {
+        reports[which] = error.what();
+      }
     };
-    std::thread other(work, 1);
-    work(0);
-    other.join();
+    {
+      const std::jthread other(work, 1);
+      work(0);
+    }
     EXPECT_EQ(reports[0] + reports[1], "") << spec;
   }
 }

@@ -83,8 +83,13 @@ def rank(index, folder, reshard, narrow):
     assert len(shards) == len(list(model.parameters())) and any(p.to_local().numel() < p.numel() for p in shards)
     sharded = train(model, data()[index])
     whole = train(made(), data().flatten(0, 1))  # the mean over all tokens is that of the ranks' means
-    for name, got, expected in zip(dict(model.named_parameters()), sharded, whole):
-        torch.testing.assert_close(got, expected, rtol=1e-4, atol=2e-2 if narrow else 1e-5, msg=lambda text: f"{name}: {text}")
+    start = [p.detach() for p in made().parameters()]
+    moved = [(expected - first).abs().max().item() for expected, first in zip(whole, start)]
+    # Some hardly move; one whose gradient is lost does not move at all.
+    for name, got, expected, way in zip(dict(model.named_parameters()), sharded, whole, moved):
+        off = (got.float() - expected).abs().max().item()
+        assert off <= (1e-3 if narrow else 1e-6) and (way < 1e-4 or off < 0.2 * way), f"{name}: off by {off}, moved by {way}"
+    assert sum(way >= 1e-4 for way in moved) > len(moved) / 2, moved
     del model, sharded, shards
     gc.collect()
     dist.destroy_process_group()

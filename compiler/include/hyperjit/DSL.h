@@ -302,7 +302,7 @@ public:
   Rows streams();
 
   /// Parameters, in the order of declaration. A name is declared once. Dots make child modules of a layer ("norm.gamma"),
-  /// so no name stands before another's dot; "branch", "hyperjit_spec" and Python's keywords are taken.
+  /// so no name stands before another's dot; "branch", "hyperjit_spec" and LibTorch's keywords are taken.
   Coefficients coefficients(std::string_view name, const std::vector<int64_t> &shape, const Initialisation &);
   Coefficients scalar(std::string_view name, double initial); // shape (1,)
   Channels channels(std::string_view name, const Shape &shape, const Initialisation &);

@@ -171,12 +171,11 @@ static void checkName(const Recorder &recorder, const char *what, std::string_vi
 /// not give back is refused here.
 static void checkParameterName(const Recorder &recorder, std::string_view name) {
   auto refuse = [&](const std::string &why) { recorder.fail(join("parameter '", name, "': ", why)); };
-  // LibTorch's archives are programs in its dialect of Python.
-  static constexpr std::string_view keywords[] = {
-      "False",   "None",     "True",  "and",    "as",   "assert", "async",  "await",    "break",
-      "class",   "continue", "def",   "del",    "elif", "else",   "except", "for",      "from",
-      "finally", "global",   "if",    "import", "in",   "is",     "lambda", "nonlocal", "not",
-      "or",      "pass",     "raise", "return", "try",  "while",  "with",   "yield"};
+  // LibTorch's archives are programs in its dialect of Python, of which these are the words.
+  static constexpr std::string_view keywords[] = {"False", "None",   "NoneType", "True",   "and",   "as",   "assert",
+                                                  "break", "class",  "continue", "def",    "del",   "elif", "else",
+                                                  "for",   "global", "if",       "import", "in",    "is",   "not",
+                                                  "or",    "pass",   "raise",    "return", "while", "with"};
   if (name == "hyperjit_spec" || name == "branch" || name.starts_with("branch."))
     refuse("a layer saves something else under this name");
   for (std::size_t begin = 0; begin <= name.size();) {
@@ -185,7 +184,7 @@ static void checkParameterName(const Recorder &recorder, std::string_view name) 
     if (part.empty())
       refuse("before, between and after dots stand names");
     if (std::find(std::begin(keywords), std::end(keywords), part) != std::end(keywords))
-      refuse(join("'", part, "' is a word of Python's, under which nothing can be loaded again"));
+      refuse(join("'", part, "' is a keyword of LibTorch's archives, under which nothing can be loaded again"));
     begin = end + 1;
   }
   auto begins = [](std::string_view longer, std::string_view shorter) {

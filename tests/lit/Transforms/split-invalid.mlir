@@ -108,3 +108,16 @@ hc.func @adjoint_nothing(%g: !hc.rows<1, d> {hc.operand = "d_streams"}) attribut
   %y = hc.branch %g : (!hc.rows<1, d>) -> !hc.rows<1, d>
   hc.return
 }
+
+// -----
+
+hc.func @constant_carry(%x: !hc.rows<2, d> {hc.operand = "streams"}) -> (!hc.rows<2, d> {hc.operand = "streams"}, !hc.coeffs<2> {hc.operand = "carry", hc.name = "read"}) {
+  %u = hc.gather_rows %x {indices = array<i64: 0>} : (!hc.rows<2, d>) -> !hc.rows<1, d>
+  %y = hc.branch %u : (!hc.rows<1, d>) -> !hc.rows<1, d>
+  %c = hc.constant {value = dense<[0.5, 1.5]> : tensor<2xf64>} : () -> !hc.coeffs<2>
+  %g = hc.gather_rows %y {indices = array<i64: 0, 0>} : (!hc.rows<1, d>) -> !hc.rows<2, d>
+  %s = hc.scale_rows %c, %g : (!hc.coeffs<2>, !hc.rows<2, d>) -> !hc.rows<2, d>
+  %n = hc.add %x, %s : (!hc.rows<2, d>, !hc.rows<2, d>) -> !hc.rows<2, d>
+  // expected-error @below {{a carry depends on the branch output}}
+  hc.return %n, %c : !hc.rows<2, d>, !hc.coeffs<2>
+}

@@ -148,6 +148,7 @@ TEST(Errors, NearestWord) {
   EXPECT_EQ(nearestWord("manifodl", words), "manifold"); // two neighbours swapped are one slip
   EXPECT_EQ(nearestWord("statik", words), "static");
   EXPECT_EQ(nearestWord("rms", words), "rms_inside"); // a beginning
+  EXPECT_EQ(nearestWord("Rms", words), "rms_inside");
   EXPECT_EQ(nearestWord("Static", words), "static");
   EXPECT_EQ(nearestWord("elephant", words), "");
   EXPECT_EQ(nearestWord("q", {"n", "m"}), ""); // of one letter, all are near

@@ -302,9 +302,10 @@ TEST(RecipeErrors, Parameters) {
       s.scalar(second, 1);
     }));
   };
-  EXPECT_EQ(named("a", "in"), "parameter 'in': 'in' is a word of Python's, under which nothing can be loaded again");
+  EXPECT_EQ(named("a", "in"),
+            "parameter 'in': 'in' is a keyword of LibTorch's archives, under which nothing can be loaded again");
   EXPECT_EQ(named("a", "b.None"),
-            "parameter 'b.None': 'None' is a word of Python's, under which nothing can be loaded again");
+            "parameter 'b.None': 'None' is a keyword of LibTorch's archives, under which nothing can be loaded again");
   for (const char *name : {"a..b", "a."})
     EXPECT_EQ(named("x", name), std::string("parameter '") + name + "': before, between and after dots stand names");
   for (const char *name : {"hyperjit_spec", "branch", "branch.weight"})
@@ -314,6 +315,7 @@ TEST(RecipeErrors, Parameters) {
                                         "', and one of the two would be both a parameter and what holds the other");
   EXPECT_EQ(named("a.b", "a.c"), "(no error)");
   EXPECT_EQ(named("norm.0", "branches"), "(no error)");
+  EXPECT_EQ(named("lambda", "from"), "(no error)");
   EXPECT_EQ(failure(with([](Site &s, const Rows &) { s.flag("tnah"); })),
             "the recipe reads an option that it does not declare: unknown option 'tnah'. There is none.");
 }

@@ -93,9 +93,10 @@ private:
         if (operand == site.getArgument(0))
           continue;
         Operation *source = operand.getDefiningOp();
-        if (isa_and_present<ConstantOp>(source)) // each part has its own; the canonicalizer moves them to the front
-          continue;
         bool isCarry = isa<ReturnOp>(op) && use.getOperandNumber() > 0; // the next streams may be returned twice
+        if (!isCarry &&
+            isa_and_present<ConstantOp>(source)) // the canonicalizer moves them to the front: each part has its own
+          continue;
         if (!isCarry && (!source || (source != branch && source->isBeforeInBlock(branch))))
           result = op->emitOpError("uses a value from before the hole that does not cross it");
         if (isCarry && source && !source->isBeforeInBlock(branch))

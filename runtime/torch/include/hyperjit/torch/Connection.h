@@ -86,8 +86,8 @@ public:
   /// As any module, plus the string attribute "hyperjit_spec".
   void save(torch::serialize::OutputArchive &archive) const override;
   /// Copies the file's values into the parameters, which keep dtype and device; a file's () is taken for (1,). Refuses
-  /// (UserError) an archive of another recipe, n, m, D or kernel options, one that holds a branch where this layer has no
-  /// module for it, and a parameter that is missing or has another shape, by name.
+  /// (UserError) an archive of another recipe, n, m, D or kernel options, one that holds a branch's values where this layer has
+  /// no module for them, and a parameter that is missing or has another shape, by name.
   void load(torch::serialize::InputArchive &archive) override;
 
   /// Runs the branch given here or, if it is empty, the wrapped one: u [..., D] (or [..., v, D]) -> y [..., D]. Refused by
