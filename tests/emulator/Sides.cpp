@@ -29,11 +29,12 @@ struct Allowed {
   double ulp, share; ///< of the number, of the operand's largest
 };
 /// `expands`: rows may be sums of a token's numbers times a weight's rows, each rounded to one bf16 number where only
-/// sums that are bf16 are made of them. Those sums may cancel: an element is off by some 2^-9 of what it was made of.
+/// sums that are bf16 are made of them, and the token's numbers are off, too. Those sums may cancel. (Seen: 0.34 % of a
+/// token's root mean square, 0.8 % of the largest at most, in the one token of 37 whose gradient is ten times the others'.)
 Allowed allowedFor(DType type, bool narrowStreams, bool planes, bool expands) {
   switch (type) {
   case DType::BFloat16:
-    return {0x1p-7, expands ? 0x1p-7 : 0x1p-8};
+    return {0x1p-7, expands ? 0x1p-6 : 0x1p-8};
   case DType::Float16:
     return {0x1p-10, 0x1p-10};
   case DType::Float32:
