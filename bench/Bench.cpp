@@ -49,7 +49,7 @@ int bench(const BenchOptions &options) {
     return std::find(list.begin(), list.end(), word) != list.end();
   };
   const bool chains = asked(options.modes, "chain"), alone = asked(options.modes, "alone"),
-             decode = asked(options.modes, "decode");
+             decode = asked(options.modes, "decode"), eager = asked(options.against, "eager");
   std::vector<Schedule> schedules(options.schedules.empty() ? 1 : 0);
   for (const std::string &text : options.schedules)
     schedules.push_back(Schedule::parse(text));
@@ -83,7 +83,7 @@ int bench(const BenchOptions &options) {
     } else {
       spec = SiteSpec::parse(text);
       spec.validate();
-      if (chains && asked(options.against, "eager") && !Reference::knows(ProgramSource::global().normalise(spec)))
+      if (chains && eager && !Reference::knows(ProgramSource::global().normalise(spec)))
         throw UserError(ErrorId::Unsupported,
                         fmt::format("recipe '{}' has no formulas in plain ATen to be timed against; "
                                     "--against none times it by itself",
@@ -101,7 +101,6 @@ int bench(const BenchOptions &options) {
     return exitProblem;
   }
   const Target target = device.is_cuda() ? cuda::targetOf(device.index()) : Target::hostLevel();
-  bool eager = asked(options.against, "eager");
   // What a call of a layer costs is asked of sites, with kernels of its own, for which nothing else may ask
   // (HYPERJIT_JIT=off). First of all: CUDA text that this process has compiled already is not compiled again.
   const bool calls = !kernelTexts.back() && Settings::fromEnvironment().jit;
@@ -237,6 +236,7 @@ int bench(const BenchOptions &options) {
   if (chains && options.check) {
     std::fflush(stdout);
     Progress checking("checks", int64_t(specs.size() * options.tokens.size()));
+    int64_t tried = 0;
     for (const SiteSpec &spec : specs)
       for (int64_t tokens : options.tokens) {
         if (interrupted())
@@ -247,7 +247,7 @@ int bench(const BenchOptions &options) {
           mistakes.push_back({spec.text(), fmt::format("the check of {} tokens: {}", tokens, error.what())});
           say("{}: {}", mistakes.back().text, mistakes.back().error);
         }
-        checking.advance(int64_t(checks.size()), spec.text());
+        checking.advance(++tried, spec.text());
       }
     checking.finish();
   }
@@ -261,7 +261,7 @@ int bench(const BenchOptions &options) {
     writeFileWhole(options.plot, plotOf(rows, name, copy, options.sites, graphs).svg());
   writeJson(answer, options.json);
   if (interrupted())
-    say("interrupted: {} of {} done", done, steps);
+    say("interrupted: {} of {} measured, {} checked", done, steps, checks.size());
   const bool wrong = std::any_of(checks.begin(), checks.end(), [](const Check &check) { return check.wrong(); });
   return interrupted() || wrong || !mistakes.empty() ? exitProblem : exitOk;
 }
